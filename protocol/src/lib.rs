@@ -1,0 +1,29 @@
+//! The wire types of Drover: what coordinator, agents, command line and console say to each other.
+//!
+//! One file per noun, plus the conventions that hold for all of them (ids, times, pages, problems).
+//! Nothing here performs I/O, reads a clock or makes an id.
+
+pub mod account;
+pub mod agent;
+pub mod event;
+pub mod id;
+pub mod job;
+pub mod join_token;
+pub mod key;
+pub mod log;
+pub mod manifest;
+pub mod page;
+pub mod patch;
+pub mod problem;
+pub mod process;
+pub mod robot;
+pub mod robot_group;
+pub mod storage;
+pub mod system;
+pub mod time;
+
+pub use id::*;
+pub use time::Timestamp;
+
+/// The path under which every versioned call lives.
+pub const API_BASE: &str = "/api/v1";

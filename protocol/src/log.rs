@@ -1,0 +1,96 @@
+//! Lines of a job's log.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::Timestamp;
+pub use crate::process::Level;
+
+/// The longest message of a line, in bytes of UTF-8. Longer ones are split by the agent and marked.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// The largest `fields` of a line, in bytes of JSON.
+pub const MAX_FIELDS_BYTES: usize = 16 * 1024;
+/// Most lines of one chunk.
+pub const MAX_CHUNK_LINES: usize = 10_000;
+/// The largest chunk, in bytes of JSON after decompression.
+pub const MAX_CHUNK_BYTES: usize = 4 * 1024 * 1024;
+
+impl Level {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// A line as the agent sends it; its number follows from the chunk's `first_seq`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewLogLine {
+    pub time: Timestamp,
+    pub level: Level,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schema(value_type = Object)]
+    pub fields: Map<String, Value>,
+}
+
+/// A line as it is read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LogLine {
+    /// 1, 2, 3 … within the attempt.
+    pub seq: u64,
+    pub attempt: u32,
+    #[serde(flatten)]
+    pub line: NewLogLine,
+}
+
+/// A page of a job's log, oldest first unless asked backward.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LogPage {
+    pub items: Vec<LogLine>,
+    /// Give this back as `from_seq` to read on.
+    pub next_seq: u64,
+    /// True when the attempt has ended and there are no further lines.
+    pub complete: bool,
+    pub attempt: u32,
+}
+
+/// What `GET /jobs/{job}/logs` takes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LogQuery {
+    /// The first line (forward: default 1) or the last one (backward: default the newest).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_seq: Option<u64>,
+    /// How many lines at the most (1 to 1000, default 200). As `text/plain`, absent means the whole log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// This level and worse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
+    /// Only lines that contain this text, whatever the case of letters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Which attempt; absent: the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    #[default]
+    Forward,
+    Backward,
+}

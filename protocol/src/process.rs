@@ -1,0 +1,175 @@
+//! Processes (named automations) and their versions (immutable packages).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{ProcessId, ProcessVersionId, RobotGroupId, Timestamp, manifest::Manifest};
+
+/// Outcomes after which a job is tried again by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryOn {
+    Failed,
+    Lost,
+    TimedOut,
+}
+
+/// When and how often a job is tried again by itself. By default never: running a payment twice is worse than asking.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Tries in all, the first one included (1 to 100).
+    #[schema(minimum = 1, maximum = 100)]
+    pub max_attempts: u32,
+    pub on: Vec<RetryOn>,
+    pub delay_seconds: u64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max_attempts: 1, on: Vec::new(), delay_seconds: 0 }
+    }
+}
+
+/// What the process prints at least to be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Trace,
+    Debug,
+    #[default]
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+/// What holds for each job of the process unless the job says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessDefaults {
+    /// 1 low, 2 normal, 3 high.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 3)]
+    pub priority: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_grace_seconds: Option<u64>,
+    /// Members that the job's input does not have are taken from here (at most 32 KiB).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub input: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Lines below this level are not sent by the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<Level>,
+    /// Jobs of this process at once in the whole fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 100000)]
+    pub max_parallel: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Process {
+    pub id: ProcessId,
+    #[schema(example = "invoices")]
+    pub name: String,
+    pub description: String,
+    pub active_version_id: Option<ProcessVersionId>,
+    pub defaults: ProcessDefaults,
+    /// Robot groups that run a version of their own.
+    pub group_pins: BTreeMap<RobotGroupId, ProcessVersionId>,
+    pub created_at: Timestamp,
+    pub revision: u64,
+}
+
+/// `POST /processes`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewProcess {
+    #[schema(max_length = 128, example = "invoices")]
+    pub name: String,
+    #[serde(default)]
+    #[schema(max_length = 2048)]
+    pub description: String,
+    #[serde(default)]
+    pub defaults: ProcessDefaults,
+}
+
+/// `PATCH /processes/{process}`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessPatch {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// A merge patch of `defaults`: a member that is null is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub defaults: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Group (id or name) to version (id, number or label); null unpins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_pins: Option<BTreeMap<String, Option<String>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionState {
+    #[default]
+    Available,
+    /// Kept, but no new job can be started with it.
+    Archived,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ProcessVersion {
+    pub id: ProcessVersionId,
+    pub process_id: ProcessId,
+    /// 1, 2, 3 … within the process.
+    pub number: u32,
+    pub label: Option<String>,
+    pub notes: String,
+    /// Digest of the package, lower-case hexadecimal.
+    pub sha256: String,
+    pub size_bytes: u64,
+    pub manifest: Manifest,
+    pub uploaded_by: String,
+    pub created_at: Timestamp,
+    pub state: VersionState,
+    /// Whether it is the process's active version.
+    pub active: bool,
+    pub revision: u64,
+}
+
+/// `?label=&notes=&activate=` of an upload.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct UploadQuery {
+    /// For example a semantic version (at most 128 characters).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
+    /// Make it the active version at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activate: Option<bool>,
+}
+
+/// `PATCH …/versions/{version}`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VersionPatch {
+    #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub label: Option<Option<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<VersionState>,
+}
