@@ -1,0 +1,274 @@
+//! The database as operations see it: reads on a consistent view, and writes gathered by one writer.
+//!
+//! Callers hand in closures. The writer runs those that wait one after another over an overlay, commits once with one
+//! flush, then answers all. A closure that fails drops only its own overlay; a panic inside fails that one closure.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use drover_protocol::{AccountId, Timestamp};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{
+    engine::{Engine, EngineError, View, WriteSet},
+    ids::Ids,
+    overlay::Overlay,
+    table::Reader,
+    tx::Tx,
+    watch::{Topic, Watch, Watches},
+};
+use crate::{
+    clock::{Clock, Randomness},
+    error::{Error, Result},
+};
+
+/// Most operations of one commit.
+const MAX_BATCH: usize = 1_000;
+/// A closure that takes longer is named in the log.
+const SLOW: Duration = Duration::from_millis(10);
+
+/// An operation on its way through the writer.
+trait Pending: Send {
+    fn account(&self) -> AccountId;
+    /// Runs it; `true` if its writes are to be committed.
+    fn run(&mut self, tx: &mut Tx) -> bool;
+    /// Gives the caller the result of the run, or `failure` if it could not be committed.
+    fn answer(self: Box<Self>, failure: Option<Error>);
+}
+
+struct Operation<R, F> {
+    account: AccountId,
+    body: Option<F>,
+    result: Option<Result<R>>,
+    reply: oneshot::Sender<Result<R>>,
+}
+
+impl<R: Send, F: FnOnce(&mut Tx) -> Result<R> + Send> Pending for Operation<R, F> {
+    fn account(&self) -> AccountId {
+        self.account
+    }
+
+    fn run(&mut self, tx: &mut Tx) -> bool {
+        let Some(body) = self.body.take() else { return false };
+        let started = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| body(tx)))
+            .unwrap_or_else(|_| Err(Error::Internal("an operation panicked".to_owned())));
+        let took = started.elapsed();
+        if took > SLOW {
+            tracing::warn!(took_ms = took.as_millis(), operation = std::any::type_name::<F>(), "slow operation");
+        }
+        let succeeded = result.is_ok();
+        self.result = Some(result);
+        succeeded
+    }
+
+    fn answer(self: Box<Self>, failure: Option<Error>) {
+        let result = match (self.result, failure) {
+            // What had failed by its own rules has written nothing: its answer is true whatever became of the others.
+            (Some(Err(error)), _) => Err(error),
+            (_, Some(error)) => Err(error),
+            (Some(result), None) => result,
+            (None, None) => Err(Error::Unavailable("the coordinator is stopping".to_owned())),
+        };
+        // A caller that has gone away needs no answer.
+        let _ = self.reply.send(result);
+    }
+}
+
+/// What is called when the engine is broken. It must end the process; the next start puts things right.
+pub type OnBroken = Box<dyn Fn(&str) + Send + Sync>;
+
+struct Core {
+    engine: Arc<dyn Engine>,
+    clock: Arc<dyn Clock>,
+    ids: Ids,
+    watches: Arc<Watches>,
+    on_broken: OnBroken,
+    broken: AtomicBool,
+}
+
+impl Core {
+    /// One commit: runs the operations, commits what succeeded, wakes and answers.
+    fn commit(&self, mut batch: Vec<Box<dyn Pending>>) {
+        let now = self.clock.now();
+        let mut wakes = Vec::new();
+        let committed = self.engine.exclusive(&mut |view| {
+            wakes.clear();
+            run_batch(&mut batch, view, now, &self.ids, &mut wakes)
+        });
+        let failure = match committed {
+            Ok(()) => {
+                self.watches.announce(&wakes);
+                None
+            }
+            Err(EngineError::OutOfSpace) => Some(Error::OutOfSpace),
+            Err(EngineError::Broken(text)) => {
+                self.broken.store(true, Ordering::SeqCst);
+                (self.on_broken)(&text);
+                Some(unknown_outcome())
+            }
+        };
+        for operation in batch {
+            operation.answer(failure.clone());
+        }
+    }
+}
+
+fn run_batch(
+    batch: &mut [Box<dyn Pending>],
+    view: &dyn View,
+    now: Timestamp,
+    ids: &Ids,
+    wakes: &mut Vec<Topic>,
+) -> WriteSet {
+    let mut together = Overlay::new(view);
+    for operation in batch {
+        let mut tx = Tx::new(&together, operation.account(), now, ids);
+        if operation.run(&mut tx) {
+            let (writes, topics) = tx.into_parts();
+            together.writes.extend(writes);
+            wakes.extend(topics);
+        }
+    }
+    together.writes
+}
+
+fn unknown_outcome() -> Error {
+    Error::Unavailable("the outcome of the write is unknown; read before you try again".to_owned())
+}
+
+enum Writer {
+    /// A thread of its own, so that callers never wait for a disk on their thread.
+    Thread { queue: Mutex<Option<mpsc::Sender<Box<dyn Pending>>>>, thread: Mutex<Option<std::thread::JoinHandle<()>>> },
+    /// Each write at once on the caller's thread: the simulation's, where nothing may run beside.
+    Inline,
+}
+
+/// The database. Cheap to share in an `Arc`.
+pub struct Db {
+    core: Arc<Core>,
+    writer: Writer,
+}
+
+impl Db {
+    /// A database with a writer thread.
+    pub fn new(
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn Clock>,
+        randomness: Arc<dyn Randomness>,
+        on_broken: OnBroken,
+    ) -> Self {
+        let core = Arc::new(Self::core(engine, clock, randomness, on_broken));
+        let (queue, waiting) = mpsc::channel::<Box<dyn Pending>>();
+        let writer = Arc::clone(&core);
+        let thread = std::thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || write_loop(&writer, &waiting))
+            .expect("a thread can be started at the start of the process");
+        Self { core, writer: Writer::Thread { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) } }
+    }
+
+    /// A database that writes on the caller's thread, for deterministic tests.
+    pub fn inline(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, randomness: Arc<dyn Randomness>) -> Self {
+        let on_broken: OnBroken = Box::new(|_| ());
+        Self { core: Arc::new(Self::core(engine, clock, randomness, on_broken)), writer: Writer::Inline }
+    }
+
+    fn core(
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn Clock>,
+        randomness: Arc<dyn Randomness>,
+        on_broken: OnBroken,
+    ) -> Core {
+        let watches = Arc::new(Watches::default());
+        Core { engine, clock, ids: Ids::new(randomness), watches, on_broken, broken: AtomicBool::new(false) }
+    }
+
+    /// Runs a reading closure on a consistent view of one account. It must be short and its scans bounded.
+    pub fn read<R>(&self, account: AccountId, body: impl FnOnce(&Reader) -> Result<R>) -> Result<R> {
+        let view = self.core.engine.view();
+        body(&Reader { view: &*view, account, now: self.core.clock.now() })
+    }
+
+    /// Runs a writing closure in the account. `Ok` means that its writes are on disk. If the caller goes away in the
+    /// meantime the closure still runs: its outcome is then the same as that of a call whose answer was lost.
+    pub async fn write<R, F>(&self, account: AccountId, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Tx) -> Result<R> + Send + 'static,
+    {
+        if self.core.broken.load(Ordering::SeqCst) {
+            return Err(unknown_outcome());
+        }
+        let (reply, answer) = oneshot::channel();
+        let operation = Box::new(Operation { account, body: Some(body), result: None, reply });
+        match &self.writer {
+            Writer::Inline => self.core.commit(vec![operation]),
+            Writer::Thread { queue, .. } => {
+                let queue = queue.lock().clone();
+                let stopping = || Error::Unavailable("the coordinator is stopping".to_owned());
+                queue.ok_or_else(stopping)?.send(operation).map_err(|_| stopping())?;
+            }
+        }
+        answer.await.unwrap_or_else(|_| Err(unknown_outcome()))
+    }
+
+    /// Arms a watch; do it before looking.
+    pub fn watch(&self, topics: &[Topic]) -> Watch {
+        self.core.watches.watch(topics)
+    }
+
+    /// The injected clock's time.
+    pub fn now(&self) -> Timestamp {
+        self.core.clock.now()
+    }
+
+    /// Whether writes are refused for lack of space, or because the engine is broken.
+    pub fn read_only(&self) -> bool {
+        self.core.broken.load(Ordering::SeqCst) || self.core.engine.read_only()
+    }
+
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.core.engine
+    }
+
+    /// Finishes the writes that wait, refuses further ones, and ends the writer.
+    pub fn close(&self) {
+        if let Writer::Thread { queue, thread } = &self.writer {
+            queue.lock().take();
+            if let Some(thread) = thread.lock().take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn write_loop(core: &Core, waiting: &mpsc::Receiver<Box<dyn Pending>>) {
+    while let Ok(first) = waiting.recv() {
+        let mut batch = vec![first];
+        while batch.len() < MAX_BATCH {
+            match waiting.try_recv() {
+                Ok(next) => batch.push(next),
+                Err(_) => break,
+            }
+        }
+        core.commit(batch);
+        if core.broken.load(Ordering::SeqCst) {
+            return;
+        }
+    }
+}

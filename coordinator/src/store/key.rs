@@ -1,0 +1,256 @@
+//! Keys: two letters for the kind, the account, then big-endian parts, so that byte order is the order of meaning.
+//!
+//! The account stands in every key right after the kind: no scan can cross from one account into another.
+
+use drover_protocol::{
+    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, RobotGroupId,
+    RobotId, Timestamp, UserId,
+};
+use uuid::Uuid;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $bytes:literal,)*) => {
+        /// Every kind of key there is. Append only: a kind is never renamed, renumbered or used again.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Kind { $($(#[$doc])* $name,)* }
+
+        impl Kind {
+            pub const ALL: &'static [Kind] = &[$(Kind::$name),*];
+
+            /// The two letters that its keys begin with.
+            pub const fn bytes(self) -> [u8; 2] {
+                match self { $(Kind::$name => *$bytes),* }
+            }
+
+            /// The kind of a key, if it is one of ours.
+            pub fn of(key: &[u8]) -> Option<Kind> {
+                match key.get(..2)? { $($bytes => Some(Kind::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Account record; lies in the system account.
+    Account = b"ac",
+    /// System account: hash of an API key → account and key id.
+    KeyByHash = b"kh",
+    /// System account: hash of a join token → account and token id.
+    JoinTokenByHash = b"jh",
+    User = b"us",
+    UserByLogin = b"ul",
+    ApiKey = b"ky",
+    ApiKeyByOwner = b"ko",
+    JoinToken = b"jt",
+    Robot = b"rb",
+    RobotByName = b"rn",
+    RobotByMachine = b"rm",
+    RobotByGroup = b"rg",
+    /// Ring of health samples: robot, minute of the day.
+    HealthSample = b"hs",
+    RobotGroup = b"gr",
+    RobotGroupByName = b"gn",
+    Process = b"pr",
+    ProcessByName = b"pn",
+    ProcessVersion = b"vr",
+    ProcessVersionByNumber = b"vn",
+    ProcessVersionBySha = b"vs",
+    Job = b"jb",
+    /// State of unfinished jobs, outcome of finished ones.
+    JobByPhase = b"js",
+    JobByProcess = b"jp",
+    JobByVersion = b"jv",
+    /// Every job that the robot has or had last.
+    JobByRobot = b"jr",
+    /// Jobs that the robot holds now.
+    JobHeld = b"jo",
+    /// Jobs of a process that some robot holds now.
+    JobActive = b"ja",
+    /// Waiting jobs that may be assigned: target, version, priority, time.
+    JobReady = b"jq",
+    /// When the coordinator must look at the job again by itself.
+    JobDeadline = b"jd",
+    Attempt = b"at",
+    /// JSON of an object, in pieces: object, slot, piece.
+    Document = b"do",
+    /// Event: object, event id.
+    Event = b"ev",
+    /// How far the log of a job's attempt is.
+    LogHead = b"lh",
+    /// Log heads with chunks that can be sealed.
+    LogHeadUnsealed = b"lu",
+    /// Lines as received: job, attempt, first line.
+    LogChunk = b"lc",
+    /// Sealed lines: job, attempt, first line.
+    LogBlock = b"lb",
+    LogBlockByTime = b"lt",
+    File = b"fi",
+    FileByPath = b"fp",
+    /// Answer to a repeated call: key, idempotency key.
+    Idempotency = b"id",
+    IdempotencyByExpiry = b"ix",
+    /// Blob that nobody refers to any more.
+    Garbage = b"bg",
+    /// System account: facts about the store itself.
+    System = b"sy",
+}
+
+/// Accounts, hashes of keys and the like lie in this account of their own.
+pub const SYSTEM_ACCOUNT: AccountId = AccountId::from_uuid(Uuid::nil());
+
+/// A key being built.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(Vec<u8>);
+
+impl Key {
+    pub fn new(kind: Kind, account: AccountId) -> Self {
+        let mut bytes = Vec::with_capacity(64);
+        bytes.extend_from_slice(&kind.bytes());
+        bytes.extend_from_slice(account.uuid().as_bytes());
+        Self(bytes)
+    }
+
+    /// Adds a part.
+    pub fn with(mut self, part: impl KeyPart) -> Self {
+        part.append(&mut self.0);
+        self
+    }
+
+    /// The whole key with parts that are bytes already.
+    pub fn with_bytes(mut self, parts: &[u8]) -> Vec<u8> {
+        self.0.extend_from_slice(parts);
+        self.0
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// Something that can stand in a key: its bytes sort as its values do, and no value's bytes begin another's.
+pub trait KeyPart {
+    fn append(&self, key: &mut Vec<u8>);
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(16);
+        self.append(&mut bytes);
+        bytes
+    }
+}
+
+macro_rules! number_parts {
+    ($($number:ty),*) => { $(impl KeyPart for $number {
+        fn append(&self, key: &mut Vec<u8>) {
+            key.extend_from_slice(&self.to_be_bytes());
+        }
+    })* };
+}
+number_parts!(u8, u16, u32, u64);
+
+macro_rules! id_parts {
+    ($($id:ty),*) => { $(impl KeyPart for $id {
+        fn append(&self, key: &mut Vec<u8>) {
+            key.extend_from_slice(self.uuid().as_bytes());
+        }
+    })* };
+}
+id_parts!(
+    AccountId,
+    EventId,
+    FileId,
+    JobId,
+    JoinTokenId,
+    KeyId,
+    LogBlockId,
+    ProcessId,
+    ProcessVersionId,
+    RobotGroupId,
+    RobotId,
+    UserId
+);
+
+/// No part at all: for scans over a whole kind.
+impl KeyPart for () {
+    fn append(&self, _key: &mut Vec<u8>) {}
+}
+
+impl KeyPart for Uuid {
+    fn append(&self, key: &mut Vec<u8>) {
+        key.extend_from_slice(self.as_bytes());
+    }
+}
+
+impl KeyPart for Timestamp {
+    fn append(&self, key: &mut Vec<u8>) {
+        key.extend_from_slice(&self.millis().unsigned_abs().to_be_bytes());
+    }
+}
+
+impl<const N: usize> KeyPart for [u8; N] {
+    fn append(&self, key: &mut Vec<u8>) {
+        key.extend_from_slice(self);
+    }
+}
+
+/// Text of any length: a zero byte inside is escaped, a bare one ends it, so that "a" sorts before "a b" and after "".
+impl KeyPart for &str {
+    fn append(&self, key: &mut Vec<u8>) {
+        for byte in self.bytes() {
+            key.push(byte);
+            if byte == 0 {
+                key.push(0xff);
+            }
+        }
+        key.push(0);
+    }
+}
+
+impl KeyPart for String {
+    fn append(&self, key: &mut Vec<u8>) {
+        self.as_str().append(key);
+    }
+}
+
+impl<A: KeyPart, B: KeyPart> KeyPart for (A, B) {
+    fn append(&self, key: &mut Vec<u8>) {
+        self.0.append(key);
+        self.1.append(key);
+    }
+}
+
+impl<A: KeyPart, B: KeyPart, C: KeyPart> KeyPart for (A, B, C) {
+    fn append(&self, key: &mut Vec<u8>) {
+        self.0.append(key);
+        self.1.append(key);
+        self.2.append(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kinds are on people's disks: their letters may be added to, never changed.
+    #[test]
+    fn kinds_keep_their_letters() {
+        let letters: Vec<String> =
+            Kind::ALL.iter().map(|kind| String::from_utf8_lossy(&kind.bytes()).into_owned()).collect();
+        assert_eq!(
+            letters.join(" "),
+            "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
+             lb lt fi fp id ix bg sy"
+        );
+        let mut unique = letters.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), letters.len());
+    }
+
+    #[test]
+    fn texts_sort_as_texts_and_never_run_into_the_next_part() {
+        let key = |text: &str, number: u8| (text, number).to_bytes();
+        let mut keys = vec![key("a b", 0), key("a", 255), key("a\0", 1), key("", 9), key("b", 0), key("a", 0)];
+        keys.sort();
+        assert_eq!(keys, vec![key("", 9), key("a", 0), key("a", 255), key("a\0", 1), key("a b", 0), key("b", 0)]);
+    }
+}

@@ -1,0 +1,262 @@
+//! Typed records with declared indexes. This is the only place that writes index keys.
+
+use drover_protocol::{AccountId, Timestamp};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    engine::{KeyRange, Order, View},
+    key::{Key, KeyPart, Kind},
+    tx::Tx,
+};
+use crate::error::{Error, Result};
+
+/// Something through which records of one account are read at one moment: a transaction or a reader's view.
+pub trait Reading {
+    fn view(&self) -> &dyn View;
+    fn account(&self) -> AccountId;
+    fn now(&self) -> Timestamp;
+}
+
+/// A reader's view of one account.
+pub struct Reader<'a> {
+    pub view: &'a dyn View,
+    pub account: AccountId,
+    pub now: Timestamp,
+}
+
+impl Reading for Reader<'_> {
+    fn view(&self) -> &dyn View {
+        self.view
+    }
+
+    fn account(&self) -> AccountId {
+        self.account
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+}
+
+/// One index entry of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexEntry {
+    kind: Kind,
+    parts: Vec<u8>,
+    unique: bool,
+}
+
+impl IndexEntry {
+    /// Found by these parts together with other records.
+    pub fn many(kind: Kind, parts: impl KeyPart) -> Self {
+        Self { kind, parts: parts.to_bytes(), unique: false }
+    }
+
+    /// Only one record may have these parts.
+    pub fn unique(kind: Kind, parts: impl KeyPart) -> Self {
+        Self { kind, parts: parts.to_bytes(), unique: true }
+    }
+
+    /// The whole key; that of an entry which many may share ends with the record's id.
+    fn key(&self, account: AccountId, id: &[u8]) -> Vec<u8> {
+        let mut key = Key::new(self.kind, account).into_bytes();
+        key.extend_from_slice(&self.parts);
+        if !self.unique {
+            key.extend_from_slice(id);
+        }
+        key
+    }
+}
+
+/// A typed value of the store.
+pub trait Record: Serialize + DeserializeOwned + Clone {
+    const KIND: Kind;
+    /// How people call it, for errors.
+    const NOUN: &'static str;
+    /// Version of the stored form; readers accept all older ones through [`Record::upgrade`].
+    const VERSION: u8 = 1;
+    type Id: KeyPart;
+
+    fn id(&self) -> Self::Id;
+
+    /// Its entries in other kinds, from its fields alone.
+    fn indexes(&self) -> Vec<IndexEntry> {
+        Vec::new()
+    }
+
+    /// Called by [`update`]; records with a revision count it here.
+    fn touch(&mut self) {}
+
+    /// Reads the stored form of an older version.
+    fn upgrade(version: u8, _bytes: &[u8]) -> Result<Self> {
+        Err(Error::Internal(format!("a {} of the unknown version {version} is in the store", Self::NOUN)))
+    }
+}
+
+fn record_key<R: Record>(account: AccountId, id: &R::Id) -> Vec<u8> {
+    let mut key = Key::new(R::KIND, account).into_bytes();
+    id.append(&mut key);
+    key
+}
+
+/// The stored form: one byte of version, then MessagePack with field names, so that fields can come and go.
+pub(super) fn encode<R: Record>(record: &R) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(512);
+    bytes.push(R::VERSION);
+    let mut writer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
+    record
+        .serialize(&mut writer)
+        .map_err(|error| Error::Internal(format!("a {} cannot be written: {error}", R::NOUN)))?;
+    Ok(bytes)
+}
+
+pub(super) fn decode<R: Record>(bytes: &[u8]) -> Result<R> {
+    match bytes.split_first() {
+        Some((version, rest)) if *version == R::VERSION => rmp_serde::from_slice(rest)
+            .map_err(|error| Error::Internal(format!("a {} in the store cannot be read: {error}", R::NOUN))),
+        Some((version, rest)) => R::upgrade(*version, rest),
+        None => Err(Error::Internal(format!("a {} in the store is empty", R::NOUN))),
+    }
+}
+
+/// Keys of all index entries of a stored record, for `check`.
+pub(super) fn index_keys_of<R: Record>(account: AccountId, bytes: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+    let record: R = decode(bytes)?;
+    let id = record.id().to_bytes();
+    let keys = record.indexes().iter().map(|entry| entry.key(account, &id)).collect();
+    Ok((id, keys))
+}
+
+/// The record with this id, if there is one.
+pub fn find<R: Record>(reading: &dyn Reading, id: R::Id) -> Result<Option<R>> {
+    match reading.view().get(&record_key::<R>(reading.account(), &id))? {
+        Some(bytes) => decode(&bytes).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The record with this id; `NotFound` names the noun.
+pub fn get<R: Record>(reading: &dyn Reading, id: R::Id) -> Result<R> {
+    find(reading, id)?.ok_or(Error::NotFound(R::NOUN))
+}
+
+/// The record that a unique index names.
+pub fn find_by<R: Record>(reading: &dyn Reading, index: Kind, parts: impl KeyPart) -> Result<Option<R>> {
+    let key = Key::new(index, reading.account()).with_bytes(&parts.to_bytes());
+    let Some(id) = reading.view().get(&key)? else { return Ok(None) };
+    let mut record_key = Key::new(R::KIND, reading.account()).into_bytes();
+    record_key.extend_from_slice(&id);
+    match reading.view().get(&record_key)? {
+        Some(bytes) => decode(&bytes).map(Some),
+        None => Err(Error::Internal(format!("an index names a {} that is not there", R::NOUN))),
+    }
+}
+
+/// Puts a new record and its index entries. A taken unique entry is `AlreadyExists`.
+pub fn insert<R: Record>(tx: &mut Tx, record: &R) -> Result<()> {
+    write(tx, record, None)
+}
+
+/// Replaces a record that is there, counts its revision and moves its index entries.
+pub fn update<R: Record>(tx: &mut Tx, record: &mut R) -> Result<()> {
+    let old: R = get(tx, record.id())?;
+    record.touch();
+    write(tx, record, Some(old))
+}
+
+/// Removes a record and its index entries; nothing happens if it is not there.
+pub fn delete<R: Record>(tx: &mut Tx, id: R::Id) -> Result<()> {
+    let key = record_key::<R>(tx.account(), &id);
+    let Some(bytes) = tx.view().get(&key)? else { return Ok(()) };
+    let (_, index_keys) = index_keys_of::<R>(tx.account(), &bytes)?;
+    for index_key in index_keys {
+        tx.delete(index_key);
+    }
+    tx.delete(key);
+    Ok(())
+}
+
+fn write<R: Record>(tx: &mut Tx, record: &R, old: Option<R>) -> Result<()> {
+    let account = tx.account();
+    let id = record.id().to_bytes();
+    let new_entries = record.indexes();
+    let old_entries = old.as_ref().map(Record::indexes).unwrap_or_default();
+    for entry in old_entries.iter().filter(|entry| !new_entries.contains(entry)) {
+        tx.delete(entry.key(account, &id));
+    }
+    for entry in new_entries.iter().filter(|entry| !old_entries.contains(entry)) {
+        let key = entry.key(account, &id);
+        if entry.unique
+            && let Some(holder) = tx.view().get(&key)?
+        {
+            let holder = uuid::Uuid::from_slice(&holder).map(|id| id.to_string()).unwrap_or_default();
+            return Err(Error::AlreadyExists { what: format!("a {} of this name", R::NOUN), id: holder });
+        }
+        tx.put(key, id.clone())?;
+    }
+    tx.put(record_key::<R>(account, &record.id()), encode(record)?)
+}
+
+/// Where to scan, and from where on.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    range: KeyRange,
+    order: Order,
+}
+
+impl Scan {
+    /// All keys of a kind that begin with these parts.
+    pub fn of(reading: &dyn Reading, kind: Kind, parts: impl KeyPart) -> Self {
+        let prefix = Key::new(kind, reading.account()).with_bytes(&parts.to_bytes());
+        Self { range: KeyRange::prefix(prefix), order: Order::Ascending }
+    }
+
+    pub fn newest_first(mut self) -> Self {
+        self.order = Order::Descending;
+        self
+    }
+
+    /// Only keys that come after this one in the scan's order.
+    pub fn after(mut self, key: &[u8]) -> Self {
+        if self.range.contains(key) {
+            self.range = self.range.after(key, self.order);
+        }
+        self
+    }
+
+    /// Only keys from these parts on (ascending) or before them (descending bound `end`).
+    pub fn from(mut self, key: Vec<u8>) -> Self {
+        self.range.start = self.range.start.max(key);
+        self
+    }
+
+    /// Only keys below this one.
+    pub fn below(mut self, key: Vec<u8>) -> Self {
+        self.range.end = self.range.end.min(key);
+        self
+    }
+
+    /// Keys and values.
+    pub fn pairs(&self, reading: &dyn Reading, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        Ok(reading.view().scan(&self.range, self.order, limit)?)
+    }
+
+    /// Records themselves, with their keys: the scan is over the record's own kind.
+    pub fn records<R: Record>(&self, reading: &dyn Reading, limit: usize) -> Result<Vec<(Vec<u8>, R)>> {
+        self.pairs(reading, limit)?.into_iter().map(|(key, bytes)| Ok((key, decode(&bytes)?))).collect()
+    }
+
+    /// Records that an index names, with the keys of the index.
+    pub fn indexed<R: Record>(&self, reading: &dyn Reading, limit: usize) -> Result<Vec<(Vec<u8>, R)>> {
+        let mut records = Vec::new();
+        for (key, id) in self.pairs(reading, limit)? {
+            let record_key = Key::new(R::KIND, reading.account()).with_bytes(&id);
+            let bytes = reading
+                .view()
+                .get(&record_key)?
+                .ok_or_else(|| Error::Internal(format!("an index names a {} that is not there", R::NOUN)))?;
+            records.push((key, decode(&bytes)?));
+        }
+        Ok(records)
+    }
+}
