@@ -1,0 +1,83 @@
+//! The command line as a whole. The arguments of each noun stand with its commands.
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+use crate::commands::{backup, group, job, join_token, key, keys, login, process, robot};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    done; with 'job start --follow' and 'job logs --follow': the job succeeded
+  1    refused by the coordinator, not reachable, or a file could not be read or written
+  2    wrong usage
+  10   the job failed             (with --follow)
+  11   the job was stopped        (with --follow)
+  12   the job was aborted        (with --follow)
+  13   the job ran out of time    (with --follow)
+  14   the job was lost           (with --follow)
+  130  left by Ctrl-C, the job goes on
+
+The coordinator is found by --server and --key, else DROVER_URL and DROVER_KEY, else the login saved by
+'drover login'. Certificates of a private authority: SSL_CERT_FILE. A proxy: HTTPS_PROXY, NO_PROXY.";
+
+/// Starts, watches and steers the software robots of a Drover coordinator.
+#[derive(Parser)]
+#[command(name = "drover", version, after_help = AFTER_HELP, arg_required_else_help = true, max_term_width = 110)]
+pub struct Args {
+    #[command(flatten)]
+    pub connection: Connection,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the coordinator is, and how answers are shown.
+#[derive(ClapArgs)]
+pub struct Connection {
+    /// Address of the coordinator, without /api/v1
+    #[arg(long, global = true, env = "DROVER_URL", value_name = "URL", hide_env_values = true)]
+    pub server: Option<String>,
+    /// API key
+    #[arg(long, global = true, env = "DROVER_KEY", value_name = "KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// Print exactly the JSON that the API answers, for scripts
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Sign in: check address and key and save them for this person
+    Login(login::LoginArgs),
+    /// Remove the saved login
+    Logout,
+    /// Which coordinator this is, and who is asking
+    #[command(visible_alias = "whoami")]
+    Status,
+    /// Processes and their versions
+    #[command(subcommand)]
+    Process(process::ProcessCommand),
+    /// Jobs: start, watch, stop
+    #[command(subcommand)]
+    Job(job::JobCommand),
+    /// Robots
+    #[command(subcommand)]
+    Robot(robot::RobotCommand),
+    /// Robot groups
+    #[command(subcommand)]
+    Group(group::GroupCommand),
+    /// Join tokens, with which agents become robots
+    #[command(subcommand)]
+    JoinToken(join_token::JoinTokenCommand),
+    /// Your own API key
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Further named API keys
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Write a backup of the running coordinator to a file
+    Backup(backup::BackupArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// bash, zsh, fish, powershell or elvish
+        shell: clap_complete::Shell,
+    },
+}

@@ -1,0 +1,164 @@
+//! How values are written on the command line: durations, moments, labels, JSON. Pure, but for files that are named.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+};
+
+use drover_protocol::Timestamp;
+use jiff::{Span, SpanRelativeTo, civil, tz::TimeZone};
+use serde_json::{Map, Value};
+
+use crate::{clock, error::Error};
+
+/// More than the API takes (1 MiB), so that the coordinator says the limit; less than what would fill the memory.
+const MAX_JSON_BYTES: u64 = 16 * 1024 * 1024;
+
+/// `90`, `90s`, `15m`, `1h30m`, `7d` as whole seconds.
+pub fn seconds(text: &str) -> Result<u64, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    let wrong = || format!("\"{text}\" is not a duration such as 90s, 15m, 1h30m or 7d");
+    let span: Span = text.parse().map_err(|_| wrong())?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    u64::try_from(duration.as_secs()).map_err(|_| wrong())
+}
+
+/// A moment: RFC 3339, a local time without a zone, or a duration from now.
+pub fn moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let local = text.parse::<civil::DateTime>().ok().and_then(|time| time.to_zoned(TimeZone::system()).ok());
+    if let Some(zoned) = local {
+        return Ok(Timestamp::from_millis(zoned.timestamp().as_millisecond()));
+    }
+    match seconds(text.strip_prefix('+').unwrap_or(text)) {
+        Ok(seconds) => Ok(clock::now().plus_seconds(seconds)),
+        Err(_) => Err(format!(
+            "\"{text}\" is not a time such as 2026-11-23T18:00:00Z or 2026-11-23T18:00 (local), or from now: 2h"
+        )),
+    }
+}
+
+/// A moment as [`moment`] takes it, but a duration is one that has passed.
+pub fn past_moment(text: &str) -> Result<Timestamp, String> {
+    match seconds(text) {
+        Ok(seconds) => Ok(clock::now().minus_seconds(seconds)),
+        Err(_) => moment(text),
+    }
+}
+
+/// `key=value`.
+pub fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("\"{text}\" is not key=value")),
+    }
+}
+
+/// Pairs as a map; a key given twice is refused, because one of both would be lost.
+pub fn pairs(list: &[(String, String)]) -> Result<BTreeMap<String, String>, Error> {
+    let mut map = BTreeMap::new();
+    for (key, value) in list {
+        if map.insert(key.clone(), value.clone()).is_some() {
+            return Err(Error::Usage(format!("\"{key}\" is given twice")));
+        }
+    }
+    Ok(map)
+}
+
+/// The input of a job: JSON text, `@file`, or `-` for standard input, and single members that win over it.
+pub fn job_input(text: Option<&str>, members: &[(String, String)]) -> Result<Option<Map<String, Value>>, Error> {
+    let mut input = match text {
+        None if members.is_empty() => return Ok(None),
+        None => Map::new(),
+        Some(text) => parse_object(&read_text(text)?)?,
+    };
+    for (key, value) in members {
+        // What reads as JSON is meant so (12, true, null, "12"); anything else is a text.
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.clone()));
+        input.insert(key.clone(), value);
+    }
+    Ok(Some(input))
+}
+
+fn read_text(text: &str) -> Result<String, Error> {
+    let (name, mut reader): (&str, Box<dyn Read>) = match text.strip_prefix('@') {
+        Some(path) => (path, Box::new(std::fs::File::open(path).map_err(Error::file("read", path))?)),
+        None if text == "-" => ("standard input", Box::new(io::stdin())),
+        None => return Ok(text.to_owned()),
+    };
+    let mut content = String::new();
+    reader.by_ref().take(MAX_JSON_BYTES + 1).read_to_string(&mut content).map_err(Error::file("read", name))?;
+    if content.len() as u64 > MAX_JSON_BYTES {
+        return Err(Error::Usage(format!(
+            "{name} is larger than an input may be; put a file into the package instead"
+        )));
+    }
+    Ok(content)
+}
+
+fn parse_object(text: &str) -> Result<Map<String, Value>, Error> {
+    match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(_) => Err(Error::Usage("the input must be a JSON object such as {\"limit\": 100}".to_owned())),
+        Err(error) => Err(Error::Usage(format!("the input is not JSON: {error}"))),
+    }
+}
+
+/// The text of a secret: prompted for without echo on a terminal, else the first line of standard input.
+pub fn secret(prompt: &str) -> Result<String, Error> {
+    let terminal = console::Term::stderr();
+    let text = if console::user_attended_stderr() && io::IsTerminal::is_terminal(&io::stdin()) {
+        terminal.write_str(prompt).and_then(|()| terminal.read_secure_line())
+    } else {
+        let mut line = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(io::stdin().take(64 * 1024)), &mut line).map(|_| line)
+    };
+    let text = text.map_err(Error::file("read", "standard input"))?.trim().to_owned();
+    if text.is_empty() { Err(Error::Usage("nothing was given on standard input".to_owned())) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, expected) in
+            [("90", 90), ("90s", 90), ("15m", 900), ("1h30m", 5400), ("1h 30m", 5400), ("7d", 604_800)]
+        {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for text in ["", "-5s", "soon", "1.5.2h", "-1"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn moments() {
+        assert_eq!(moment("2026-11-23T18:00:00Z"), "2026-11-23T18:00:00Z".parse());
+        assert!(moment("2026-11-23T18:00").is_ok());
+        assert!(moment("+2h").expect("a duration") > clock::now());
+        assert!(past_moment("2h").expect("a duration") < clock::now());
+        assert!(moment("tomorrow").is_err() && past_moment("yesterday").is_err());
+    }
+
+    #[test]
+    fn members_win_over_the_input_and_keep_their_type() {
+        let members = [("limit".to_owned(), "5".to_owned()), ("name".to_owned(), "Müller & Co".to_owned())];
+        let input = job_input(Some(r#"{"limit": 1, "deep": {"a": []}}"#), &members).expect("it is right");
+        let expected = serde_json::json!({"limit": 5, "deep": {"a": []}, "name": "Müller & Co"});
+        assert_eq!(input.map(Value::Object), Some(expected));
+        assert!(matches!(job_input(None, &[]), Ok(None)));
+    }
+
+    #[test]
+    fn input_that_is_no_object_is_refused() {
+        for text in ["[]", "12", "{", ""] {
+            assert!(matches!(job_input(Some(text), &[]), Err(Error::Usage(_))), "{text}");
+        }
+    }
+}
