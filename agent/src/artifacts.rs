@@ -1,0 +1,105 @@
+//! Which files of the artifacts' folder are uploaded, and under which names.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use drover_protocol::storage::MAX_PATH_BYTES;
+
+use crate::{output::escape_invalid, redact::Redactor};
+
+/// More are not uploaded; that is said in the log.
+const MAX_ARTIFACTS: usize = 10_000;
+
+/// A file to upload.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Artifact {
+    pub file: PathBuf,
+    /// With `/` between the parts, secrets masked.
+    pub name: String,
+}
+
+/// What was found, and what is not uploaded, each in a sentence for the log.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub artifacts: Vec<Artifact>,
+    pub refused: Vec<String>,
+}
+
+/// Looks through the folder. Links are followed to ordinary files inside of the folder only.
+pub fn find(folder: &Path, redactor: &Redactor) -> io::Result<Found> {
+    let mut found = Found::default();
+    let root = match fs::canonicalize(folder) {
+        Ok(root) => root,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(error),
+    };
+    let mut open = vec![root.clone()];
+    while let Some(next) = open.pop() {
+        let mut entries: Vec<_> = fs::read_dir(&next)?.collect::<io::Result<_>>()?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let path = entry.path();
+            let name = name_of(&path, &root, redactor);
+            let kind = entry.file_type()?;
+            let file = if kind.is_symlink() { inside(&path, &root) } else { kind.is_file().then(|| path.clone()) };
+            match file {
+                _ if kind.is_dir() => open.push(path),
+                Some(_) if name.len() > MAX_PATH_BYTES => {
+                    found.refused.push(format!(
+                        "the artifact \"{name}\" is not uploaded: its path is longer than {MAX_PATH_BYTES} bytes"
+                    ));
+                }
+                Some(file) => found.artifacts.push(Artifact { file, name }),
+                None => found.refused.push(format!(
+                    "the artifact \"{name}\" is not uploaded: it is not an ordinary file, or a link out of the folder"
+                )),
+            }
+        }
+    }
+    if found.artifacts.len() > MAX_ARTIFACTS {
+        let more = found.artifacts.len() - MAX_ARTIFACTS;
+        found.artifacts.truncate(MAX_ARTIFACTS);
+        found.refused.push(format!(
+            "{more} artifacts are not uploaded: there are more than {MAX_ARTIFACTS}; pack them into an archive"
+        ));
+    }
+    Ok(found)
+}
+
+/// Where a link leads, if that is an ordinary file inside.
+fn inside(link: &Path, root: &Path) -> Option<PathBuf> {
+    let target = fs::canonicalize(link).ok()?;
+    (target.starts_with(root) && target.is_file()).then_some(target)
+}
+
+fn name_of(path: &Path, root: &Path, redactor: &Redactor) -> String {
+    let relative = path.strip_prefix(root).unwrap_or(path);
+    let parts = relative.components().map(|part| redactor.text(&escape_invalid(part.as_os_str().as_encoded_bytes())));
+    parts.collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn files_are_found_links_out_are_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path();
+        fs::create_dir_all(root.join("sub/deep")).expect("folders");
+        fs::write(root.join("a & b%.txt"), "1").expect("written");
+        fs::write(root.join("sub/deep/topsecret.csv"), "2").expect("written");
+        symlink("/etc/passwd", root.join("out")).expect("a link");
+        symlink("../..", root.join("sub/up")).expect("a link");
+        symlink("a & b%.txt", root.join("inside")).expect("a link");
+        symlink("nowhere", root.join("broken")).expect("a link");
+        let found = find(root, &Redactor::new(["topsecret"])).expect("readable");
+        let names: Vec<&str> = found.artifacts.iter().map(|artifact| artifact.name.as_str()).collect();
+        assert_eq!(names, ["a & b%.txt", "inside", "sub/deep/***.csv"]);
+        assert_eq!(found.refused.len(), 3, "{:?}", found.refused);
+    }
+}

@@ -1,0 +1,298 @@
+//! The agent's calls, typed: what is asked, what is answered, and what a refusal means. How often something is tried again
+//! is decided by the callers, with one exception: [`Coordinator::until_answered`], for what must get through.
+
+use std::{cell::RefCell, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use drover_protocol::{
+    API_BASE,
+    agent::{
+        Accept, Accepted, Finish, Heartbeat, HeartbeatAnswer, Join, Joined, LogAccepted, LogChunk, Next, NextAnswer,
+    },
+    problem::{Code, Problem},
+};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::Notify;
+
+use crate::{
+    attempt::AttemptId,
+    backoff::{Backoff, Jitter},
+    transport::{Body, BodyStream, Request, Response, Transport},
+};
+
+/// No answer that is read whole is larger: an assignment carries at most 1 MiB of input per job.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+const SHORT: Duration = Duration::from_secs(30);
+
+/// Why a call did not do what it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No answer, one that cannot be understood, or "not now". Trying again helps.
+    #[error("{why}")]
+    Unreachable { why: String, retry_after_ms: Option<u64> },
+    /// The key is not accepted.
+    #[error("the coordinator does not accept this robot's key: {0}")]
+    Unauthenticated(String),
+    /// The coordinator understood and refuses.
+    #[error("refused ({}): {}", problem.code.as_str(), problem.detail)]
+    Refused { problem: Box<Problem> },
+}
+
+impl CallError {
+    fn unreachable(why: impl Into<String>) -> Self {
+        Self::Unreachable { why: why.into(), retry_after_ms: None }
+    }
+
+    /// True if the attempt is not this agent's any more.
+    pub fn is_stale(&self) -> bool {
+        matches!(self, Self::Refused { problem } if matches!(problem.code, Code::StaleAttempt | Code::NotFound))
+    }
+
+    /// How long the coordinator asked to wait.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        if let Self::Unreachable { retry_after_ms, .. } = self { *retry_after_ms } else { None }
+    }
+}
+
+/// The coordinator, as one robot sees it.
+pub struct Coordinator<T> {
+    transport: T,
+    key: Option<Arc<str>>,
+    /// Told when a call succeeds: whoever waits to try again need not wait longer.
+    recovered: Notify,
+    jitter: RefCell<Jitter>,
+}
+
+impl<T: Transport> Coordinator<T> {
+    /// `key` is the robot's; join goes without. `seed` is for the jitter of retries.
+    pub fn new(transport: T, key: Option<&str>, seed: u64) -> Self {
+        let jitter = RefCell::new(Jitter::new(seed));
+        Self { transport, key: key.map(Arc::from), recovered: Notify::new(), jitter }
+    }
+
+    /// Exchanges a join token for a robot and its key.
+    pub async fn join(&self, join: &Join) -> Result<Joined, CallError> {
+        self.post("/agent/join", join, SHORT).await
+    }
+
+    /// Says what the agent holds; renews all its leases.
+    pub async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<HeartbeatAnswer, CallError> {
+        self.post("/agent/heartbeat", heartbeat, Duration::from_secs(15)).await
+    }
+
+    /// Waits for assignments and commands; `None` if there are none.
+    pub async fn next(&self, next: &Next) -> Result<Option<NextAnswer>, CallError> {
+        let timeout = Duration::from_secs(next.wait_seconds) + Duration::from_secs(15);
+        let answer = self.send(Method::POST, "/agent/next", json(next)?, HeaderMap::new(), Some(timeout)).await?;
+        if answer.status == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        decode(answer).await.map(Some)
+    }
+
+    pub async fn accept(&self, id: AttemptId) -> Result<Accepted, CallError> {
+        self.post(&format!("/agent/jobs/{}/accept", id.job_id), &Accept { attempt: id.attempt }, SHORT).await
+    }
+
+    pub async fn finish(&self, id: AttemptId, finish: &Finish) -> Result<(), CallError> {
+        let path = format!("/agent/jobs/{}/finish", id.job_id);
+        self.send(Method::POST, &path, json(finish)?, HeaderMap::new(), Some(SHORT)).await.map(drop)
+    }
+
+    /// Sends numbered log lines, compressed.
+    pub async fn logs(&self, id: AttemptId, chunk: &LogChunk) -> Result<LogAccepted, CallError> {
+        let body = serde_json::to_vec(chunk).map_err(|error| CallError::unreachable(error.to_string()))?;
+        let mut headers = json_headers();
+        let body = match zstd::bulk::compress(&body, 3) {
+            Ok(compressed) if compressed.len() < body.len() => {
+                headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+                compressed
+            }
+            _ => body,
+        };
+        let path = format!("/agent/jobs/{}/logs", id.job_id);
+        decode(self.send(Method::POST, &path, Body::Bytes(body.into()), headers, Some(SHORT)).await?).await
+    }
+
+    /// Uploads a file of a job. `path` is that inside of the artifacts' folder, its parts separated by `/`.
+    pub async fn put_file(
+        &self,
+        id: AttemptId,
+        path: &str,
+        file: tokio::fs::File,
+        length: u64,
+    ) -> Result<(), CallError> {
+        let path = path.split('/').map(percent_encode).collect::<Vec<_>>().join("/");
+        let path = format!("/agent/jobs/{}/files/{path}?attempt={}", id.job_id, id.attempt);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        self.send(Method::PUT, &path, Body::File(file, length), headers, None).await.map(drop)
+    }
+
+    /// The bytes of a package from `offset` on. The flag tells whether the answer really begins there; else at 0.
+    pub async fn package(&self, sha256: &str, offset: u64) -> Result<(BodyStream, bool), CallError> {
+        let mut headers = HeaderMap::new();
+        // The bytes are named by their digest: nothing may recode them on the way.
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if offset > 0 {
+            let range = HeaderValue::from_str(&format!("bytes={offset}-"));
+            headers.insert(header::RANGE, range.map_err(|error| CallError::unreachable(error.to_string()))?);
+        }
+        let answer = self.send(Method::GET, &format!("/agent/packages/{sha256}"), Body::Empty, headers, None).await?;
+        let expected = format!("bytes {offset}-");
+        let range = answer.headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        let resumed =
+            answer.status == StatusCode::PARTIAL_CONTENT && range.is_some_and(|range| range.starts_with(&expected));
+        if answer.status == StatusCode::PARTIAL_CONTENT && !resumed {
+            return Err(CallError::unreachable("the answer holds another range than the one asked for"));
+        }
+        Ok((answer.body, resumed))
+    }
+
+    /// Tries until the coordinator has given an answer that trying again would not change, with back-off in between.
+    pub async fn until_answered<R>(
+        &self,
+        what: &str,
+        mut call: impl AsyncFnMut() -> Result<R, CallError>,
+    ) -> Result<R, CallError> {
+        let mut backoff = Backoff::default();
+        loop {
+            match call().await {
+                Err(error @ (CallError::Unreachable { .. } | CallError::Unauthenticated(_))) => {
+                    let wait = backoff.next(&mut self.jitter.borrow_mut(), error.retry_after_ms());
+                    tracing::debug!(what, %error, wait_ms = wait.as_millis(), "it is tried again");
+                    self.pause(wait, error.retry_after_ms().is_some()).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Waits to try again; shorter if another call succeeds meanwhile, unless the coordinator asked for the wait.
+    async fn pause(&self, wait: Duration, asked: bool) {
+        if asked {
+            tokio::time::sleep(wait).await;
+        } else {
+            // Not at once even then: many callers wait, and a coordinator that has just come back needs air.
+            tokio::time::sleep(wait.min(Duration::from_millis(500))).await;
+            let rest = wait.saturating_sub(Duration::from_millis(500));
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = self.recovered.notified() => {}
+            }
+        }
+    }
+
+    async fn post<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Q,
+        timeout: Duration,
+    ) -> Result<A, CallError> {
+        decode(self.send(Method::POST, path, json(body)?, json_headers(), Some(timeout)).await?).await
+    }
+
+    /// Sends a request; anything but success becomes an error.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        mut headers: HeaderMap,
+        timeout: Option<Duration>,
+    ) -> Result<Response, CallError> {
+        if matches!(body, Body::Bytes(_)) && !headers.contains_key(header::CONTENT_TYPE) {
+            headers.extend(json_headers());
+        }
+        let request =
+            Request { method, path: format!("{API_BASE}{path}"), key: self.key.clone(), headers, body, timeout };
+        let answer = self.transport.call(request).await.map_err(|error| CallError::unreachable(error.0))?;
+        if answer.status.is_success() {
+            self.recovered.notify_waiters();
+            return Ok(answer);
+        }
+        Err(refusal(answer).await)
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Body, CallError> {
+    let text = serde_json::to_vec(value).map_err(|error| CallError::unreachable(error.to_string()))?;
+    Ok(Body::Bytes(text.into()))
+}
+
+fn json_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers
+}
+
+/// One part of a path; everything but letters, digits and `-_.~` is encoded.
+fn percent_encode(part: &str) -> String {
+    let mut encoded = String::with_capacity(part.len());
+    for byte in part.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+async fn read_whole(mut body: BodyStream) -> Result<Bytes, CallError> {
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| CallError::unreachable(error.0))?;
+        if whole.len() + chunk.len() > MAX_ANSWER_BYTES {
+            return Err(CallError::unreachable("the answer is larger than any the coordinator gives"));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.freeze())
+}
+
+/// A body that cannot be decoded is a failure of the way: a proxy's page, a cut answer, another server.
+async fn decode<A: DeserializeOwned>(answer: Response) -> Result<A, CallError> {
+    let body = read_whole(answer.body).await?;
+    serde_json::from_slice(&body)
+        .map_err(|error| CallError::unreachable(format!("the answer is not understood: {error}")))
+}
+
+async fn refusal(answer: Response) -> CallError {
+    let (status, retry_after_ms) = (answer.status, retry_after_ms(&answer.headers));
+    let problem = read_whole(answer.body).await.ok().and_then(|body| serde_json::from_slice::<Problem>(&body).ok());
+    let Some(problem) = problem else {
+        let why = format!("status {} without a description that the coordinator would give", status.as_u16());
+        return CallError::Unreachable { why, retry_after_ms };
+    };
+    match problem.code {
+        Code::Unauthenticated => CallError::Unauthenticated(problem.detail),
+        // Server-side trouble passes, and so does a key's lack of permission or a full disk when somebody mends it.
+        Code::TooManyRequests | Code::Internal | Code::Unavailable | Code::OutOfSpace | Code::Forbidden => {
+            CallError::Unreachable { why: format!("{}: {}", problem.title, problem.detail), retry_after_ms }
+        }
+        _ => CallError::Refused { problem: Box::new(problem) },
+    }
+}
+
+/// Seconds only: the coordinator never sends a date.
+fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
+    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(seconds.saturating_mul(1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_paths_are_encoded() {
+        assert_eq!(
+            percent_encode("отчёт & 100%?#+ .pdf"),
+            "%D0%BE%D1%82%D1%87%D1%91%D1%82%20%26%20100%25%3F%23%2B%20.pdf"
+        );
+        assert_eq!(percent_encode("a-b_c.d~E9"), "a-b_c.d~E9");
+    }
+}

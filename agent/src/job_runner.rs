@@ -1,0 +1,530 @@
+//! Runs jobs as processes of this host: gets package and environment, has a supervisor started, reads what the process
+//! left, uploads its artifacts.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    fs, io,
+    path::PathBuf,
+    process::Stdio,
+    rc::Rc,
+    time::Duration,
+};
+
+use drover_protocol::{
+    Timestamp,
+    agent::{Assignment, Finish},
+    job::CauseCode,
+    log::Level,
+};
+use tokio::sync::Mutex;
+
+use crate::{
+    artifacts,
+    attempt::AttemptId,
+    clock::Clock,
+    config::{Settings, matches_pattern},
+    coordinator::{CallError, Coordinator},
+    durable,
+    launcher::{self, Account, EndMode, EndRequest, Found, Launcher, Limits, RunFolder, Spec, Supervisor},
+    output::Record,
+    package::{PackageCache, unpack},
+    python::{self, PythonEnvironments, PythonError},
+    redact::Redactor,
+    report,
+    runner::{Control, JobRunner, LineSource},
+    spool,
+    transport::Transport,
+    work_folder::{self, WorkFolder},
+};
+
+/// How often a spool is looked at for new lines.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Runs jobs through supervisors.
+pub struct ProcessRunner<T, L> {
+    coordinator: Rc<Coordinator<T>>,
+    launcher: L,
+    settings: Settings,
+    server: String,
+    clock: Clock,
+    account: Option<Account>,
+    packages: PackageCache,
+    environments: PythonEnvironments,
+    /// One at a time per package and per environment.
+    locks: RefCell<HashMap<String, Rc<Mutex<()>>>>,
+}
+
+/// Not ready, and why: becomes the end report.
+struct Unready {
+    code: CauseCode,
+    message: String,
+    /// Lines for the job's log.
+    tail: Vec<String>,
+}
+
+impl Unready {
+    fn new(code: CauseCode, message: impl ToString) -> Self {
+        Self { code, message: message.to_string(), tail: Vec::new() }
+    }
+}
+
+impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
+    /// Makes the folders; fails if they cannot be made.
+    pub fn new(
+        coordinator: Rc<Coordinator<T>>,
+        launcher: L,
+        settings: Settings,
+        server: String,
+        clock: Clock,
+        account: Option<Account>,
+    ) -> io::Result<Self> {
+        let work = settings.work_folder();
+        durable::create_private_folder(&settings.state_dir.join("runs"))?;
+        durable::create_private_folder(&work)?;
+        durable::create_private_folder(&work.join("jobs"))?;
+        let packages = PackageCache::open(&work.join("packages"), settings.cache.packages_bytes)?;
+        let environments = PythonEnvironments::open(
+            &work.join("environments"),
+            &settings.python,
+            settings.cache.environments_bytes,
+            Duration::from_secs(settings.limits.environment_build_seconds),
+        )?;
+        if account.is_some() {
+            for folder in [work.clone(), work.join("jobs"), work.join("environments")] {
+                launcher::allow_passage(&folder)?;
+            }
+        }
+        let locks = RefCell::default();
+        Ok(Self { coordinator, launcher, settings, server, clock, account, packages, environments, locks })
+    }
+
+    fn run_folder(&self, id: AttemptId) -> RunFolder {
+        RunFolder(self.settings.state_dir.join("runs").join(id.to_string()))
+    }
+
+    fn work_folder(&self, id: AttemptId) -> WorkFolder {
+        WorkFolder(self.settings.work_folder().join("jobs").join(id.to_string()))
+    }
+
+    fn lock(&self, name: &str) -> Rc<Mutex<()>> {
+        Rc::clone(self.locks.borrow_mut().entry(name.to_owned()).or_default())
+    }
+
+    async fn get_ready(&self, assignment: &Assignment) -> Result<(), Unready> {
+        let id = id_of(assignment);
+        let (run, work) = (self.run_folder(id), self.work_folder(id));
+        let disk = |error: io::Error| {
+            Unready::new(CauseCode::LaunchFailed, format!("the work folder cannot be made: {error}"))
+        };
+        self.check_policy(assignment)?;
+        durable::create_private_folder(&run.0).map_err(disk)?;
+        work.create(assignment).map_err(disk)?;
+        let version = &assignment.version;
+        let zip = {
+            let lock = self.lock(&version.sha256);
+            let _one_at_a_time = lock.lock().await;
+            let fetched = self.packages.fetch(&self.coordinator, version).await;
+            fetched.map_err(|error| Unready::new(error.code(), error))?
+        };
+        let (target, limit) = (work.package(), self.settings.limits.unpacked_bytes);
+        let unpacked = tokio::task::spawn_blocking(move || unpack(&zip, &target, limit)).await;
+        unpacked
+            .map_err(|error| Unready::new(CauseCode::PackageInvalid, error))?
+            .map_err(|error| Unready::new(error.code(), error))?;
+        self.ready_environment(assignment, &run, &work).await?;
+        if let Some(account) = &self.account {
+            launcher::give_to(&work.0, account).map_err(disk)?;
+        }
+        self.hook("before_job", &self.settings.hooks.before_job, assignment, None).await.map_err(|(why, tail)| {
+            Unready { code: CauseCode::EnvironmentFailed, message: format!("the host's before_job hook {why}"), tail }
+        })
+    }
+
+    fn check_policy(&self, assignment: &Assignment) -> Result<(), Unready> {
+        let (name, policy) = (&assignment.job.process_name, &self.settings.policy);
+        if !policy.allowed_processes.iter().any(|pattern| matches_pattern(pattern, name)) {
+            let message = format!("the host's settings (policy.allowed_processes) do not allow the process \"{name}\"");
+            return Err(Unready::new(CauseCode::HostPolicy, message));
+        }
+        if assignment.version.manifest.run.command_for(std::env::consts::OS).is_none() {
+            let message = format!("the package has no command for {}", std::env::consts::OS);
+            return Err(Unready::new(CauseCode::LaunchFailed, message));
+        }
+        Ok(())
+    }
+
+    async fn ready_environment(
+        &self,
+        assignment: &Assignment,
+        run: &RunFolder,
+        work: &WorkFolder,
+    ) -> Result<(), Unready> {
+        let Some(python) = &assignment.version.manifest.python else { return Ok(()) };
+        let failed = |error: PythonError| match error {
+            PythonError::Build { why, tail } => {
+                let message = format!("the Python environment could not be built: {why}");
+                Unready { code: CauseCode::EnvironmentFailed, message, tail }
+            }
+            other => Unready::new(CauseCode::EnvironmentFailed, other),
+        };
+        let (package, requirements) = (work.package(), python.requirements.as_str());
+        let name =
+            self.environments.name_for(&package, requirements, &assignment.version.sha256).await.map_err(failed)?;
+        let Some(name) = name else { return Ok(()) };
+        // Marked as in use first, so that no other job's eviction takes it away.
+        durable::write(&run.environment(), name.as_bytes()).map_err(|error| failed(error.into()))?;
+        let lock = self.lock(&name);
+        let _one_at_a_time = lock.lock().await;
+        self.environments.get(&name, &package, requirements, &self.environments_in_use()).await.map_err(failed)?;
+        Ok(())
+    }
+
+    fn environments_in_use(&self) -> HashSet<String> {
+        let runs = fs::read_dir(self.settings.state_dir.join("runs")).into_iter().flatten().flatten();
+        runs.filter_map(|run| fs::read_to_string(RunFolder(run.path()).environment()).ok()).collect()
+    }
+
+    /// Runs a hook; on failure why, and what it said.
+    async fn hook(
+        &self,
+        name: &str,
+        words: &[String],
+        assignment: &Assignment,
+        outcome: Option<&str>,
+    ) -> Result<(), (String, Vec<String>)> {
+        let Some((program, arguments)) = words.split_first() else { return Ok(()) };
+        let mut command = tokio::process::Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(self.work_folder(id_of(assignment)).0)
+            .env("DROVER_HOOK", name)
+            .env("DROVER_JOB_ID", assignment.job.id.to_string())
+            // Not under its usual name: a hook is not part of the job's tree and must not be taken for it.
+            .env("DROVER_JOB_ATTEMPT", assignment.attempt.to_string())
+            .env("DROVER_PROCESS", &assignment.job.process_name)
+            .envs(outcome.map(|outcome| ("DROVER_OUTCOME", outcome)))
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let limit = Duration::from_secs(self.settings.hooks.timeout_seconds);
+        match tokio::time::timeout(limit, python::run_captured(command)).await {
+            Ok(Ok((status, _))) if status.success() => Ok(()),
+            Ok(Ok((status, said))) => Err((format!("failed ({status})"), python::tail_of(&said))),
+            Ok(Err(error)) => Err((format!("could not be started: {error}"), Vec::new())),
+            Err(_) => Err((format!("took longer than {} seconds", limit.as_secs()), Vec::new())),
+        }
+    }
+
+    fn spec(&self, assignment: &Assignment, server_ahead_ms: i64) -> Spec {
+        let id = id_of(assignment);
+        let work = self.work_folder(id);
+        let allowed = &self.settings.policy.environment;
+        let mut environment =
+            work_folder::environment(assignment, &work, &self.server, std::env::vars(), allowed, self.account.as_ref());
+        if let Ok(name) = fs::read_to_string(self.run_folder(id).environment()) {
+            enter_environment(&mut environment, &self.settings.work_folder().join("environments").join(name));
+        }
+        let host_time = |at: Timestamp| Timestamp::from_millis(at.millis().saturating_sub(server_ahead_ms));
+        let (job, limits) = (&assignment.job, &self.settings.limits);
+        let run = &assignment.version.manifest.run;
+        Spec {
+            id,
+            command: resolve(run.command_for(std::env::consts::OS).unwrap_or_default(), &environment, &work.package()),
+            folder: work.package(),
+            environment,
+            stop_file: work.stop_file(),
+            secrets: secrets_of(assignment),
+            log_level: assignment.log_level,
+            timeout_ms: job.timeout_seconds.or(run.timeout_seconds).map(|seconds| seconds.saturating_mul(1000)),
+            stop_at: job.stop_after.map(host_time),
+            abort_at: job.abort_after.map(host_time),
+            stop_grace_ms: job.stop_grace_seconds.saturating_mul(1000),
+            kill_wait_ms: limits.kill_wait_seconds.saturating_mul(1000),
+            spool_limit_bytes: limits.spool_bytes,
+            account: self.account.clone(),
+            limits: Limits { memory_bytes: limits.memory_bytes, open_files: limits.open_files },
+        }
+    }
+
+    async fn supervise(
+        &self,
+        assignment: &Assignment,
+        adopt: bool,
+        server_ahead_ms: i64,
+        control: &mut Control,
+    ) -> io::Result<Box<Finish>> {
+        let id = id_of(assignment);
+        let run = self.run_folder(id);
+        let supervisor = if adopt {
+            match self.launcher.find(&run)? {
+                Found::Alive(supervisor) => Some(supervisor),
+                Found::Gone => None,
+            }
+        } else {
+            match self.launcher.start(&run, &self.spec(assignment, server_ahead_ms)) {
+                Ok(supervisor) => Some(supervisor),
+                Err(error) => {
+                    let message = format!("the supervisor of the process could not be started: {error}");
+                    return Ok(Box::new(report::not_started(id, CauseCode::LaunchFailed, &message)));
+                }
+            }
+        };
+        let known_supervisor = supervisor.is_some();
+        if let Some(mut supervisor) = supervisor {
+            self.watch(&run, &mut supervisor, control).await?;
+        }
+        let Some(ended) = launcher::read_ended(&run)? else {
+            let left = self.launcher.sweep(id).await?;
+            tracing::warn!(attempt = %id, left, "the supervisor is gone without a word");
+            let complaint = fs::read_to_string(run.complaints()).unwrap_or_default();
+            if !complaint.is_empty() {
+                tracing::warn!(attempt = %id, complaint, "the supervisor had said");
+            }
+            return Ok(Box::new(if known_supervisor {
+                report::supervisor_killed(id)
+            } else {
+                report::lost(id, "the agent was restarted and found neither the process nor its result")
+            }));
+        };
+        // Processes that left the tree by leaving even their parents behind still carry the job in their environment.
+        self.launcher.sweep(id).await?;
+        let work = self.work_folder(id);
+        let redactor = Redactor::new(secrets_of(assignment));
+        Ok(Box::new(report::of_process(id, &ended, work.read_output(), work.read_error(), &redactor)))
+    }
+
+    /// Waits for the end of a supervisor and passes end requests on to it.
+    async fn watch(&self, run: &RunFolder, supervisor: &mut L::Supervisor, control: &mut Control) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                gone = supervisor.gone() => return gone,
+                Some(request) = control.recv() => {
+                    while let Err(error) = self.launcher.end(run, &request) {
+                        tracing::error!(%error, "the supervisor cannot be told to end the job; it is tried again");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds lines of the agent's own to the job's log. Only while no supervisor writes.
+    fn add_lines(&self, assignment: &Assignment, level: Level, lines: &[String]) {
+        let redactor = Redactor::new(secrets_of(assignment));
+        let added = spool::Writer::open(&self.run_folder(id_of(assignment)).spool()).and_then(|mut spool| {
+            for line in lines {
+                spool.note(self.clock.now(), level, redactor.text(line))?;
+            }
+            spool.sync()
+        });
+        if let Err(error) = added {
+            tracing::error!(%error, ?lines, "lines cannot be added to the job's log");
+        }
+    }
+
+    async fn upload(&self, assignment: &Assignment) -> Vec<String> {
+        let id = id_of(assignment);
+        let redactor = Redactor::new(secrets_of(assignment));
+        let found = match artifacts::find(&self.work_folder(id).artifacts(), &redactor) {
+            Ok(found) => found,
+            Err(error) => return vec![format!("the artifacts cannot be read and are not uploaded: {error}")],
+        };
+        let mut refused = found.refused;
+        for artifact in found.artifacts {
+            let name = &artifact.name;
+            let sent = self.coordinator.until_answered("artifact", async || {
+                // Opened again for each try: the one before has moved on in the file.
+                let file = work_folder::open_plain(&artifact.file).and_then(|file| Ok((file.metadata()?.len(), file)));
+                match file {
+                    Ok((length, file)) => {
+                        let file = tokio::fs::File::from_std(file);
+                        self.coordinator.put_file(id, name, file, length).await.map(|()| None)
+                    }
+                    Err(error) => Ok(Some(error)),
+                }
+            });
+            match sent.await {
+                Ok(None) => {}
+                Ok(Some(error)) => {
+                    refused.push(format!("the artifact \"{name}\" cannot be read and is not uploaded: {error}"))
+                }
+                // The finish will hear the same.
+                Err(error) if error.is_stale() => break,
+                Err(CallError::Refused { problem }) => {
+                    refused.push(format!("the artifact \"{name}\" was refused by the coordinator: {}", problem.detail));
+                }
+                Err(CallError::Unreachable { .. } | CallError::Unauthenticated(_)) => {}
+            }
+        }
+        refused
+    }
+}
+
+impl<T: Transport, L: Launcher> JobRunner for ProcessRunner<T, L> {
+    type Lines = SpoolLines;
+
+    async fn prepare(&self, assignment: &Assignment) -> Result<(), Box<Finish>> {
+        let Err(unready) = self.get_ready(assignment).await else { return Ok(()) };
+        let redactor = Redactor::new(secrets_of(assignment));
+        let mut lines = unready.tail;
+        lines.push(unready.message.clone());
+        self.add_lines(assignment, Level::Error, &lines);
+        Err(Box::new(report::not_started(id_of(assignment), unready.code, &redactor.text(&unready.message))))
+    }
+
+    async fn run(
+        &self,
+        assignment: &Assignment,
+        adopt: bool,
+        server_ahead_ms: i64,
+        mut control: Control,
+    ) -> Box<Finish> {
+        let mut adopt = adopt;
+        loop {
+            match self.supervise(assignment, adopt, server_ahead_ms, &mut control).await {
+                Ok(report) => return report,
+                Err(error) => {
+                    // A job is never given up as long as its processes may be there.
+                    tracing::error!(attempt = %id_of(assignment), %error, "the job cannot be watched; it is tried again");
+                    adopt = true;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    async fn deliver(&self, assignment: &Assignment) {
+        let id = id_of(assignment);
+        let outcome = match launcher::read_ended(&self.run_folder(id)) {
+            Ok(Some(ended)) if ended.code == Some(0) => "succeeded",
+            _ => "failed",
+        };
+        let mut lines = Vec::new();
+        if self.work_folder(id).0.exists() {
+            if let Err((why, tail)) =
+                self.hook("after_job", &self.settings.hooks.after_job, assignment, Some(outcome)).await
+            {
+                lines.extend(tail);
+                lines.push(format!("the host's after_job hook {why}"));
+            }
+            lines.extend(self.upload(assignment).await);
+        }
+        if !lines.is_empty() {
+            self.add_lines(assignment, Level::Warning, &lines);
+        }
+    }
+
+    async fn abandon(&self, id: AttemptId) {
+        let run = self.run_folder(id);
+        let cause = drover_protocol::job::Cause {
+            by: "agent".to_owned(),
+            code: CauseCode::AgentRestarted,
+            message: "the attempt was given up".to_owned(),
+        };
+        let request = EndRequest { mode: EndMode::Hard, cause };
+        loop {
+            let done = async {
+                if let Found::Alive(mut supervisor) = self.launcher.find(&run)? {
+                    self.launcher.end(&run, &request)?;
+                    supervisor.gone().await?;
+                }
+                self.launcher.sweep(id).await
+            };
+            match done.await {
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::error!(attempt = %id, %error, "a job that was given up cannot be ended; it is tried again")
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn lines(&self, id: AttemptId) -> SpoolLines {
+        SpoolLines { reader: Rc::new(RefCell::new(spool::Reader::new(&self.run_folder(id).spool()))) }
+    }
+
+    async fn discard(&self, id: AttemptId) {
+        let (run, work) = (self.run_folder(id), self.work_folder(id));
+        let removed = tokio::task::spawn_blocking(move || {
+            work.remove()?;
+            WorkFolder(run.0).remove()
+        });
+        if let Ok(Err(error)) = removed.await {
+            tracing::warn!(attempt = %id, %error, "the files of a job cannot be removed; it is tried again at the next start");
+        }
+    }
+
+    async fn tidy(&self, known: &[AttemptId]) {
+        let folders = [self.settings.state_dir.join("runs"), self.settings.work_folder().join("jobs")];
+        let mut found = HashSet::new();
+        for folder in folders {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                found.extend(entry.file_name().to_str().and_then(|name| name.parse::<AttemptId>().ok()));
+            }
+        }
+        for id in found.into_iter().filter(|id| !known.contains(id)) {
+            tracing::info!(attempt = %id, "removing what is left of a job that is over");
+            self.abandon(id).await;
+            self.discard(id).await;
+        }
+    }
+}
+
+/// The lines of a spool.
+pub struct SpoolLines {
+    reader: Rc<RefCell<spool::Reader>>,
+}
+
+impl LineSource for SpoolLines {
+    async fn read(&mut self, from_seq: u64, max_lines: usize, max_bytes: usize) -> io::Result<Vec<Record>> {
+        Ok(self.reader.borrow_mut().read(from_seq, max_lines, max_bytes)?.records)
+    }
+
+    async fn changed(&mut self) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+
+    fn acknowledge(&mut self, seq: u64) -> io::Result<()> {
+        self.reader.borrow_mut().cut(seq)
+    }
+}
+
+fn id_of(assignment: &Assignment) -> AttemptId {
+    AttemptId { job_id: assignment.job.id, attempt: assignment.attempt }
+}
+
+fn secrets_of(assignment: &Assignment) -> Vec<String> {
+    let mut secrets = assignment.secrets_to_mask.clone();
+    secrets.push(assignment.key.clone());
+    secrets
+}
+
+fn enter_environment(environment: &mut Vec<(String, String)>, folder: &std::path::Path) {
+    let bin = folder.join("bin").to_string_lossy().into_owned();
+    match environment.iter_mut().find(|(name, _)| name == "PATH") {
+        Some((_, path)) => *path = format!("{bin}:{path}"),
+        None => environment.push(("PATH".to_owned(), format!("{bin}:/usr/local/bin:/usr/bin:/bin"))),
+    }
+    environment.push(("VIRTUAL_ENV".to_owned(), folder.to_string_lossy().into_owned()));
+}
+
+/// The command with its program as a path: looked up in the folders of the *process's* PATH, because that is where its own
+/// Python comes first; a name with a slash belongs to the package.
+fn resolve(command: &[String], environment: &[(String, String)], package: &std::path::Path) -> Vec<String> {
+    let mut command = command.to_vec();
+    let Some(program) = command.first_mut() else { return command };
+    let found: Option<PathBuf> = if program.contains('/') {
+        Some(package.join(&*program)).filter(|path| path.is_file())
+    } else {
+        let path = environment
+            .iter()
+            .find(|(name, _)| name == "PATH")
+            .map_or("/usr/local/bin:/usr/bin:/bin", |(_, path)| path);
+        std::env::split_paths(path).map(|folder| folder.join(&*program)).find(|path| path.is_file())
+    };
+    if let Some(found) = found {
+        *program = found.to_string_lossy().into_owned();
+    }
+    command
+}

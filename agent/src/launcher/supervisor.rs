@@ -1,0 +1,562 @@
+//! The supervisor: `drover-agent supervise <run folder>`, one small single-threaded process per job.
+//!
+//! It starts the command in a session of its own, writes its output to the spool, keeps its time limits, and ends its
+//! whole tree: as *child subreaper* it inherits every orphan, so that a process that forks twice to get away is still
+//! its child. It is done when the kernel says that it has no child left.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use drover_protocol::{
+    Timestamp,
+    job::{Cause, CauseCode, Usage},
+    log::Level,
+};
+use rustix::fs::{FlockOperation, flock};
+
+use super::{Account, EndMode, EndRequest, Ended, Interference, Limits, RunFolder, Spec, read_json, tree};
+use crate::{
+    clock::wall_clock,
+    durable,
+    output::{LineReader, Origin, Record},
+    redact::Redactor,
+    spool,
+};
+
+/// How often control file and room in the spool are looked at without being nudged.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(100);
+/// Left-over processes get this long after SIGTERM.
+const LEFTOVER_WAIT: Duration = Duration::from_millis(500);
+/// A tree that cannot be emptied in this time holds processes that may not be signalled; that is reported.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
+
+/// Runs the job of a run folder to its end. An error means that nothing was started or that the end could not be
+/// written down; the agent sees that the supervisor is gone and cleans up.
+pub fn supervise(folder: &Path) -> io::Result<()> {
+    let run = RunFolder(folder.to_owned());
+    // SAFETY: neither call takes pointers. The agent's terminal and its signals are none of the job's business.
+    unsafe {
+        libc::setsid();
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+    }
+    let lock = File::options().read(true).write(true).create(true).truncate(false).open(run.lock())?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    if run.abandoned().exists() || run.ended().exists() {
+        return Ok(());
+    }
+    let signals = block_signals()?;
+    // SAFETY: takes no pointers. Orphans of the tree become children of this process.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let own = tree::identity(std::process::id()).ok_or_else(|| io::Error::other("/proc is not readable"))?;
+    durable::write(&run.identity(), &serde_json::to_vec(&own)?)?;
+    let spec: Spec = read_json(&run.spec())?.ok_or(io::ErrorKind::NotFound)?;
+    let spool = spool::Writer::open(&run.spool())?;
+    let ended = Supervision::new(run.clone(), spec, spool, signals).run()?;
+    durable::write(&run.ended(), &serde_json::to_vec(&ended)?)
+}
+
+/// Makes the signals that matter here readable as a file.
+fn block_signals() -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised by sigemptyset before use; the descriptor is new and owned by nobody else.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGCHLD, libc::SIGUSR1, libc::SIGTERM, libc::SIGINT] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// How far the ending of the process is.
+enum Stage {
+    Running,
+    /// SIGINT was sent; force at this time.
+    Asked(Instant),
+    /// SIGTERM was sent; kill at this time.
+    Terminated(Instant),
+    /// SIGKILL is sent until nothing is left.
+    Killing,
+}
+
+/// One output of the process.
+struct Output {
+    file: File,
+    reader: LineReader,
+    open: bool,
+}
+
+struct Supervision {
+    run: RunFolder,
+    spec: Spec,
+    spool: spool::Writer,
+    signals: File,
+    redactor: Redactor,
+    started: Instant,
+    stage: Stage,
+    interference: Interference,
+    /// Process id, and so the process group, of the command.
+    main_pid: u32,
+    main: Option<ExitStatus>,
+    outputs: Vec<Output>,
+    looked: Instant,
+}
+
+impl Supervision {
+    fn new(run: RunFolder, spec: Spec, spool: spool::Writer, signals: OwnedFd) -> Self {
+        let redactor = Redactor::new(&spec.secrets);
+        let now = Instant::now();
+        Self {
+            run,
+            spec,
+            spool,
+            signals: signals.into(),
+            redactor,
+            started: now,
+            stage: Stage::Running,
+            interference: Interference::None,
+            main_pid: 0,
+            main: None,
+            outputs: Vec::new(),
+            looked: now,
+        }
+    }
+
+    fn run(mut self) -> io::Result<Ended> {
+        let memory_kills = tree::out_of_memory_kills();
+        match self.launch() {
+            Ok(child) => self.main_pid = child.id(),
+            Err(error) => return self.not_launched(&error),
+        }
+        self.look_at_control()?;
+        while self.main.is_none() {
+            self.wait_for_something()?;
+            self.collect()?;
+            self.keep_deadlines()?;
+        }
+        // A process that ended by itself takes what it left behind with it; else the tree is being ended already.
+        let leftovers = self.clear_leftovers()?;
+        let survivors = self.kill_all()?;
+        self.read_rest()?;
+        self.spool.sync()?;
+        let status = self.main.expect("the loop above ends only with a status");
+        Ok(Ended {
+            at: wall_clock(),
+            launch_error: None,
+            code: status.code(),
+            signal: status.signal(),
+            out_of_memory: tree::out_of_memory_kills() > memory_kills,
+            interference: self.interference,
+            usage: usage(),
+            leftovers,
+            survivors,
+        })
+    }
+
+    fn launch(&mut self) -> io::Result<Child> {
+        let (program, arguments) =
+            self.spec.command.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(&self.spec.folder)
+            .env_clear()
+            .envs(self.spec.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let (supervisor, account, limits) = (std::process::id(), self.spec.account.clone(), self.spec.limits);
+        // SAFETY: between fork and exec only async-signal-safe calls are made and nothing is allocated.
+        unsafe {
+            command.pre_exec(move || prepare_child(supervisor, account.as_ref(), limits));
+        }
+        let mut child = command.spawn()?;
+        let stdout = child.stdout.take().map(OwnedFd::from).map(|fd| (fd, Origin::Stdout));
+        let stderr = child.stderr.take().map(OwnedFd::from).map(|fd| (fd, Origin::Stderr));
+        for (fd, origin) in stdout.into_iter().chain(stderr) {
+            rustix::io::ioctl_fionbio(&fd, true)?;
+            self.outputs.push(Output { file: fd.into(), reader: LineReader::new(origin), open: true });
+        }
+        Ok(child)
+    }
+
+    fn not_launched(mut self, error: &io::Error) -> io::Result<Ended> {
+        // Words, not the number alone; the command's name helps most.
+        let text =
+            format!("\"{}\" could not be started: {error}", self.spec.command.first().map_or("", String::as_str));
+        let text = self.redactor.text(&text);
+        self.spool.note(wall_clock(), Level::Error, text.clone())?;
+        self.spool.sync()?;
+        Ok(Ended {
+            at: wall_clock(),
+            launch_error: Some(text),
+            code: None,
+            signal: None,
+            out_of_memory: false,
+            interference: Interference::None,
+            usage: Usage::default(),
+            leftovers: 0,
+            survivors: 0,
+        })
+    }
+
+    /// Sleeps until a signal, output, or the next deadline, and reads what there is.
+    fn wait_for_something(&mut self) -> io::Result<()> {
+        let full = self.spool.stored_bytes() >= self.spec.spool_limit_bytes;
+        let mut wait = LOOK_EVERY;
+        if full && self.outputs.iter().any(|output| output.open) {
+            wait = LOOK_FOR_ROOM_EVERY;
+        }
+        if let Some(deadline) = self.next_deadline() {
+            wait = wait.min(deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        }
+        let mut polled = vec![self.signals.as_raw_fd()];
+        let readable: Vec<usize> = (0..self.outputs.len()).filter(|&at| self.outputs[at].open && !full).collect();
+        polled.extend(readable.iter().map(|&at| self.outputs[at].file.as_raw_fd()));
+        let ready = poll(&polled, wait)?;
+        for (&at, _) in readable.iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
+            self.read_output(at)?;
+        }
+        if ready[0] || self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            self.take_signals()?;
+            self.look_at_control()?;
+        }
+        Ok(())
+    }
+
+    /// One read of one output; returns whether there may be more.
+    fn read_output(&mut self, at: usize) -> io::Result<bool> {
+        let mut buffer = [0; 64 * 1024];
+        let output = &mut self.outputs[at];
+        let mut records = Vec::new();
+        let more = match output.file.read(&mut buffer) {
+            Ok(0) => {
+                output.open = false;
+                false
+            }
+            Ok(count) => {
+                output.reader.push(&buffer[..count], &self.redactor, wall_clock(), &mut records);
+                true
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => false,
+            Err(_) => {
+                output.open = false;
+                false
+            }
+        };
+        self.store(records)?;
+        Ok(more)
+    }
+
+    fn store(&mut self, records: Vec<Record>) -> io::Result<()> {
+        for record in records {
+            // Progress is kept whatever the level: it is not a line that somebody wanted less of.
+            if record.line.level < self.spec.log_level && record.progress.is_none() {
+                continue;
+            }
+            // A full disk holds the process back, as a full spool does.
+            while let Err(error) = self.spool.append(&record) {
+                eprintln!("the log cannot be written: {error}");
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_signals(&mut self) -> io::Result<()> {
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        while let Ok(count) = self.signals.read(&mut info) {
+            if count < info.len() {
+                break;
+            }
+            let [a, b, c, d, ..] = info;
+            let signal = i32::try_from(u32::from_ne_bytes([a, b, c, d])).unwrap_or(0);
+            if signal == libc::SIGTERM || signal == libc::SIGINT {
+                self.begin_hard_end(Interference::SupervisorEnded)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_control(&mut self) -> io::Result<()> {
+        match read_json::<EndRequest>(&self.run.control()) {
+            Ok(Some(request)) => self.end(request),
+            Ok(None) => Ok(()),
+            Err(error) => {
+                eprintln!("the control file cannot be read: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self, request: EndRequest) -> io::Result<()> {
+        match request.mode {
+            EndMode::Soft => self.begin_soft_end(request.cause),
+            EndMode::Hard => self.begin_hard_end(Interference::Aborted(request.cause)),
+        }
+    }
+
+    /// The stop file appears and the process group gets SIGINT. Does nothing if an end was asked before.
+    fn begin_soft_end(&mut self, cause: Cause) -> io::Result<()> {
+        if self.interference != Interference::None {
+            return Ok(());
+        }
+        self.interference = Interference::Stopped(cause);
+        if let Err(error) = fs::write(&self.spec.stop_file, b"") {
+            eprintln!("the stop file cannot be made: {error}");
+        }
+        self.stage = Stage::Asked(Instant::now() + Duration::from_millis(self.spec.stop_grace_ms));
+        // SAFETY: takes no pointers. The command leads a group of its own, which exists until it has been collected.
+        unsafe {
+            libc::kill(-libc::pid_t::try_from(self.main_pid).unwrap_or(0), libc::SIGINT);
+        }
+        Ok(())
+    }
+
+    fn begin_hard_end(&mut self, interference: Interference) -> io::Result<()> {
+        if matches!(self.stage, Stage::Killing) {
+            return Ok(());
+        }
+        if matches!(self.interference, Interference::None | Interference::Stopped(_)) {
+            self.interference = interference;
+        }
+        self.stage = Stage::Killing;
+        Ok(())
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let mut deadlines = vec![self.timeout()];
+        deadlines.push(match self.stage {
+            Stage::Running => None,
+            Stage::Asked(at) | Stage::Terminated(at) => Some(at),
+            Stage::Killing => Some(Instant::now() + Duration::from_millis(10)),
+        });
+        let now = wall_clock();
+        for at in [self.spec.stop_at, self.spec.abort_at] {
+            deadlines.push(at.filter(|at| *at > now).map(|at| Instant::now() + at.since(now)));
+        }
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        let limit = Duration::from_millis(self.spec.timeout_ms?);
+        // A limit beyond what the clock can count is no limit.
+        self.started.checked_add(limit)
+    }
+
+    fn keep_deadlines(&mut self) -> io::Result<()> {
+        if self.main.is_some() {
+            return Ok(());
+        }
+        let (now, wall) = (Instant::now(), wall_clock());
+        let passed = |at: Option<Timestamp>| at.is_some_and(|at| at <= wall);
+        if passed(self.spec.stop_at) {
+            self.begin_soft_end(agent_cause(CauseCode::StopAfter, "the job's stop_after has come"))?;
+        }
+        if passed(self.spec.abort_at) {
+            let cause = agent_cause(CauseCode::AbortAfter, "the job's abort_after has come");
+            self.begin_hard_end(Interference::Aborted(cause))?;
+        }
+        if self.timeout().is_some_and(|at| at <= now) && matches!(self.stage, Stage::Running | Stage::Asked(_)) {
+            self.interference = Interference::TimedOut;
+            self.terminate()?;
+        }
+        match self.stage {
+            Stage::Asked(at) if at <= now => {
+                if let Interference::Stopped(cause) = &self.interference {
+                    self.interference = Interference::StopForced(cause.clone());
+                }
+                self.terminate()
+            }
+            Stage::Terminated(at) if at <= now => {
+                self.stage = Stage::Killing;
+                self.signal_tree(libc::SIGKILL)
+            }
+            Stage::Killing => self.signal_tree(libc::SIGKILL),
+            Stage::Running | Stage::Asked(_) | Stage::Terminated(_) => Ok(()),
+        }
+    }
+
+    fn terminate(&mut self) -> io::Result<()> {
+        self.stage = Stage::Terminated(Instant::now() + Duration::from_millis(self.spec.kill_wait_ms));
+        self.signal_tree(libc::SIGTERM)
+    }
+
+    fn signal_tree(&self, signal: i32) -> io::Result<()> {
+        for pid in tree::descendants(std::process::id())? {
+            if let Err(error) = tree::signal(pid, signal) {
+                eprintln!("process {pid} cannot be signalled: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects every child that has ended; returns false when there is none left at all.
+    fn collect(&mut self) -> io::Result<bool> {
+        loop {
+            let mut status = 0;
+            // SAFETY: `status` is valid for writing.
+            let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+            match pid {
+                0 => return Ok(true),
+                -1 => {
+                    let error = io::Error::last_os_error();
+                    match error.raw_os_error() {
+                        Some(libc::ECHILD) => return Ok(false),
+                        Some(libc::EINTR) => {}
+                        _ => return Err(error),
+                    }
+                }
+                pid if u32::try_from(pid) == Ok(self.main_pid) => self.main = Some(ExitStatus::from_raw(status)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends what the main process has left behind, at first politely; returns how many there were.
+    fn clear_leftovers(&mut self) -> io::Result<u32> {
+        let left = tree::descendants(std::process::id())?.len();
+        if left == 0 || !matches!(self.stage, Stage::Running) {
+            return Ok(u32::try_from(left).unwrap_or(u32::MAX));
+        }
+        self.signal_tree(libc::SIGTERM)?;
+        let until = Instant::now() + LEFTOVER_WAIT;
+        while self.collect()? && Instant::now() < until {
+            self.read_available()?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(u32::try_from(left).unwrap_or(u32::MAX))
+    }
+
+    /// Kills until the kernel says that no child is left; returns how many could not be ended.
+    fn kill_all(&mut self) -> io::Result<u32> {
+        let until = Instant::now() + GIVE_UP_AFTER;
+        while self.collect()? {
+            if Instant::now() >= until {
+                return Ok(u32::try_from(tree::descendants(std::process::id())?.len()).unwrap_or(u32::MAX));
+            }
+            self.signal_tree(libc::SIGKILL)?;
+            self.read_available()?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(0)
+    }
+
+    fn read_available(&mut self) -> io::Result<()> {
+        for at in 0..self.outputs.len() {
+            while self.outputs[at].open && self.read_output(at)? {}
+        }
+        Ok(())
+    }
+
+    /// What still lies in the pipes, and the last lines. Does not wait for the pipes' end: a process outside of the tree may
+    /// have been given them.
+    fn read_rest(&mut self) -> io::Result<()> {
+        self.read_available()?;
+        let mut records = Vec::new();
+        for output in &mut self.outputs {
+            output.reader.finish(&self.redactor, wall_clock(), &mut records);
+        }
+        self.store(records)
+    }
+}
+
+fn agent_cause(code: CauseCode, message: &str) -> Cause {
+    Cause { by: "agent".to_owned(), code, message: message.to_owned() }
+}
+
+/// What this process and all it has collected used.
+fn usage() -> Usage {
+    // SAFETY: an all-zero rusage is valid and only written by the call.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        if libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) != 0 {
+            return Usage::default();
+        }
+        usage
+    };
+    let ms = |time: libc::timeval| {
+        u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_usec).unwrap_or(0) / 1000
+    };
+    Usage {
+        peak_memory_bytes: u64::try_from(usage.ru_maxrss).ok().map(|kibibytes| kibibytes * 1024),
+        cpu_time_ms: Some(ms(usage.ru_utime) + ms(usage.ru_stime)),
+    }
+}
+
+/// Runs in the child between fork and exec: only async-signal-safe calls, no allocation.
+fn prepare_child(supervisor: u32, account: Option<&Account>, limits: Limits) -> io::Result<()> {
+    // SAFETY: all calls are async-signal-safe; pointers are to live values of the right type.
+    unsafe {
+        if libc::setsid() < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::signal(libc::SIGHUP, libc::SIG_DFL);
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        set_limit(libc::RLIMIT_AS, limits.memory_bytes)?;
+        set_limit(libc::RLIMIT_NOFILE, limits.open_files)?;
+        if let Some(account) = account
+            && (libc::setgroups(account.groups.len(), account.groups.as_ptr()) != 0
+                || libc::setgid(account.gid) != 0
+                || libc::setuid(account.uid) != 0)
+        {
+            return Err(io::Error::last_os_error());
+        }
+        // After the change of the account, which would clear it: when the supervisor is killed, so is the command.
+        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if u32::try_from(libc::getppid()) != Ok(supervisor) {
+            libc::_exit(125);
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// Only to be called where an async-signal-safe call may be made.
+unsafe fn set_limit(resource: libc::__rlimit_resource_t, limit: u64) -> io::Result<()> {
+    if limit == 0 {
+        return Ok(());
+    }
+    let value = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: the pointer is to a live value.
+    if unsafe { libc::setrlimit(resource, &raw const value) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Waits until one of the descriptors is readable (or at its end); tells which.
+fn poll(descriptors: &[RawFd], wait: Duration) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<libc::pollfd> =
+        descriptors.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    let count = libc::nfds_t::try_from(polled.len()).map_err(io::Error::other)?;
+    let wait_ms = libc::c_int::try_from(wait.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the pointer and the count are those of a live vector.
+    if unsafe { libc::poll(polled.as_mut_ptr(), count, wait_ms) } < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+        return Ok(vec![false; descriptors.len()]);
+    }
+    Ok(polled.into_iter().map(|polled| polled.revents != 0).collect())
+}

@@ -1,0 +1,205 @@
+//! The agent's side of supervision on Linux: starting a supervisor, finding one again, telling it to end, and ending what
+//! a supervisor that was killed has left.
+
+use std::{
+    ffi::CString,
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{Account, EndRequest, Found, Identity, Launcher, RunFolder, Spec, Supervisor, read_json, tree};
+use crate::{attempt::AttemptId, durable};
+
+/// Starts supervisors as `drover-agent supervise <run folder>`.
+#[derive(Clone, Debug)]
+pub struct UnixLauncher {
+    program: PathBuf,
+}
+
+impl UnixLauncher {
+    /// `program` is the agent's own executable.
+    pub fn new(program: PathBuf) -> Self {
+        Self { program }
+    }
+}
+
+/// A supervisor, watched through a file descriptor of the process.
+pub struct UnixSupervisor {
+    pidfd: AsyncFd<OwnedFd>,
+    /// Set if this agent started it and so has to collect it.
+    child: Option<Child>,
+}
+
+impl UnixSupervisor {
+    fn watch(pid: u32, child: Option<Child>) -> io::Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Self { pidfd: registered(pidfd)?, child })
+    }
+}
+
+fn registered(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor stays open and the same one for as long as it is registered.
+    unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+impl Supervisor for UnixSupervisor {
+    async fn gone(&mut self) -> io::Result<()> {
+        self.pidfd.readable().await?.retain_ready();
+        if let Some(mut child) = self.child.take() {
+            child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for UnixSupervisor {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // Collects it if it has ended meanwhile; a living one goes on by itself.
+            let _ = child.try_wait();
+        }
+    }
+}
+
+impl Launcher for UnixLauncher {
+    type Supervisor = UnixSupervisor;
+
+    fn start(&self, run: &RunFolder, spec: &Spec) -> io::Result<UnixSupervisor> {
+        durable::write(&run.spec(), &serde_json::to_vec(spec)?)?;
+        let complaints = OpenOptions::new().append(true).create(true).mode(0o600).open(run.complaints())?;
+        let child = Command::new(&self.program)
+            .arg("supervise")
+            .arg(&run.0)
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(complaints)
+            .spawn()?;
+        UnixSupervisor::watch(child.id(), Some(child))
+    }
+
+    fn find(&self, run: &RunFolder) -> io::Result<Found<UnixSupervisor>> {
+        let lock = match File::options().read(true).write(true).create(true).truncate(false).open(run.lock()) {
+            Ok(lock) => lock,
+            // Without a run folder no supervisor can start.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
+            Err(error) => return Err(error),
+        };
+        for _ in 0..200 {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    // Marked while the lock is ours: a supervisor that comes late sees it.
+                    durable::write(&run.abandoned(), b"")?;
+                    return Ok(Found::Gone);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if let Some(supervisor) = living(run)? {
+                return Ok(Found::Alive(supervisor));
+            }
+            // It holds the lock and is just about to write its identity, or just about to be gone.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err(io::Error::other("the supervisor holds its lock but does not say who it is"))
+    }
+
+    fn end(&self, run: &RunFolder, request: &EndRequest) -> io::Result<()> {
+        durable::write(&run.control(), &serde_json::to_vec(request)?)?;
+        if let Some(identity) = read_json::<Identity>(&run.identity())?
+            && tree::identity(identity.pid).as_ref() == Some(&identity)
+        {
+            // Only a nudge: the supervisor also looks by itself once a second.
+            tree::signal(identity.pid, libc::SIGUSR1)?;
+        }
+        Ok(())
+    }
+
+    async fn sweep(&self, id: AttemptId) -> io::Result<u32> {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..500 {
+            let carriers = tree::carriers(id)?;
+            if carriers.is_empty() {
+                return Ok(u32::try_from(seen.len()).unwrap_or(u32::MAX));
+            }
+            for pid in carriers {
+                seen.insert(pid);
+                if let Err(error) = tree::signal(pid, libc::SIGKILL) {
+                    tracing::warn!(pid, %error, "a left-over process cannot be ended");
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Err(io::Error::other(format!("processes of {id} could not be ended")))
+    }
+}
+
+fn living(run: &RunFolder) -> io::Result<Option<UnixSupervisor>> {
+    let Some(identity) = read_json::<Identity>(&run.identity())? else { return Ok(None) };
+    let supervisor = match UnixSupervisor::watch(identity.pid, None) {
+        Ok(supervisor) => supervisor,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // Compared after the descriptor was opened: from here on it cannot become another process.
+    Ok((tree::identity(identity.pid).as_ref() == Some(&identity)).then_some(supervisor))
+}
+
+/// Looks up the account that processes are to run as.
+pub fn process_account(name: &str) -> io::Result<Account> {
+    let c_name = CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: an all-zero passwd is valid; it is only written by getpwnam_r.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut buffer = vec![0 as libc::c_char; 16 * 1024];
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all pointers are valid for the call, and the length is that of the buffer.
+    let code =
+        unsafe { libc::getpwnam_r(c_name.as_ptr(), &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
+    if code != 0 {
+        return Err(io::Error::from_raw_os_error(code));
+    }
+    if found.is_null() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no account \"{name}\" on this host")));
+    }
+    let mut groups: Vec<libc::gid_t> = vec![0; 256];
+    let mut count = 256;
+    // SAFETY: `count` is the capacity of `groups`; the name is a C string.
+    if unsafe { libc::getgrouplist(c_name.as_ptr(), entry.pw_gid, groups.as_mut_ptr(), &raw mut count) } < 0 {
+        return Err(io::Error::other(format!("the account \"{name}\" is in more than 256 groups")));
+    }
+    groups.truncate(usize::try_from(count).unwrap_or(0));
+    // SAFETY: getpwnam_r has set it to a C string inside of `buffer`.
+    let home = unsafe { std::ffi::CStr::from_ptr(entry.pw_dir) }.to_string_lossy().into_owned();
+    Ok(Account { name: name.to_owned(), uid: entry.pw_uid, gid: entry.pw_gid, groups, home })
+}
+
+/// Gives a folder and all in it to an account.
+pub fn give_to(path: &std::path::Path, account: &Account) -> io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(account.uid), Some(account.gid))?;
+    if fs::symlink_metadata(path)?.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give_to(&entry?.path(), account)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder that others may pass through but not list.
+pub fn allow_passage(path: &std::path::Path) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o711))
+}

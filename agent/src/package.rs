@@ -1,0 +1,395 @@
+//! Packages: fetched by digest into a cache, verified, unpacked into the folder of a job.
+//!
+//! The cache holds the zip files as they came. Each attempt unpacks its own copy, so that no process can spoil what the next
+//! one gets; damage of a cached file is found by the checksums inside of it.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use drover_protocol::{agent::AssignedVersion, job::CauseCode};
+use futures::StreamExt;
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+
+use crate::{
+    coordinator::{CallError, Coordinator},
+    durable,
+    transport::Transport,
+};
+
+/// Most entries of one package.
+const MAX_ENTRIES: usize = 200_000;
+/// How long the download is tried while the coordinator cannot be reached.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// Why a package cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    #[error("the package cannot be fetched: {0}")]
+    Unavailable(String),
+    /// Trying again would not help.
+    #[error("the coordinator does not give the package out: {0}")]
+    Refused(String),
+    #[error("the package is not valid: {0}")]
+    Invalid(String),
+    #[error("the package cannot be written to this host's disk: {0}")]
+    Disk(#[from] io::Error),
+}
+
+impl PackageError {
+    pub fn code(&self) -> CauseCode {
+        match self {
+            Self::Unavailable(_) | Self::Refused(_) | Self::Disk(_) => CauseCode::PackageUnavailable,
+            Self::Invalid(_) => CauseCode::PackageInvalid,
+        }
+    }
+}
+
+/// Fetched packages, kept for the next job.
+pub struct PackageCache {
+    folder: PathBuf,
+    limit_bytes: u64,
+}
+
+impl PackageCache {
+    pub fn open(folder: &Path, limit_bytes: u64) -> io::Result<Self> {
+        durable::create_private_folder(folder)?;
+        Ok(Self { folder: folder.to_owned(), limit_bytes })
+    }
+
+    /// The zip file of a version, from the cache or fetched. Not to be called for the same digest twice at a time.
+    pub async fn fetch<T: Transport>(
+        &self,
+        coordinator: &Coordinator<T>,
+        version: &AssignedVersion,
+    ) -> Result<PathBuf, PackageError> {
+        if version.sha256.len() != 64 || !version.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(PackageError::Invalid("its digest is not a SHA-256".to_owned()));
+        }
+        let path = self.folder.join(format!("{}.zip", version.sha256.to_ascii_lowercase()));
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == version.size_bytes) {
+            touch(&path);
+            return Ok(path);
+        }
+        self.make_room(version.size_bytes, &path)?;
+        let partial = path.with_extension("partial");
+        for again in [true, false] {
+            self.download(coordinator, version, &partial).await?;
+            if digest_of(partial.clone()).await? == version.sha256.to_ascii_lowercase() {
+                fs::rename(&partial, &path)?;
+                durable::sync_folder(&self.folder)?;
+                return Ok(path);
+            }
+            fs::remove_file(&partial)?;
+            // Pieces of an interrupted download may not fit together; a whole one that is wrong stays wrong.
+            if !again {
+                break;
+            }
+        }
+        Err(PackageError::Invalid("the bytes received do not have the digest they were announced with".to_owned()))
+    }
+
+    /// Fetches what is missing; the file has the announced size afterwards.
+    async fn download<T: Transport>(
+        &self,
+        coordinator: &Coordinator<T>,
+        version: &AssignedVersion,
+        partial: &Path,
+    ) -> Result<(), PackageError> {
+        let work = async {
+            loop {
+                match self.download_piece(coordinator, version, partial).await {
+                    Err(PackageError::Unavailable(why)) => {
+                        tracing::warn!(%why, "the download of a package was interrupted; it goes on");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                    done => return done,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| {
+            Err(PackageError::Unavailable("the coordinator could not be reached for 15 minutes".to_owned()))
+        })
+    }
+
+    async fn download_piece<T: Transport>(
+        &self,
+        coordinator: &Coordinator<T>,
+        version: &AssignedVersion,
+        partial: &Path,
+    ) -> Result<(), PackageError> {
+        let have = fs::metadata(partial).map_or(0, |metadata| metadata.len());
+        if have == version.size_bytes && have > 0 {
+            return Ok(());
+        }
+        let have = if have > version.size_bytes { 0 } else { have };
+        let answer =
+            coordinator.until_answered("package", async || coordinator.package(&version.sha256, have).await).await;
+        let (mut body, resumed) = match answer {
+            Ok(answer) => answer,
+            Err(CallError::Refused { problem }) => return Err(PackageError::Refused(problem.detail)),
+            Err(error) => return Err(PackageError::Unavailable(error.to_string())),
+        };
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).mode(0o600);
+        let file = if resumed { options.append(true).open(partial)? } else { options.truncate(true).open(partial)? };
+        let mut file = tokio::fs::File::from_std(file);
+        let mut size = if resumed { have } else { 0 };
+        while let Some(chunk) = body.next().await {
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    file.flush().await?;
+                    return Err(PackageError::Unavailable(error.0));
+                }
+            };
+            size += chunk.len() as u64;
+            if size > version.size_bytes {
+                drop(file);
+                fs::remove_file(partial)?;
+                return Err(PackageError::Invalid("more bytes were received than announced".to_owned()));
+            }
+            file.write_all(&chunk).await?;
+        }
+        file.flush().await?;
+        file.sync_all().await?;
+        if size < version.size_bytes {
+            return Err(PackageError::Unavailable("the answer ended early".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Removes the packages that were not used for longest until `needed` bytes fit.
+    fn make_room(&self, needed: u64, keep: &Path) -> io::Result<()> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if entry.path().with_extension("") != keep.with_extension("") {
+                files.push((metadata.modified()?, metadata.len(), entry.path()));
+            }
+        }
+        files.sort();
+        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
+        for (_, size, path) in files {
+            if total.saturating_add(needed) <= self.limit_bytes {
+                break;
+            }
+            tracing::debug!(path = %path.display(), "a package is evicted from the cache");
+            fs::remove_file(&path)?;
+            total -= size;
+        }
+        Ok(())
+    }
+}
+
+/// Marks a file as used now. Failing to do so only makes eviction less fair.
+fn touch(path: &Path) {
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+    if let Ok(file) = File::open(path) {
+        let _ = rustix::fs::futimens(file, &times);
+    }
+}
+
+async fn digest_of(path: PathBuf) -> io::Result<String> {
+    tokio::task::spawn_blocking(move || {
+        let mut file = File::open(path)?;
+        let (mut digest, mut buffer) = (Sha256::new(), vec![0; 128 * 1024]);
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(hex(&digest.finalize())),
+                count => digest.update(&buffer[..count]),
+            }
+        }
+    })
+    .await
+    .map_err(io::Error::other)?
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Unpacks a package into a folder that does not exist yet. No entry can reach out of it; links are refused.
+pub fn unpack(zip: &Path, target: &Path, limit_bytes: u64) -> Result<(), PackageError> {
+    let invalid = |error: &dyn std::fmt::Display| PackageError::Invalid(error.to_string());
+    let mut archive = zip::ZipArchive::new(File::open(zip)?).map_err(|error| invalid(&error))?;
+    if archive.len() > MAX_ENTRIES {
+        return Err(PackageError::Invalid(format!("it has more than {MAX_ENTRIES} entries")));
+    }
+    create_folder(target)?;
+    let (mut left, mut seen) = (limit_bytes, HashSet::new());
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(|error| invalid(&error))?;
+        let name = entry.name().map_err(|error| invalid(&error))?.into_owned();
+        let path = target.join(checked_name(&name)?);
+        if entry.is_symlink() || entry.encrypted() {
+            return Err(PackageError::Invalid(format!("\"{}\" is a link or encrypted", name.escape_debug())));
+        }
+        if entry.is_dir() {
+            create_folder(&path)?;
+            continue;
+        }
+        if !seen.insert(path.clone()) {
+            return Err(PackageError::Invalid(format!("\"{}\" is there twice", name.escape_debug())));
+        }
+        if let Some(parent) = path.parent() {
+            create_folder(parent)?;
+        }
+        let executable = entry.unix_mode().is_some_and(|mode| mode & 0o111 != 0);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(if executable { 0o755 } else { 0o644 })
+            .open(&path)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+                    PackageError::Invalid(format!("\"{}\" clashes with another entry", name.escape_debug()))
+                }
+                _ => PackageError::Disk(error),
+            })?;
+        // One byte more than allowed, so that being over the limit is seen; what the entry claims is not believed.
+        left -=
+            copy_entry(&mut entry, &mut file, left.saturating_add(1)).map_err(|error| error.of_entry(&name)).and_then(
+                |copied| if copied > left { Err(PackageError::Invalid(over(limit_bytes))) } else { Ok(copied) },
+            )?;
+    }
+    Ok(())
+}
+
+fn over(limit_bytes: u64) -> String {
+    format!("unpacked it is larger than {limit_bytes} bytes, the limit of this host (limits.unpacked_bytes)")
+}
+
+enum CopyError {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+impl CopyError {
+    fn of_entry(self, name: &str) -> PackageError {
+        match self {
+            Self::Read(error) => {
+                PackageError::Invalid(format!("\"{}\" cannot be unpacked: {error}", name.escape_debug()))
+            }
+            Self::Write(error) => PackageError::Disk(error),
+        }
+    }
+}
+
+fn copy_entry(entry: &mut impl Read, file: &mut File, most: u64) -> Result<u64, CopyError> {
+    let (mut buffer, mut copied) = (vec![0; 64 * 1024], 0);
+    while copied < most {
+        let count = entry.read(&mut buffer).map_err(CopyError::Read)?;
+        if count == 0 {
+            break;
+        }
+        file.write_all(&buffer[..count]).map_err(CopyError::Write)?;
+        copied += count as u64;
+    }
+    Ok(copied)
+}
+
+fn create_folder(path: &Path) -> Result<(), PackageError> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            PackageError::Invalid(format!("\"{}\" is both a file and a folder", path.display()))
+        }
+        _ => PackageError::Disk(error),
+    })
+}
+
+/// The path of an entry, if it is surely inside.
+fn checked_name(name: &str) -> Result<PathBuf, PackageError> {
+    let refused = || PackageError::Invalid(format!("the name \"{}\" is not allowed", name.escape_debug()));
+    if name.is_empty() || name.contains(['\\', '\0']) || name.starts_with('/') {
+        return Err(refused());
+    }
+    let path = PathBuf::from(name);
+    let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
+    if inside { Ok(path) } else { Err(refused()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    fn zip_of(entries: &[(&str, &[u8])]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut zip = zip::ZipWriter::new(file.reopen().expect("the file"));
+        for (name, content) in entries {
+            let options =
+                SimpleFileOptions::default().unix_permissions(if name.ends_with(".sh") { 0o755 } else { 0o644 });
+            zip.start_file(*name, options).expect("an entry");
+            zip.write_all(content).expect("content");
+        }
+        zip.finish().expect("a zip");
+        file
+    }
+
+    fn unpacked(entries: &[(&str, &[u8])], limit: u64) -> Result<tempfile::TempDir, PackageError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        unpack(zip_of(entries).path(), &folder.path().join("out"), limit)?;
+        Ok(folder)
+    }
+
+    #[test]
+    fn an_honest_package_is_unpacked_with_its_modes() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = unpacked(&[("main.py", b"print()"), ("bin/имя.sh", b"#!")], 1000).expect("unpacked");
+        let out = folder.path().join("out");
+        assert_eq!(fs::read(out.join("main.py")).expect("the file"), b"print()");
+        assert_eq!(fs::metadata(out.join("bin/имя.sh")).expect("the file").permissions().mode() & 0o777, 0o755);
+    }
+
+    #[test]
+    fn no_entry_gets_out() {
+        for name in ["../evil", "a/../../evil", "/etc/evil", "a\\..\\evil", "./../evil", "a/./b"] {
+            let result = unpacked(&[(name, b"x")], 1000);
+            // What the zip library refuses or mends itself may stay inside, but never outside.
+            if let Ok(folder) = result {
+                assert!(!folder.path().join("evil").exists(), "{name}");
+            }
+        }
+        assert!(checked_name("../evil").is_err() && checked_name("/evil").is_err() && checked_name("a\\b").is_err());
+        assert!(checked_name("a/b.txt").is_ok() && checked_name("..a/b").is_ok());
+    }
+
+    #[test]
+    fn links_are_refused() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut zip = zip::ZipWriter::new(file.reopen().expect("the file"));
+        zip.add_symlink("link", "/etc/passwd", SimpleFileOptions::default()).expect("a link");
+        zip.finish().expect("a zip");
+        let folder = tempfile::tempdir().expect("a folder");
+        let result = unpack(file.path(), &folder.path().join("out"), 1000);
+        assert!(matches!(result, Err(PackageError::Invalid(why)) if why.contains("link")));
+    }
+
+    #[test]
+    fn clashes_and_bombs_are_refused() {
+        assert!(matches!(unpacked(&[("a", b"1"), ("a/b", b"2")], 1000), Err(PackageError::Invalid(_))));
+        let zeros = vec![0; 10_000_000];
+        let result = unpacked(&[("bomb", &zeros)], 1_000_000);
+        assert!(matches!(result, Err(PackageError::Invalid(why)) if why.contains("1000000 bytes")));
+        assert!(unpacked(&[("all", &zeros[..1_000_000])], 1_000_000).is_ok(), "exactly the limit is allowed");
+    }
+
+    #[test]
+    fn what_is_no_zip_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), b"not a zip").expect("written");
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(matches!(unpack(file.path(), &folder.path().join("out"), 1000), Err(PackageError::Invalid(_))));
+    }
+}

@@ -1,0 +1,417 @@
+//! Masking of secrets in everything that leaves the host: by value, in the forms in which values travel, and across
+//! the borders of chunks.
+//!
+//! Every byte that any occurrence of any form covers is replaced; occurrences that overlap or touch become one mask.
+//! Secrets shorter than [`MIN_SECRET_BYTES`] are not masked: they would tear holes into innocent text everywhere.
+
+use std::collections::BTreeSet;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+};
+use serde_json::{Map, Value};
+
+/// What is written in place of a secret.
+pub const MASK: &str = "***";
+/// Shorter secrets are not masked.
+pub const MIN_SECRET_BYTES: usize = 4;
+/// Longer secrets are masked piece by piece, so that the automaton stays small.
+const PIECE_BYTES: usize = 4096;
+/// Of longer secrets only the raw form is known; their other forms would need too much memory.
+const MAX_ENCODED_BYTES: usize = 64 * 1024;
+/// Lines of a secret of several lines (a private key, a JSON document) are masked on their own from this length.
+const MIN_LINE_BYTES: usize = 8;
+
+/// Finds the secrets of one job in all their forms.
+pub struct Redactor {
+    automaton: Option<AhoCorasick>,
+    /// Sorted, to find out whether the end of a chunk may be the beginning of a secret.
+    forms: Vec<Vec<u8>>,
+    longest: usize,
+}
+
+impl Redactor {
+    /// Learns the values; empty and very short ones are left out.
+    pub fn new<S: AsRef<str>>(secrets: impl IntoIterator<Item = S>) -> Self {
+        let mut forms = BTreeSet::new();
+        for secret in secrets {
+            add_secret(secret.as_ref(), &mut forms);
+        }
+        let forms: Vec<Vec<u8>> = forms.into_iter().collect();
+        let automaton = if forms.is_empty() {
+            None
+        } else {
+            let mut builder = AhoCorasick::builder();
+            builder.match_kind(MatchKind::Standard);
+            // The contiguous automaton needs an eighth of the other's memory; only gigabytes of forms are refused.
+            Some(
+                builder
+                    .kind(Some(AhoCorasickKind::ContiguousNFA))
+                    .build(&forms)
+                    .or_else(|_| AhoCorasick::new(&forms))
+                    .expect("the forms of secrets are far below the automaton's limit of two billion states"),
+            )
+        };
+        let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
+        Self { automaton, forms, longest }
+    }
+
+    /// The bytes of `bytes` that are secret: ascending, disjoint, not touching.
+    fn secret_ranges(&self, bytes: &[u8], open: usize) -> Vec<(usize, usize)> {
+        let mut found: Vec<(usize, usize)> = Vec::new();
+        if open > 0 {
+            found.push((0, open));
+        }
+        if let Some(automaton) = &self.automaton {
+            found.extend(automaton.find_overlapping_iter(bytes).map(|found| (found.start(), found.end())));
+        }
+        found.sort_unstable();
+        let mut merged: Vec<(usize, usize)> = Vec::new();
+        for (start, end) in found {
+            match merged.last_mut() {
+                Some(last) if start <= last.1 => last.1 = last.1.max(end),
+                _ => merged.push((start, end)),
+            }
+        }
+        merged
+    }
+
+    /// Masks a whole text.
+    pub fn text(&self, text: &str) -> String {
+        let ranges = self.secret_ranges(text.as_bytes(), 0);
+        if ranges.is_empty() {
+            return text.to_owned();
+        }
+        let mut masked = Vec::with_capacity(text.len());
+        let mut from = 0;
+        for (start, end) in ranges {
+            masked.extend_from_slice(&text.as_bytes()[from..start]);
+            masked.extend_from_slice(MASK.as_bytes());
+            from = end;
+        }
+        masked.extend_from_slice(&text.as_bytes()[from..]);
+        // A form may begin or end inside of a character only if the text has bytes of it by chance.
+        String::from_utf8(masked).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    }
+
+    /// Masks every text, key and number inside of a JSON value.
+    pub fn value(&self, value: Value) -> Value {
+        if self.automaton.is_none() {
+            return value;
+        }
+        match value {
+            Value::String(text) => Value::String(self.text(&text)),
+            Value::Array(items) => Value::Array(items.into_iter().map(|item| self.value(item)).collect()),
+            Value::Object(members) => Value::Object(self.members(members)),
+            Value::Number(number) => {
+                let text = number.to_string();
+                let masked = self.text(&text);
+                if masked == text { Value::Number(number) } else { Value::String(masked) }
+            }
+            other @ (Value::Null | Value::Bool(_)) => other,
+        }
+    }
+
+    /// The same for the members of an object.
+    pub fn members(&self, members: Map<String, Value>) -> Map<String, Value> {
+        members.into_iter().map(|(name, value)| (self.text(&name), self.value(value))).collect()
+    }
+
+    /// How many bytes at the end of `bytes` may be the beginning of a secret.
+    fn undecided(&self, bytes: &[u8]) -> usize {
+        let most = self.longest.saturating_sub(1).min(bytes.len());
+        (bytes.len() - most..bytes.len())
+            .find(|&from| self.begins_a_form(&bytes[from..]))
+            .map_or(0, |from| bytes.len() - from)
+    }
+
+    fn begins_a_form(&self, start: &[u8]) -> bool {
+        let at = self.forms.partition_point(|form| form.as_slice() < start);
+        // Forms that begin with `start` follow each other, the shortest may be `start` itself.
+        self.forms[at..].iter().take(2).any(|form| form.len() > start.len() && form.starts_with(start))
+    }
+}
+
+/// Masks a stream that comes in chunks.
+#[derive(Default)]
+pub struct Stream {
+    /// Bytes that are not given out yet: they may be the beginning of a secret.
+    held: Vec<u8>,
+    /// How many of them are known to be secret already, their mask given out.
+    masked: usize,
+}
+
+impl Stream {
+    /// Takes the next chunk and appends to `out` what is decided. Holds back less than the longest form of a secret.
+    pub fn push(&mut self, redactor: &Redactor, chunk: &[u8], out: &mut Vec<u8>) {
+        self.held.extend_from_slice(chunk);
+        let keep_from = self.held.len() - redactor.undecided(&self.held);
+        self.release(redactor, keep_from, out);
+    }
+
+    /// The stream has ended: appends all the rest.
+    pub fn finish(&mut self, redactor: &Redactor, out: &mut Vec<u8>) {
+        self.release(redactor, self.held.len(), out);
+    }
+
+    fn release(&mut self, redactor: &Redactor, keep_from: usize, out: &mut Vec<u8>) {
+        let mut from = 0;
+        let mut masked_after = 0;
+        for (start, end) in redactor.secret_ranges(&self.held, self.masked) {
+            if start >= keep_from && !(start == 0 && self.masked > 0) {
+                break;
+            }
+            out.extend_from_slice(&self.held[from..start]);
+            // The mask of a range that goes on from the last time was given out then.
+            if !(start == 0 && self.masked > 0) {
+                out.extend_from_slice(MASK.as_bytes());
+            }
+            from = end;
+            masked_after = end.saturating_sub(keep_from);
+        }
+        if from < keep_from {
+            out.extend_from_slice(&self.held[from..keep_from]);
+        }
+        // A range that ends just where the kept bytes begin may be continued by one that begins there: one mask.
+        self.held.drain(..keep_from);
+        self.masked = masked_after;
+    }
+}
+
+fn add_secret(secret: &str, forms: &mut BTreeSet<Vec<u8>>) {
+    let trimmed = secret.trim();
+    for text in [secret, trimmed] {
+        add_pieces(text.as_bytes(), forms);
+    }
+    let lines: Vec<&str> = trimmed.lines().map(str::trim).collect();
+    if lines.len() > 1 {
+        for line in lines.into_iter().filter(|line| line.len() >= MIN_LINE_BYTES) {
+            add_pieces(line.as_bytes(), forms);
+        }
+    }
+}
+
+fn add_pieces(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
+    let with_encodings = secret.len() <= MAX_ENCODED_BYTES;
+    let mut pieces: Vec<&[u8]> = secret.chunks(PIECE_BYTES).collect();
+    if pieces.len() > 1 && secret.len() % PIECE_BYTES != 0 {
+        // The last piece reaches back, so that it is not too short to be told from other text.
+        pieces.pop();
+        pieces.push(&secret[secret.len() - PIECE_BYTES..]);
+    }
+    for piece in pieces.into_iter().filter(|piece| piece.len() >= MIN_SECRET_BYTES) {
+        add_form(piece.to_vec(), forms);
+        if with_encodings {
+            add_encodings(piece, forms);
+        }
+    }
+}
+
+fn add_form(form: Vec<u8>, forms: &mut BTreeSet<Vec<u8>>) {
+    if form.len() >= MIN_SECRET_BYTES {
+        forms.insert(form);
+    }
+}
+
+fn add_encodings(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
+    add_base64(secret, forms);
+    for digits in ["0123456789abcdef", "0123456789ABCDEF"] {
+        let digits = digits.as_bytes();
+        add_form(secret.iter().flat_map(|byte| hex(*byte, digits)).collect(), forms);
+        for unreserved in [b"-_.~".as_slice(), b"-_.~!'()*", b"-_.~/", b"-_.*"] {
+            for plus in [false, true] {
+                add_form(percent(secret, digits, unreserved, plus), forms);
+            }
+        }
+    }
+    // A piece of a long secret may begin inside of a character; then it has no textual forms of its own.
+    if let Ok(text) = std::str::from_utf8(secret) {
+        add_textual(text, forms);
+    }
+}
+
+fn add_textual(text: &str, forms: &mut BTreeSet<Vec<u8>>) {
+    let escaped = Value::from(text).to_string();
+    let escaped = &escaped[1..escaped.len() - 1];
+    let slashes = escaped.replace('/', "\\/");
+    for json in [escaped.to_owned(), escape_non_ascii(escaped), slashes.clone(), escape_non_ascii(&slashes)] {
+        // JSON inside of JSON, as loggers like to write it.
+        let twice = json.replace('\\', "\\\\").replace('"', "\\\"");
+        add_form(json.into_bytes(), forms);
+        add_form(twice.into_bytes(), forms);
+    }
+    let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    add_base64(&wide, forms);
+    add_form(wide, forms);
+}
+
+/// Inside of a longer text a value may begin at each of three positions of a Base64 group; the characters that it
+/// shares with its neighbours are left out.
+fn add_base64(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
+    for offset in 0..3 {
+        let mut shifted = vec![0; offset];
+        shifted.extend_from_slice(secret);
+        let first = (offset * 8).div_ceil(6);
+        let end = shifted.len() * 8 / 6;
+        for text in [STANDARD_NO_PAD.encode(&shifted), URL_SAFE_NO_PAD.encode(&shifted)] {
+            if first < end {
+                add_form(text.as_bytes()[first..end].to_vec(), forms);
+            }
+        }
+    }
+}
+
+fn hex(byte: u8, digits: &[u8]) -> [u8; 2] {
+    [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]
+}
+
+fn percent(secret: &[u8], digits: &[u8], unreserved: &[u8], plus: bool) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(secret.len() * 3);
+    for &byte in secret {
+        if byte.is_ascii_alphanumeric() || unreserved.contains(&byte) {
+            encoded.push(byte);
+        } else if byte == b' ' && plus {
+            encoded.push(b'+');
+        } else {
+            encoded.push(b'%');
+            encoded.extend(hex(byte, digits));
+        }
+    }
+    encoded
+}
+
+fn escape_non_ascii(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_ascii() {
+            escaped.push(character);
+        } else {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                escaped.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::STANDARD;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn streamed(redactor: &Redactor, bytes: &[u8], cuts: &[usize]) -> Vec<u8> {
+        let (mut stream, mut out, mut from) = (Stream::default(), Vec::new(), 0);
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
+        cuts.sort_unstable();
+        for cut in cuts {
+            stream.push(redactor, &bytes[from..cut], &mut out);
+            from = cut;
+        }
+        stream.push(redactor, &bytes[from..], &mut out);
+        stream.finish(redactor, &mut out);
+        out
+    }
+
+    fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+        haystack.windows(needle.len()).any(|window| window == needle)
+    }
+
+    #[test]
+    fn known_forms_are_masked() {
+        let redactor = Redactor::new(["p/ä ss\"word+1"]);
+        for text in [
+            "p/ä ss\"word+1",
+            "p%2F%C3%A4%20ss%22word%2B1",
+            "p%2f%c3%a4+ss%22word%2b1",
+            r#"p/ä ss\"word+1"#,
+            r#"p/\u00e4 ss\"word+1"#,
+            r#"p\/\u00e4 ss\"word+1"#,
+        ] {
+            assert_eq!(redactor.text(&format!("<{text}>")), "<***>", "{text}");
+        }
+        for prefix in ["", "a", "ab", "abc"] {
+            let encoded = STANDARD.encode(format!("{prefix}p/ä ss\"word+1 and more"));
+            let inner = STANDARD_NO_PAD.encode(&"p/ä ss\"word+1".as_bytes()[3..9]);
+            let masked = redactor.text(&encoded);
+            assert!(masked.contains(MASK) && !masked.contains(&inner), "{encoded} became {masked}");
+        }
+    }
+
+    #[test]
+    fn utf16_is_masked_in_a_stream() {
+        let redactor = Redactor::new(["geheim99"]);
+        let wide: Vec<u8> = "x geheim99 y".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(!contains(&streamed(&redactor, &wide, &[7, 9, 11]), b"h\0e\0i\0m\0"));
+    }
+
+    #[test]
+    fn lines_of_a_long_secret_and_values_of_json_are_masked() {
+        let redactor = Redactor::new(["-----BEGIN-----\nabcdefghij\nklmnopqrst\n", "123456"]);
+        assert_eq!(redactor.text("only klmnopqrst here"), "only *** here");
+        let value = serde_json::json!({"a": [123456, {"klmnopqrst": true}], "n": 12345});
+        assert_eq!(redactor.value(value), serde_json::json!({"a": ["***", {"***": true}], "n": 12345}));
+    }
+
+    #[test]
+    fn a_secret_longer_than_a_piece_is_wholly_masked() {
+        let secret: String = (0..9_000).map(|n| char::from(b'a' + u8::try_from(n * 7 % 26).unwrap_or(0))).collect();
+        assert_eq!(Redactor::new([&secret]).text(&format!("[{secret}]")), "[***]");
+    }
+
+    /// A line is given out at once although secrets exist, and a repeated prefix never makes the stream hoard.
+    #[test]
+    fn only_what_may_be_a_secret_is_held_back() {
+        let redactor = Redactor::new(["aaaaaaaa", "topsecret"]);
+        let (mut stream, mut out) = (Stream::default(), Vec::new());
+        stream.push(&redactor, b"hello\n", &mut out);
+        assert_eq!(out, b"hello\n");
+        for _ in 0..1000 {
+            stream.push(&redactor, &[b'a'; 100], &mut out);
+            assert!(stream.held.len() < 64);
+        }
+        stream.finish(&redactor, &mut out);
+        assert_eq!(out, b"hello\n***");
+    }
+
+    proptest! {
+        /// However a stream is cut, the result is that of the whole text, and no secret is left in it.
+        #[test]
+        fn chunks_do_not_matter(
+            text in "[ab*]{0,60}",
+            secrets in proptest::collection::vec("[ab]{4,7}", 1..4),
+            cuts in proptest::collection::vec(0usize..100, 0..8),
+        ) {
+            let redactor = Redactor::new(&secrets);
+            let whole = redactor.text(&text);
+            prop_assert_eq!(streamed(&redactor, text.as_bytes(), &cuts), whole.clone().into_bytes());
+            for secret in &secrets {
+                prop_assert!(!whole.contains(secret.as_str()));
+            }
+        }
+
+        /// Any secret, encoded in any way and placed anywhere, does not come through.
+        #[test]
+        fn no_form_comes_through(
+            secret in "\\PC{6,20}",
+            before in "[a-z ]{0,9}",
+            after in "[a-z ]{0,9}",
+            cuts in proptest::collection::vec(0usize..400, 0..6),
+        ) {
+            prop_assume!(secret.trim().len() >= 6 && !before.contains(secret.trim()) && !after.contains(secret.trim()));
+            let redactor = Redactor::new([&secret]);
+            let json = Value::from(secret.as_str()).to_string();
+            let form = json[1..json.len() - 1].to_owned();
+            let percent = String::from_utf8(percent(secret.as_bytes(), b"0123456789ABCDEF", b"-_.~", false)).expect("ASCII");
+            for encoded in [secret.clone(), form, percent, STANDARD_NO_PAD.encode(&secret)] {
+                let text = format!("{before}|{encoded}|{after}");
+                let masked = streamed(&redactor, text.as_bytes(), &cuts);
+                prop_assert!(!contains(&masked, encoded.trim().as_bytes()), "{:?}", String::from_utf8_lossy(&masked));
+            }
+        }
+    }
+}
