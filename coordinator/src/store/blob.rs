@@ -1,0 +1,266 @@
+//! Packages, files and sealed blocks of log lines: whatever is too large for the key-value store.
+//!
+//! Content is read, listed and deleted through the `object_store` crate, and arrives through [`Staging`]. That crate's
+//! local store does not sync, so what must be on disk before an answer is written by `folder` instead. Which blobs are
+//! still needed is not known here: a record says so, and the operations keep both in step.
+
+mod folder;
+mod name;
+mod staging;
+
+use std::{
+    io::{ErrorKind, Read, Seek, SeekFrom},
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+use object_store::{
+    GetOptions, GetResultPayload, ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory,
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use self::folder::Folder;
+pub use self::{
+    name::{BlobKind, BlobName},
+    staging::{Content, Staged, Staging},
+};
+use crate::error::{Error, Result};
+
+/// How much of one transfer is in memory at once, in bytes: a buffer being filled and one on its way.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// One blob of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobEntry {
+    pub name: BlobName,
+    pub size_bytes: u64,
+}
+
+/// Where kept content goes. A remote store is one more case: it uploads what was staged.
+#[derive(Debug)]
+enum Place {
+    Folder(Arc<Folder>),
+    Memory,
+}
+
+/// The blobs of one coordinator.
+#[derive(Debug)]
+pub struct Blobs {
+    store: Arc<dyn ObjectStore>,
+    place: Place,
+    packages: Arc<Mutex<()>>,
+}
+
+impl Blobs {
+    /// Opens (or makes) the folder `root` and removes what interrupted uploads have left there. Blocks; only one
+    /// process may have the folder open, which the lock on the store ensures.
+    pub fn open(root: &Path) -> Result<Self> {
+        let folder = Folder::open(root)?;
+        let store = LocalFileSystem::new_with_prefix(root).map_err(|error| store_error(error, "opening the blobs"))?;
+        Ok(Self { store: Arc::new(store), place: Place::Folder(Arc::new(folder)), packages: Arc::default() })
+    }
+
+    /// Blobs that live and die with the process. They touch no disk, no other thread and no timer.
+    pub fn memory() -> Self {
+        Self { store: Arc::new(InMemory::new()), place: Place::Memory, packages: Arc::default() }
+    }
+
+    /// Begins to take in content of at most `limit_bytes`. Nothing remains of it unless it is finished and kept.
+    pub async fn stage(&self, limit_bytes: u64) -> Result<Staging> {
+        match &self.place {
+            Place::Folder(folder) => {
+                let folder = Arc::clone(folder);
+                let (file, path) = blocking(move || folder.new_staging_file()).await?;
+                Ok(Staging::in_file(file, path, limit_bytes))
+            }
+            Place::Memory => Ok(Staging::in_memory(limit_bytes)),
+        }
+    }
+
+    /// Gives staged content its name. It is on disk, and will be found under its name after a power cut, before this
+    /// returns. Keeping the same content again is success; other content under a name in use is refused.
+    pub async fn keep(&self, staged: Staged, name: &BlobName) -> Result<()> {
+        if name.digest().is_some_and(|digest| digest != staged.sha256) {
+            return Err(Error::Internal(format!("content with digest {} was to be kept as {name}", staged.sha256)));
+        }
+        self.refuse_other_content(&staged, name).await?;
+        match (&self.place, staged.content) {
+            (Place::Folder(folder), Content::File { file, path }) => {
+                let (folder, name) = (Arc::clone(folder), name.clone());
+                blocking(move || folder.keep(&file, path, &name)).await
+            }
+            (_, Content::Memory(bytes)) => {
+                self.store
+                    .put(&name.path(), bytes.into())
+                    .await
+                    .map_err(|error| store_error(error, "keeping a blob"))?;
+                Ok(())
+            }
+            (Place::Memory, Content::File { .. }) => {
+                Err(Error::Internal("content staged elsewhere was to be kept in memory".to_owned()))
+            }
+        }
+    }
+
+    /// Ids are given once, so this can only be a call repeated after its answer was lost, or a bug.
+    async fn refuse_other_content(&self, staged: &Staged, name: &BlobName) -> Result<()> {
+        // A package is named by its content. Writing it anew heals a damaged one.
+        if name.digest().is_some() {
+            return Ok(());
+        }
+        let (total, stored) = match self.read(name, None).await {
+            Err(Error::NotFound(_)) => return Ok(()),
+            other => other?,
+        };
+        if total == staged.size_bytes && staging::digest(stored).await? == staged.sha256 {
+            return Ok(());
+        }
+        Err(Error::Internal(format!("{name} exists already with other content")))
+    }
+
+    /// Keeps content that is at hand as a whole, with the same promise as [`Blobs::keep`].
+    pub async fn put(&self, name: &BlobName, bytes: Bytes) -> Result<()> {
+        let mut staging = self.stage(u64::MAX).await?;
+        staging.write(bytes).await?;
+        self.keep(staging.finish().await?, name).await
+    }
+
+    /// The size of the whole blob in bytes, and the content of `range` (everything if there is none) in pieces of at
+    /// most 256 KiB, read as they are asked for. A range that reaches past the end gives what there is.
+    pub async fn read(
+        &self,
+        name: &BlobName,
+        range: Option<Range<u64>>,
+    ) -> Result<(u64, BoxStream<'static, Result<Bytes>>)> {
+        let mut options = GetOptions::default();
+        if let Some(range) = range {
+            let total = self.size_bytes(name).await?;
+            let end = range.end.min(total);
+            if range.start >= end {
+                return Ok((total, stream::empty().boxed()));
+            }
+            options.range = Some((range.start..end).into());
+        }
+        let found =
+            self.store.get_opts(&name.path(), options).await.map_err(|error| store_error(error, "reading a blob"))?;
+        let total = found.meta.size;
+        let range = found.range.clone();
+        let content = match found.payload {
+            GetResultPayload::File(file, _) => file_content(file, range),
+            GetResultPayload::Stream(content) => in_chunks(content),
+        };
+        Ok((total, content))
+    }
+
+    /// The whole of a blob known to be small.
+    pub async fn read_all(&self, name: &BlobName) -> Result<Bytes> {
+        let (total, mut content) = self.read(name, None).await?;
+        let mut whole = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
+        while let Some(piece) = content.try_next().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.into())
+    }
+
+    /// The size of a blob in bytes; `NotFound` if there is none of that name.
+    pub async fn size_bytes(&self, name: &BlobName) -> Result<u64> {
+        let meta = self.store.head(&name.path()).await.map_err(|error| store_error(error, "looking for a blob"))?;
+        Ok(meta.size)
+    }
+
+    /// Deletes a blob; one that is not there is success. Delete the record first: a blob without a record is found by
+    /// a listing, a record without a blob is a loss.
+    pub async fn delete(&self, name: &BlobName) -> Result<()> {
+        match self.store.delete(&name.path()).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            other => other.map_err(|error| store_error(error, "deleting a blob")),
+        }
+    }
+
+    /// Every blob of a kind, in no particular order.
+    pub fn list(&self, kind: BlobKind) -> BoxStream<'static, Result<BlobEntry>> {
+        self.store
+            .list(Some(&kind.path()))
+            .map_err(|error| store_error(error, "listing blobs"))
+            // What was not put there by this file is none of its business.
+            .try_filter_map(move |meta| async move {
+                let name = BlobName::of_path(kind, &meta.location);
+                Ok(name.map(|name| BlobEntry { name, size_bytes: meta.size }))
+            })
+            .boxed()
+    }
+
+    /// Packages are shared by their content, so that a version may be uploaded while the last other one with the same
+    /// bytes is deleted. Hold this from keeping a package until its record is committed, and from committing the last
+    /// record's deletion until the package is deleted; then neither can undo the other.
+    pub async fn hold_packages(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.packages).lock_owned().await
+    }
+}
+
+/// The bytes of `range`. A file that turns out to be shorter is an error, never a short answer.
+fn file_content(file: std::fs::File, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+    let start = range.start;
+    stream::try_unfold((Some(file), range), move |(file, rest)| async move {
+        let Some(mut file) = file.filter(|_| !rest.is_empty()) else { return Ok(None) };
+        let length = usize::try_from(rest.end - rest.start).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+        let first = rest.start == start;
+        blocking(move || {
+            if first {
+                file.seek(SeekFrom::Start(start)).map_err(|error| io_error(&error, "reading a blob"))?;
+            }
+            let mut piece = vec![0; length];
+            file.read_exact(&mut piece).map_err(|error| io_error(&error, "reading a blob"))?;
+            Ok(Some((Bytes::from(piece), (Some(file), rest.start + length as u64..rest.end))))
+        })
+        .await
+    })
+    .boxed()
+}
+
+/// Other stores give pieces as large as they like; the in-memory one gives everything at once.
+fn in_chunks(content: BoxStream<'static, object_store::Result<Bytes>>) -> BoxStream<'static, Result<Bytes>> {
+    content
+        .map_err(|error| store_error(error, "reading a blob"))
+        .map_ok(|mut whole| {
+            let pieces = whole.len().div_ceil(CHUNK_BYTES);
+            stream::iter((0..pieces).map(move |_| Ok(whole.split_to(whole.len().min(CHUNK_BYTES)))))
+        })
+        .try_flatten()
+        .boxed()
+}
+
+/// Runs file work on a thread made for it.
+async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R> + Send + 'static) -> Result<R> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::Internal(format!("file work was not done: {error}"))))
+}
+
+/// `action` says what was being done, for the coordinator's own log.
+fn io_error(error: &std::io::Error, action: &str) -> Error {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::OutOfSpace,
+        _ => Error::Internal(format!("{action}: {error}")),
+    }
+}
+
+fn store_error(error: object_store::Error, action: &str) -> Error {
+    if matches!(error, object_store::Error::NotFound { .. }) {
+        return Error::NotFound("stored content");
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(current) = cause {
+        if let Some(io) = current.downcast_ref::<std::io::Error>() {
+            return io_error(io, action);
+        }
+        cause = current.source();
+    }
+    Error::Internal(format!("{action}: {error}"))
+}
+
+#[cfg(test)]
+mod tests;
