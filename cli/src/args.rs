@@ -16,8 +16,9 @@ Exit codes:
   14   the job was lost           (with --follow)
   130  left by Ctrl-C, the job goes on
 
-The coordinator is found by --server and --key, else DROVER_URL and DROVER_KEY, else the login saved by
-'drover login'. Certificates of a private authority: SSL_CERT_FILE. A proxy: HTTPS_PROXY, NO_PROXY.";
+The coordinator is found by --server and --key, else by DROVER_URL and DROVER_KEY,
+else by the login saved by 'drover login'. Certificates of a private authority:
+SSL_CERT_FILE. A proxy: HTTPS_PROXY, NO_PROXY.";
 
 /// Starts, watches and steers the software robots of a Drover coordinator.
 #[derive(Parser)]

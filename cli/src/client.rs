@@ -76,13 +76,19 @@ impl Client {
     /// A client for the coordinator at `root` (without `/api/v1`). Nothing is sent yet.
     pub fn new(root: Url, key: Option<&str>) -> Result<Self, Error> {
         let key = key.map(bearer).transpose()?;
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .referer(false)
-            .build()
-            .map_err(|error| Error::Usage(format!("cannot prepare connections: {}", reason(&error))))?;
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .read_timeout(READ_TIMEOUT)
+                .referer(false)
+        };
+        let http = match builder().build() {
+            Ok(http) => http,
+            // A host without any certificate authority can still speak plain HTTP.
+            Err(_) if root.scheme() == "http" => builder().tls_certs_only([]).build().map_err(not_prepared)?,
+            Err(error) => return Err(not_prepared(error)),
+        };
         Ok(Self { http, root, key })
     }
 
@@ -310,6 +316,13 @@ fn bearer(key: &str) -> Result<HeaderValue, Error> {
         .map_err(|_| Error::Usage("the key has characters that no key has; copy it again".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+fn not_prepared(error: reqwest::Error) -> Error {
+    Error::Usage(format!(
+        "connections cannot be prepared: {}; are certificates of authorities installed (package ca-certificates)?",
+        reason(&error)
+    ))
 }
 
 /// The causes of a network error, outermost first, without the address, which the message names already.
