@@ -1,0 +1,274 @@
+//! The real agent binary against a scripted coordinator over TCP, with real processes.
+
+mod fake;
+
+use drover_protocol::job::{CauseCode, ErrorKind, Outcome};
+use drover_protocol::log::Level;
+use fake::{Agent, FakeCoordinator, processes_with};
+use serde_json::json;
+
+/// The main path: variables, input, output, artifact, structured lines, masking, usage, and a clean host afterwards.
+#[test]
+fn a_job_runs_and_everything_arrives() {
+    let coordinator = FakeCoordinator::start();
+    let agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script(
+        r#"
+        echo "started $DROVER_JOB_ID $DROVER_ATTEMPT $DROVER_ROBOT $DROVER_PROCESS $DROVER_VERSION in $(basename "$PWD")"
+        cat "$DROVER_INPUT"; echo
+        echo '{"message": "half", "level": "debug", "fields": {"n": 1}}'
+        echo '{"message": "more", "level": "error", "fields": {"n": 2}, "progress": {"percent": 50, "text": "half"}}'
+        echo "the key is $DROVER_TOKEN and s3cret-value" >&2
+        test -e "$DROVER_STOP_FILE" && echo "unexpected stop file"
+        echo "url $DROVER_URL trace $TRACEPARENT home ${HOME:+set} hidden ${HIDDEN_VARIABLE:-none}"
+        mkdir -p "$DROVER_ARTIFACTS/sub"; printf 'a report' > "$DROVER_ARTIFACTS/sub/отчёт & 1.txt"
+        echo '{"booked": 3, "token": "'$DROVER_TOKEN'"}' > "$DROVER_OUTPUT"
+        "#,
+    );
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code, report.attempt), (Outcome::Succeeded, CauseCode::Completed, 1));
+    assert_eq!(report.cause.by, "process");
+    assert_eq!(report.output, Some(json!({"booked": 3, "token": "***"})));
+    assert_eq!(report.exit.as_ref().and_then(|exit| exit.code), Some(0));
+    assert!(report.usage.as_ref().and_then(|usage| usage.peak_memory_bytes).is_some_and(|bytes| bytes > 100_000));
+    let messages = coordinator.messages(&job);
+    assert_eq!(messages.len(), 5, "{messages:?}");
+    assert!(messages.contains(&format!("started {job} 1 robot-1 invoices 7 in package")));
+    assert!(messages.contains(&r#"{"limit":3}"#.to_owned()));
+    assert!(messages.contains(&"the key is *** and ***".to_owned()));
+    assert!(!messages.contains(&"half".to_owned()), "debug lines are below the level that was asked for");
+    let trace = format!("trace 00-{}-", job.replace('-', ""));
+    let line = messages.iter().find(|message| message.starts_with("url ")).expect("the line");
+    assert!(
+        line.contains(&coordinator.url) && line.contains(&trace) && line.ends_with("home set hidden none"),
+        "{line}"
+    );
+    {
+        let fake = coordinator.lock();
+        let lines = &fake.lines[&(job.clone(), 1)];
+        let of = |text: &str| lines.iter().find(|line| line.message.starts_with(text)).expect("the line");
+        assert_eq!((of("more").level, of("more").fields.get("n")), (Level::Error, Some(&json!(2))));
+        assert_eq!(of("the key").level, Level::Warning);
+        assert_eq!(fake.files.get("sub/отчёт & 1.txt").map(Vec::as_slice), Some(b"a report".as_slice()));
+        let host = fake.heartbeats[0].host.as_ref().expect("facts with the first heartbeat");
+        assert_eq!((host.os.as_str(), host.labels.get("os").map(String::as_str)), ("linux", Some("linux")));
+        assert!(fake.heartbeats.iter().skip(1).all(|beat| beat.host.is_none()));
+    }
+    fake::wait_until("a clean host", || (!agent.run_folder(&job).exists()).then_some(()));
+    assert_eq!(std::fs::read_dir(agent.state.path().join("journal")).expect("the journal").count(), 0);
+    assert_eq!(coordinator.lock().finishes.len(), 1);
+}
+
+#[test]
+fn exit_codes_errors_and_outputs_become_outcomes() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    let business = r#"echo '{"kind": "business", "code": "E7", "message": "no s3cret-value"}' > "$DROVER_ERROR""#;
+    let cases: [(&str, Outcome, CauseCode); 7] = [
+        ("exit 3", Outcome::Failed, CauseCode::ExitCode),
+        (business, Outcome::Failed, CauseCode::BusinessError),
+        ("echo oops > \"$DROVER_ERROR\"", Outcome::Failed, CauseCode::ApplicationError),
+        ("echo '{' > \"$DROVER_OUTPUT\"", Outcome::Failed, CauseCode::OutputInvalid),
+        ("head -c 2000000 /dev/zero | tr '\\0' 1 > \"$DROVER_OUTPUT\"", Outcome::Failed, CauseCode::OutputInvalid),
+        ("ln -s /etc/passwd \"$DROVER_OUTPUT\"", Outcome::Failed, CauseCode::OutputInvalid),
+        ("kill -SEGV $$", Outcome::Failed, CauseCode::Signal),
+    ];
+    let jobs: Vec<String> = cases.iter().map(|(script, ..)| coordinator.offer_script(script)).collect();
+    for (job, (script, outcome, code)) in jobs.iter().zip(cases) {
+        let report = coordinator.wait_for_end(job);
+        assert_eq!((report.outcome, report.cause.code), (outcome, code), "{script}: {report:?}");
+        if code == CauseCode::BusinessError {
+            let error = report.error.expect("an error");
+            assert_eq!(
+                (error.kind, error.code.as_deref(), error.message.as_str()),
+                (ErrorKind::Business, Some("E7"), "no ***")
+            );
+        }
+    }
+}
+
+#[test]
+fn a_command_that_is_not_there_is_told() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator.offer(&[("x", b"")], |assignment| {
+        assignment["version"]["manifest"]["run"]["command"] = json!(["no-such-program", "x"]);
+    });
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Failed, CauseCode::LaunchFailed));
+    assert!(report.cause.message.contains("no-such-program"), "{report:?}");
+}
+
+/// The process sees the stop file and the signal and ends in order.
+#[test]
+fn a_soft_stop_lets_the_process_end() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script(
+        r#"trap 'echo asked; while ! test -e "$DROVER_STOP_FILE"; do sleep 0.05; done; echo file; exit 5' INT
+        echo ready; while true; do sleep 0.05; done"#,
+    );
+    coordinator.wait_for_line(&job, "ready");
+    coordinator.command(&job, "stop");
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Stopped, CauseCode::StopRequested));
+    assert_eq!(coordinator.messages(&job), ["ready", "asked", "file"]);
+}
+
+/// Who ignores everything is killed when the grace is over, with all it has started.
+#[test]
+fn who_ignores_the_stop_is_killed_after_its_grace() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start_with(&coordinator, &[("DROVER_AGENT__LIMITS__KILL_WAIT_SECONDS", "0")]);
+    let script = br#"trap '' INT TERM; (trap '' INT TERM; sleep 7777.1 & sleep 7777.1) & echo ready; while true; do sleep 0.05; done"#;
+    let job =
+        coordinator.offer(&[("main.sh", script)], |assignment| assignment["job"]["stop_grace_seconds"] = json!(1));
+    coordinator.wait_for_line(&job, "ready");
+    let asked = std::time::Instant::now();
+    coordinator.command(&job, "stop");
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Aborted, CauseCode::StopGraceExceeded));
+    assert!(asked.elapsed().as_millis() >= 1000, "the grace is given");
+    assert_eq!(processes_with("7777.1"), 0);
+}
+
+#[test]
+fn an_abort_ends_the_tree_at_once() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("trap '' INT TERM; sleep 7777.2 & echo ready; wait; sleep 7777.2");
+    coordinator.wait_for_line(&job, "ready");
+    coordinator.command(&job, "abort");
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Aborted, CauseCode::AbortRequested));
+    assert_eq!(processes_with("7777.2"), 0);
+}
+
+#[test]
+fn a_timeout_is_kept() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator.offer(&[("main.sh", b"echo ready; sleep 7777.3")], |assignment| {
+        assignment["job"]["timeout_seconds"] = json!(1);
+    });
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::TimedOut, CauseCode::Timeout));
+    assert_eq!(processes_with("7777.3"), 0);
+}
+
+/// A daemon that forked twice into sessions of its own, clears its environment and ignores signals does not survive its job.
+#[test]
+fn daemons_do_not_survive_their_job() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script(
+        "trap '' TERM; setsid bash -c 'setsid env -i sleep 7777.4 </dev/null >/dev/null 2>&1 & setsid sleep 7777.4 &' & sleep 0.3; echo done",
+    );
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!(report.outcome, Outcome::Succeeded);
+    assert_eq!(processes_with("7777.4"), 0);
+}
+
+/// A child that holds the pipes does not keep the job from ending.
+#[test]
+fn a_child_that_holds_the_pipes_does_not_hang_the_job() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("sleep 7777.5 & echo parent ends; exit 0");
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!(report.outcome, Outcome::Succeeded);
+    assert_eq!(coordinator.messages(&job), ["parent ends"]);
+    assert_eq!(processes_with("7777.5"), 0);
+}
+
+#[test]
+fn odd_output_arrives_whole() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script(
+        r#"head -c 1000000 /dev/zero | tr '\0' y; echo; printf 'bad \xff\x00 bytes\n'; printf 'no newline at the end'"#,
+    );
+    coordinator.wait_for_end(&job);
+    let messages = coordinator.messages(&job);
+    assert_eq!(messages.iter().filter(|message| message.starts_with('y')).map(String::len).sum::<usize>(), 1_000_000);
+    assert!(messages.contains(&"bad \\xff\0 bytes".to_owned()));
+    assert_eq!(messages.last().map(String::as_str), Some("no newline at the end"));
+}
+
+#[test]
+fn a_process_that_ends_at_once_leaves_its_lines() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    let jobs: Vec<String> = (0..8).map(|n| coordinator.offer_script(&format!("echo line {n}"))).collect();
+    for (n, job) in jobs.iter().enumerate() {
+        assert_eq!(coordinator.wait_for_end(job).outcome, Outcome::Succeeded);
+        assert_eq!(coordinator.messages(job), [format!("line {n}")]);
+    }
+}
+
+/// Packages: an interrupted download goes on where it stopped, wrong bytes and hostile zips are refused with the reason.
+#[test]
+fn packages_are_resumed_and_verified() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    coordinator.lock().break_downloads = 1;
+    let job = coordinator.offer_script("echo resumed");
+    assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
+    assert_eq!(coordinator.lock().ranges.len(), 1);
+
+    let job = coordinator.offer_script("echo never");
+    {
+        let mut fake = coordinator.lock();
+        let sha256 = fake.offers.last().map(|offer| offer["version"]["sha256"].as_str().unwrap_or_default().to_owned());
+        if let Some(bytes) = sha256.and_then(|sha256| fake.packages.get_mut(&sha256)) {
+            bytes[10] ^= 1;
+        }
+    }
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Failed, CauseCode::PackageInvalid));
+    assert!(coordinator.messages(&job).iter().any(|line| line.contains("digest")));
+
+    let escape = format!("drover-escape-{}", std::process::id());
+    let hostile = fake::zip_of(&[("main.sh", b"echo never"), (&format!("../../../../../../../tmp/{escape}"), b"x")]);
+    let job = coordinator.offer_zip(hostile, |_| {});
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Failed, CauseCode::PackageInvalid), "{report:?}");
+    assert!(!fake::exists(&std::path::Path::new("/tmp").join(escape)));
+}
+
+/// The package that one job has spoiled is whole for the next.
+#[test]
+fn a_job_cannot_spoil_the_package_of_the_next() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    for _ in 0..2 {
+        let job = coordinator.offer(&[("main.sh", b"cat data; echo spoiled > data"), ("data", b"fresh")], |_| {});
+        coordinator.wait_for_end(&job);
+        assert_eq!(coordinator.messages(&job), ["fresh"]);
+    }
+}
+
+#[test]
+fn the_hosts_policy_has_the_last_word() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start_with(&coordinator, &[("DROVER_AGENT__POLICY__ALLOWED_PROCESSES", "payroll*,backup")]);
+    let job = coordinator.offer_script("echo never");
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Failed, CauseCode::HostPolicy));
+}
+
+#[test]
+fn refused_artifacts_are_told_in_the_log() {
+    let coordinator = FakeCoordinator::start();
+    coordinator.lock().refuse_files = true;
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator
+        .offer_script("echo x > \"$DROVER_ARTIFACTS/s3cret-value.txt\"; ln -s /etc/passwd \"$DROVER_ARTIFACTS/link\"");
+    assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
+    let messages = coordinator.messages(&job);
+    assert!(messages.iter().any(|line| line.contains("\"***.txt\"") && line.contains("quota")), "{messages:?}");
+    assert!(
+        messages.iter().any(|line| line.contains("\"link\"") && line.contains("out of the folder")),
+        "{messages:?}"
+    );
+}

@@ -1,0 +1,226 @@
+//! Crashes, restarts and absences: no job runs twice, no line is lost or doubled, every end is reported once.
+
+mod fake;
+
+use std::time::Duration;
+
+use drover_protocol::job::{CauseCode, Outcome};
+use fake::{Agent, FakeCoordinator, processes_with, wait_until};
+use serde_json::json;
+
+const COUNTING: &str =
+    r#"for n in $(seq 1 200); do echo "line $n"; sleep 0.01; done; echo '{"done": true}' > "$DROVER_OUTPUT""#;
+
+fn all_lines() -> Vec<String> {
+    (1..=200).map(|n| format!("line {n}")).collect()
+}
+
+/// Killed again and again while the process runs: the process goes on, every line arrives once, and so does the end.
+#[test]
+fn a_killed_agent_adopts_its_running_job() {
+    let coordinator = FakeCoordinator::start();
+    let mut agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script(COUNTING);
+    coordinator.wait_for_line(&job, "line 20");
+    for _ in 0..3 {
+        agent.kill();
+        std::thread::sleep(Duration::from_millis(150));
+        agent.run();
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.output), (Outcome::Succeeded, Some(json!({"done": true}))));
+    assert_eq!(coordinator.messages(&job), all_lines());
+    assert_eq!(coordinator.lock().finishes.len(), 1);
+    assert_eq!(coordinator.lock().accepted.len(), 1);
+}
+
+/// The process ends while no agent is there; the next one reports it.
+#[test]
+fn an_end_without_an_agent_is_reported_by_the_next() {
+    let coordinator = FakeCoordinator::start();
+    let mut agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("echo first; sleep 0.5; echo last; exit 4");
+    coordinator.wait_for_line(&job, "first");
+    agent.kill();
+    let ended = agent.run_folder(&job).join("ended.json");
+    wait_until("the end", || ended.exists().then_some(()));
+    agent.run();
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.exit.and_then(|exit| exit.code)), (Outcome::Failed, Some(4)));
+    assert_eq!(coordinator.messages(&job), ["first", "last"]);
+}
+
+/// Agent and supervisor both killed: what is left of the tree is ended, and that nobody knows the result is said honestly.
+#[test]
+fn a_job_without_agent_and_supervisor_is_ended_and_reported_lost() {
+    let coordinator = FakeCoordinator::start();
+    let mut agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("setsid sleep 7777.6 & echo ready; sleep 7777.6");
+    coordinator.wait_for_line(&job, "ready");
+    let supervisor = agent.supervisor(&job);
+    agent.kill();
+    // SAFETY: takes no pointers; the process was started by this test's agent.
+    unsafe { libc::kill(supervisor, libc::SIGKILL) };
+    agent.run();
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Lost, CauseCode::AgentRestarted));
+    assert_eq!(report.cause.by, "agent");
+    assert_eq!(processes_with("7777.6"), 0);
+}
+
+/// The supervisor alone is killed: its process dies with it, and the agent cleans up and reports at once.
+#[test]
+fn a_killed_supervisor_takes_its_tree_along() {
+    let coordinator = FakeCoordinator::start();
+    let agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("setsid sleep 7777.7 & echo ready; sleep 7777.7");
+    coordinator.wait_for_line(&job, "ready");
+    // SAFETY: takes no pointers; the process was started by this test's agent.
+    unsafe { libc::kill(agent.supervisor(&job), libc::SIGKILL) };
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Failed, CauseCode::Signal));
+    assert!(report.cause.message.contains("supervisor"));
+    assert_eq!(processes_with("7777.7"), 0);
+}
+
+/// The coordinator is away for the whole rest of the job, and the agent is restarted meanwhile: all of it arrives later.
+#[test]
+fn a_job_outlives_the_coordinators_absence() {
+    let coordinator = FakeCoordinator::start();
+    let mut agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script(COUNTING);
+    coordinator.wait_for_line(&job, "line 10");
+    coordinator.lock().away = true;
+    let ended = agent.run_folder(&job).join("ended.json");
+    wait_until("the end of the process", || ended.exists().then_some(()));
+    agent.kill();
+    agent.run();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(coordinator.lock().finishes.is_empty());
+    coordinator.lock().away = false;
+    assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
+    assert_eq!(coordinator.messages(&job), all_lines());
+    assert_eq!(coordinator.lock().finishes.len(), 1);
+}
+
+/// The answer to the end report gets lost: the very same report comes again.
+#[test]
+fn a_report_whose_answer_was_lost_is_repeated_identically() {
+    let coordinator = FakeCoordinator::start();
+    let _agent = Agent::start(&coordinator);
+    coordinator.lock().lose_finish_answers = 2;
+    let job = coordinator.offer_script("echo x; exit 1");
+    let reports = coordinator.wait("three reports", |fake| (fake.finishes.len() == 3).then(|| fake.finishes.clone()));
+    assert!(reports.iter().all(|report| *report == reports[0] && report.0 == job), "{reports:?}");
+}
+
+/// An attempt that is not ours any more: the tree is ended, nothing is reported, the host is clean, the next job comes.
+#[test]
+fn a_stale_attempt_is_ended_and_forgotten() {
+    let coordinator = FakeCoordinator::start();
+    let agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("setsid sleep 7777.8 & echo ready; while true; do echo tick; sleep 0.1; done");
+    coordinator.wait_for_line(&job, "ready");
+    coordinator.lock().stale.insert(job.clone());
+    wait_until("a clean host", || (!agent.run_folder(&job).exists()).then_some(()));
+    assert_eq!(processes_with("7777.8"), 0);
+    assert!(coordinator.lock().finishes.is_empty());
+    let next = coordinator.offer_script("echo next");
+    assert_eq!(coordinator.wait_for_end(&next).outcome, Outcome::Succeeded);
+}
+
+/// A journal entry torn by a power cut or spoiled by the disk: the job is ended and reported lost, and the agent works on.
+#[test]
+fn a_damaged_journal_entry_is_answered_for() {
+    let coordinator = FakeCoordinator::start();
+    let mut agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("echo ready; sleep 7777.9");
+    coordinator.wait_for_line(&job, "ready");
+    agent.kill();
+    let entry = agent.state.path().join("journal").join(format!("{job}-1.json"));
+    let content = std::fs::read(&entry).expect("the entry");
+    std::fs::write(&entry, &content[..content.len() / 2]).expect("damaged");
+    std::fs::write(entry.with_extension("json.new"), b"half a new ent").expect("torn");
+    agent.run();
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Lost, CauseCode::AgentRestarted));
+    assert_eq!(processes_with("7777.9"), 0);
+    let next = coordinator.offer_script("echo next");
+    assert_eq!(coordinator.wait_for_end(&next).outcome, Outcome::Succeeded);
+}
+
+/// The first SIGTERM lets the job end and takes no other; the agent then ends by itself.
+#[test]
+fn draining_finishes_the_job_and_takes_no_other() {
+    let coordinator = FakeCoordinator::start();
+    let mut agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("echo ready; sleep 1; echo finished");
+    coordinator.wait_for_line(&job, "ready");
+    agent.signal(libc::SIGTERM);
+    std::thread::sleep(Duration::from_millis(200));
+    let other = coordinator.offer_script("echo never");
+    assert_eq!(agent.wait(), Some(0));
+    assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
+    assert_eq!(coordinator.messages(&job), ["ready", "finished"]);
+    assert!(!coordinator.lock().accepted.iter().any(|(id, _)| *id == other));
+}
+
+/// The second SIGTERM stops the job, its end is reported before the agent ends.
+#[test]
+fn the_second_signal_stops_the_jobs() {
+    let coordinator = FakeCoordinator::start();
+    let mut agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("trap 'exit 0' INT; echo ready; while true; do sleep 0.05; done");
+    coordinator.wait_for_line(&job, "ready");
+    agent.signal(libc::SIGTERM);
+    std::thread::sleep(Duration::from_millis(200));
+    agent.signal(libc::SIGTERM);
+    assert_eq!(agent.wait(), Some(0));
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Stopped, CauseCode::AgentStopped));
+}
+
+/// The third SIGTERM leaves the job alone; the next agent goes on with it.
+#[test]
+fn the_third_signal_leaves_the_job_to_the_next_agent() {
+    let coordinator = FakeCoordinator::start();
+    let mut agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("trap '' INT; echo ready; sleep 1.5; echo still here");
+    coordinator.wait_for_line(&job, "ready");
+    for _ in 0..3 {
+        agent.signal(libc::SIGTERM);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(agent.wait(), Some(0));
+    agent.run();
+    coordinator.wait_for_end(&job);
+    assert_eq!(coordinator.messages(&job), ["ready", "still here"]);
+}
+
+/// A spool that is full holds the process back; nothing is dropped.
+#[test]
+fn a_full_spool_holds_the_process_back() {
+    let coordinator = FakeCoordinator::start();
+    let agent = Agent::start_with(&coordinator, &[("DROVER_AGENT__LIMITS__SPOOL_BYTES", "1048576")]);
+    let job = coordinator.offer_script(r#"echo ready; sleep 0.5; for n in $(seq 1 60000); do echo "line $n with some more text to fill the spool"; done"#);
+    coordinator.wait_for_line(&job, "ready");
+    coordinator.lock().away = true;
+    let spool = agent.run_folder(&job).join("spool");
+    let size = || {
+        std::fs::read_dir(&spool)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|file| Some(file.metadata().ok()?.len()))
+            .sum::<u64>()
+    };
+    wait_until("a full spool", || (size() >= 1_048_576).then_some(()));
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(size() < 2_500_000, "{}", size());
+    coordinator.lock().away = false;
+    assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
+    let expected = std::iter::once("ready".to_owned())
+        .chain((1..=60_000).map(|n| format!("line {n} with some more text to fill the spool")));
+    assert!(coordinator.messages(&job).into_iter().eq(expected));
+}
