@@ -2,6 +2,15 @@
 //!
 //! Four layers, one direction: `http` and `background` → `operations` → `domain` and `store`.
 
+pub mod app;
 pub mod clock;
+pub mod domain;
 pub mod error;
+pub mod http;
+pub mod json_schema;
+pub mod log_reader;
+pub mod operations;
+pub mod package;
+pub mod password;
+pub mod secrets;
 pub mod store;

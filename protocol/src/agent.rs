@@ -14,6 +14,12 @@ use crate::{
 
 /// Most jobs that one agent may hold or report at once.
 pub const MAX_JOBS: usize = 1000;
+/// The longest `cause.message` and `exit.meaning` of a report, in bytes of UTF-8.
+pub const MAX_CAUSE_BYTES: usize = 4 * 1024;
+/// The longest `error.message` of a report, in bytes of UTF-8.
+pub const MAX_ERROR_BYTES: usize = 16 * 1024;
+/// The longest `error.code` of a report, in bytes of UTF-8.
+pub const MAX_ERROR_CODE_BYTES: usize = 512;
 
 /// `POST /agent/join`.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]

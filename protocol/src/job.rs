@@ -123,8 +123,6 @@ pub enum CauseCode {
     AgentStopped,
     /// The robot was silent for too long.
     RobotSilent,
-    /// The robot was removed.
-    RobotDeleted,
     /// The robot was paused with stop or abort.
     RobotPaused,
     /// An operator closed the job.

@@ -67,7 +67,7 @@ pub struct ProcessDefaults {
     pub log_level: Option<Level>,
     /// Jobs of this process at once in the whole fleet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 100000)]
+    #[schema(minimum = 1, maximum = 1000)]
     pub max_parallel: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,

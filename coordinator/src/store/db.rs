@@ -32,6 +32,8 @@ use crate::{
 
 /// Most operations of one commit.
 const MAX_BATCH: usize = 1_000;
+/// A commit with more bytes than this takes no further operation.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// A closure that takes longer is named in the log.
 const SLOW: Duration = Duration::from_millis(10);
 
@@ -96,49 +98,63 @@ struct Core {
 }
 
 impl Core {
-    /// One commit: runs the operations, commits what succeeded, wakes and answers.
+    /// Runs the operations, commits what succeeded, wakes and answers: in one commit, or several if they write much.
     fn commit(&self, mut batch: Vec<Box<dyn Pending>>) {
-        let now = self.clock.now();
-        let mut wakes = Vec::new();
-        let committed = self.engine.exclusive(&mut |view| {
-            wakes.clear();
-            run_batch(&mut batch, view, now, &self.ids, &mut wakes)
-        });
-        let failure = match committed {
-            Ok(()) => {
-                self.watches.announce(&wakes);
-                None
+        while !batch.is_empty() {
+            let now = self.clock.now();
+            let mut wakes = Vec::new();
+            let mut ran = 0;
+            let committed = self.engine.exclusive(&mut |view| {
+                wakes.clear();
+                let (writes, count) = run_batch(&mut batch, view, now, &self.ids, &mut wakes);
+                ran = count;
+                writes
+            });
+            let failure = match committed {
+                Ok(()) => {
+                    self.watches.announce(&wakes);
+                    None
+                }
+                Err(EngineError::OutOfSpace) => Some(Error::OutOfSpace),
+                Err(EngineError::Broken(text)) => {
+                    self.broken.store(true, Ordering::SeqCst);
+                    (self.on_broken)(&text);
+                    Some(unknown_outcome())
+                }
+            };
+            // An engine that is broken, or did not even run one, will not do better with the others.
+            let answered = if ran == 0 || self.broken.load(Ordering::SeqCst) { batch.len() } else { ran };
+            for operation in batch.drain(..answered) {
+                operation.answer(failure.clone());
             }
-            Err(EngineError::OutOfSpace) => Some(Error::OutOfSpace),
-            Err(EngineError::Broken(text)) => {
-                self.broken.store(true, Ordering::SeqCst);
-                (self.on_broken)(&text);
-                Some(unknown_outcome())
-            }
-        };
-        for operation in batch {
-            operation.answer(failure.clone());
         }
     }
 }
 
+/// Runs operations until their writes are many, and tells how many were run.
 fn run_batch(
     batch: &mut [Box<dyn Pending>],
     view: &dyn View,
     now: Timestamp,
     ids: &Ids,
     wakes: &mut Vec<Topic>,
-) -> WriteSet {
+) -> (WriteSet, usize) {
     let mut together = Overlay::new(view);
+    let (mut bytes, mut ran) = (0, 0);
     for operation in batch {
+        if bytes > MAX_BATCH_BYTES {
+            break;
+        }
+        ran += 1;
         let mut tx = Tx::new(&together, operation.account(), now, ids);
         if operation.run(&mut tx) {
             let (writes, topics) = tx.into_parts();
+            bytes += writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
             together.writes.extend(writes);
             wakes.extend(topics);
         }
     }
-    together.writes
+    (together.writes, ran)
 }
 
 fn unknown_outcome() -> Error {
@@ -224,6 +240,11 @@ impl Db {
     /// Arms a watch; do it before looking.
     pub fn watch(&self, topics: &[Topic]) -> Watch {
         self.core.watches.watch(topics)
+    }
+
+    /// A new id for something that is written before its record: a blob.
+    pub fn new_id(&self) -> uuid::Uuid {
+        self.core.ids.next(self.core.clock.now())
     }
 
     /// The injected clock's time.

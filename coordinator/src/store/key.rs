@@ -84,6 +84,7 @@ kinds! {
     /// Sealed lines: job, attempt, first line.
     LogBlock = b"lb",
     LogBlockByTime = b"lt",
+    LogBlockByBlob = b"ls",
     File = b"fi",
     FileByPath = b"fp",
     /// Answer to a repeated call: key, idempotency key.
@@ -205,6 +206,17 @@ impl KeyPart for &str {
     }
 }
 
+/// The beginning of a text, for scans over all texts that begin so.
+#[derive(Clone, Copy, Debug)]
+pub struct TextPrefix<'a>(pub &'a str);
+
+impl KeyPart for TextPrefix<'_> {
+    fn append(&self, key: &mut Vec<u8>) {
+        self.0.append(key);
+        key.pop();
+    }
+}
+
 impl KeyPart for String {
     fn append(&self, key: &mut Vec<u8>) {
         self.as_str().append(key);
@@ -238,7 +250,7 @@ mod tests {
         assert_eq!(
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
-             lb lt fi fp id ix bg sy"
+             lb lt ls fi fp id ix bg sy"
         );
         let mut unique = letters.clone();
         unique.sort();

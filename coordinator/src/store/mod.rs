@@ -1,12 +1,20 @@
 //! Storage: one ordered key-value interface with serial writes; every rule of the product is written above it.
 
+pub mod backup;
+pub mod blob;
+pub mod check;
+mod commit_log;
 pub mod db;
+mod disk;
 pub mod document;
+pub mod embedded;
 pub mod engine;
+pub mod export;
 pub mod ids;
 pub mod key;
 pub mod memory;
 mod overlay;
+pub mod restore;
 pub mod schema;
 pub mod table;
 pub mod tx;

@@ -38,6 +38,9 @@ impl Reading for Reader<'_> {
     }
 }
 
+/// Kind and account, with which every key begins.
+const KEY_HEAD_BYTES: usize = 2 + 16;
+
 /// One index entry of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexEntry {
@@ -164,6 +167,12 @@ pub fn update<R: Record>(tx: &mut Tx, record: &mut R) -> Result<()> {
     write(tx, record, Some(old))
 }
 
+/// Replaces a record without counting a revision: for what changes by itself and not by anybody's wish.
+pub fn rewrite<R: Record>(tx: &mut Tx, record: &R) -> Result<()> {
+    let old: R = get(tx, record.id())?;
+    write(tx, record, Some(old))
+}
+
 /// Removes a record and its index entries; nothing happens if it is not there.
 pub fn delete<R: Record>(tx: &mut Tx, id: R::Id) -> Result<()> {
     let key = record_key::<R>(tx.account(), &id);
@@ -197,6 +206,11 @@ fn write<R: Record>(tx: &mut Tx, record: &R, old: Option<R>) -> Result<()> {
     tx.put(record_key::<R>(account, &record.id()), encode(record)?)
 }
 
+/// The key at which entries of an index with these parts begin: a bound for [`Scan::from`] and [`Scan::below`].
+pub fn index_start(reading: &dyn Reading, kind: Kind, parts: impl KeyPart) -> Vec<u8> {
+    Key::new(kind, reading.account()).with(parts).into_bytes()
+}
+
 /// Where to scan, and from where on.
 #[derive(Clone, Debug)]
 pub struct Scan {
@@ -224,7 +238,19 @@ impl Scan {
         self
     }
 
-    /// Only keys from these parts on (ascending) or before them (descending bound `end`).
+    /// The part of a key by which a scan can be resumed: all but its kind and account.
+    pub fn position(key: &[u8]) -> &[u8] {
+        key.get(KEY_HEAD_BYTES..).unwrap_or_default()
+    }
+
+    /// Goes on after a position. One that lies outside of this scan's range changes nothing.
+    pub fn resume(self, position: &[u8]) -> Self {
+        let head = self.range.start.get(..KEY_HEAD_BYTES).unwrap_or_default();
+        let key = [head, position].concat();
+        self.after(&key)
+    }
+
+    /// Only keys from this one on.
     pub fn from(mut self, key: Vec<u8>) -> Self {
         self.range.start = self.range.start.max(key);
         self
@@ -258,5 +284,13 @@ impl Scan {
             records.push((key, decode(&bytes)?));
         }
         Ok(records)
+    }
+}
+
+/// For conditional changes: refuses when the caller has seen another revision.
+pub fn check_revision(revision: u64, wanted: Option<u64>) -> Result<()> {
+    match wanted {
+        Some(wanted) if wanted != revision => Err(Error::PreconditionFailed { revision }),
+        _ => Ok(()),
     }
 }

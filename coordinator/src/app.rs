@@ -1,0 +1,70 @@
+//! What all parts of a running coordinator share.
+
+use std::{collections::HashSet, sync::Arc};
+
+use drover_protocol::KeyId;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::job::Leases,
+    json_schema::Schemas,
+    secrets::Secrets,
+    store::{Db, blob::Blobs, embedded::Embedded},
+};
+
+/// Sizes that the operator may set.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest package, in bytes.
+    pub package_bytes: u64,
+    /// The largest artifact, in bytes.
+    pub artifact_bytes: u64,
+}
+
+/// Settings that requests depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub leases: Leases,
+    pub heartbeat_seconds: u64,
+    pub limits: Limits,
+    /// Whether `/metrics` is open to everybody.
+    pub public_metrics: bool,
+}
+
+pub struct App {
+    pub db: Arc<Db>,
+    pub blobs: Arc<Blobs>,
+    pub secrets: Arc<Secrets>,
+    pub rules: Rules,
+    pub schemas: Schemas,
+    /// The engine itself, for backups; absent in tests on memory.
+    pub embedded: Option<Arc<Embedded>>,
+    /// Cancelled when the coordinator is to stop: long polls and streams end then.
+    pub stopping: CancellationToken,
+    /// Keys whose last use is being written down, so that each is written once.
+    pub touching: Arc<Mutex<HashSet<KeyId>>>,
+    pub metrics: crate::http::metrics::Metrics,
+}
+
+impl App {
+    pub fn new(
+        db: Arc<Db>,
+        blobs: Arc<Blobs>,
+        secrets: Arc<Secrets>,
+        rules: Rules,
+        embedded: Option<Arc<Embedded>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            db,
+            blobs,
+            secrets,
+            rules,
+            schemas: Schemas::default(),
+            embedded,
+            stopping: CancellationToken::new(),
+            touching: Arc::default(),
+            metrics: crate::http::metrics::Metrics::default(),
+        })
+    }
+}

@@ -1,0 +1,63 @@
+//! API keys and join tokens as they are kept: never their text, only a keyed hash of it.
+
+use drover_protocol::{JobId, JoinTokenId, KeyId, RobotGroupId, RobotId, Timestamp, UserId};
+use serde::{Deserialize, Serialize};
+
+use super::permission::Permissions;
+
+/// Characters of a key that may be shown.
+pub const PREFIX_CHARS: usize = 4;
+/// The longest text that is looked up as a key.
+pub const MAX_KEY_CHARS: usize = 256;
+/// Last use is written at most this often per key.
+pub const LAST_USE_SECONDS: u64 = 300;
+
+/// Whose key it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owner {
+    User(UserId),
+    Robot(RobotId),
+    /// Lives for one attempt.
+    Job {
+        job: JobId,
+        attempt: u32,
+        robot: RobotId,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiKey {
+    pub id: KeyId,
+    pub owner: Owner,
+    /// Absent for the owner's own key; named keys have one.
+    pub name: Option<String>,
+    pub prefix: String,
+    pub hash: [u8; 32],
+    /// The text, sealed, for keys that their user may have revealed.
+    pub sealed: Option<Vec<u8>>,
+    /// Narrows what the owner may do; absent: all of it.
+    pub permissions: Option<Permissions>,
+    pub created_at: Timestamp,
+    pub last_used_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+}
+
+impl ApiKey {
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JoinToken {
+    pub id: JoinTokenId,
+    pub hash: [u8; 32],
+    pub group_id: Option<RobotGroupId>,
+    /// It binds to this robot record, made in advance.
+    pub robot_id: Option<RobotId>,
+    pub uses: u32,
+    pub uses_left: u32,
+    pub expires_at: Timestamp,
+    pub cidr: Option<ipnet::IpNet>,
+    pub created_at: Timestamp,
+}

@@ -1,0 +1,16 @@
+//! The rules, as pure functions on values: no clock, no store, no I/O.
+
+pub mod account;
+pub mod assignment;
+pub mod attempt;
+pub mod event;
+pub mod file;
+pub mod garbage;
+pub mod idempotency;
+pub mod job;
+pub mod key;
+pub mod log;
+pub mod name;
+pub mod permission;
+pub mod process;
+pub mod robot;

@@ -1,0 +1,161 @@
+//! Permissions (`noun:verb`) and the built-in roles.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! permissions {
+    ($($name:ident = $text:literal,)*) => {
+        /// One thing that a caller may do.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Permission { $(#[serde(rename = $text)] $name,)* }
+
+        impl Permission {
+            pub const ALL: &'static [Permission] = &[$(Permission::$name),*];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Permission::$name => $text),* }
+            }
+
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|permission| permission.as_str() == text)
+            }
+        }
+    };
+}
+
+permissions! {
+    AccountRead = "account:read",
+    AccountUpdate = "account:update",
+    KeyManage = "key:manage_keys",
+    RobotRead = "robot:read",
+    RobotCreate = "robot:create",
+    RobotUpdate = "robot:update",
+    RobotDelete = "robot:delete",
+    RobotPause = "robot:pause",
+    RobotGroupRead = "robot_group:read",
+    RobotGroupCreate = "robot_group:create",
+    RobotGroupUpdate = "robot_group:update",
+    RobotGroupDelete = "robot_group:delete",
+    JoinTokenRead = "join_token:read",
+    JoinTokenCreate = "join_token:create",
+    JoinTokenDelete = "join_token:delete",
+    ProcessRead = "process:read",
+    ProcessCreate = "process:create",
+    ProcessUpdate = "process:update",
+    ProcessDelete = "process:delete",
+    VersionRead = "version:read",
+    VersionCreate = "version:create",
+    VersionUpdate = "version:update",
+    VersionDelete = "version:delete",
+    VersionActivate = "version:activate",
+    JobRead = "job:read",
+    JobStart = "job:start",
+    JobStop = "job:stop",
+    JobRetry = "job:retry",
+    JobClose = "job:close",
+    JobDelete = "job:delete",
+    LogRead = "log:read",
+    StorageRead = "storage:read",
+    SystemBackup = "system:backup",
+    AgentWork = "agent:work",
+}
+
+pub type Permissions = BTreeSet<Permission>;
+
+/// The built-in roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Everything that people do.
+    Admin,
+    /// Runs the fleet: starts and ends jobs, pauses robots, admits hosts.
+    Operator,
+    /// Makes processes and tries them out.
+    Developer,
+    /// Looks, and changes nothing.
+    Viewer,
+    /// What an agent may do with its own key, and nothing else.
+    Robot,
+}
+
+impl Role {
+    pub const ALL: [Role; 5] = [Self::Admin, Self::Operator, Self::Developer, Self::Viewer, Self::Robot];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Operator => "operator",
+            Self::Developer => "developer",
+            Self::Viewer => "viewer",
+            Self::Robot => "robot",
+        }
+    }
+
+    pub fn permissions(self) -> Permissions {
+        use Permission as P;
+        let look = [
+            P::AccountRead,
+            P::RobotRead,
+            P::RobotGroupRead,
+            P::ProcessRead,
+            P::VersionRead,
+            P::JobRead,
+            P::LogRead,
+            P::StorageRead,
+        ];
+        let more: &[P] = match self {
+            Self::Robot => return Permissions::from([P::AgentWork]),
+            Self::Admin => {
+                return P::ALL.iter().copied().filter(|permission| *permission != P::AgentWork).collect();
+            }
+            Self::Viewer => &[],
+            Self::Operator => &[
+                P::JobStart,
+                P::JobStop,
+                P::JobRetry,
+                P::JobClose,
+                P::JobDelete,
+                P::RobotCreate,
+                P::RobotUpdate,
+                P::RobotPause,
+                P::RobotGroupCreate,
+                P::RobotGroupUpdate,
+                P::JoinTokenRead,
+                P::JoinTokenCreate,
+                P::JoinTokenDelete,
+                P::VersionActivate,
+            ],
+            Self::Developer => &[
+                P::JobStart,
+                P::JobStop,
+                P::JobRetry,
+                P::ProcessCreate,
+                P::ProcessUpdate,
+                P::ProcessDelete,
+                P::VersionCreate,
+                P::VersionUpdate,
+                P::VersionDelete,
+                P::VersionActivate,
+            ],
+        };
+        look.iter().chain(more).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody's role may be widened by accident: a person's role never holds what only agents do, and roles nest.
+    #[test]
+    fn roles_are_as_they_are_meant() {
+        let viewer = Role::Viewer.permissions();
+        for role in [Role::Admin, Role::Operator, Role::Developer] {
+            assert!(role.permissions().is_superset(&viewer), "{}", role.as_str());
+            assert!(!role.permissions().contains(&Permission::AgentWork), "{}", role.as_str());
+            assert!(Role::Admin.permissions().is_superset(&role.permissions()), "{}", role.as_str());
+        }
+        assert!(viewer.iter().all(|permission| permission.as_str().ends_with(":read")));
+    }
+}

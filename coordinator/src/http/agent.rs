@@ -1,0 +1,377 @@
+//! What agents say.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Body as HttpBody,
+    extract::{ConnectInfo, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use drover_protocol::{
+    AccountId, FileId, JobId, RobotId,
+    agent::{
+        Accept, Accepted, AssignedVersion, Assignment, Finish, Heartbeat, HeartbeatAnswer, Join, Joined, LogAccepted,
+        LogChunk, MAX_JOBS, Next, NextAnswer, RobotBrief,
+    },
+    job::{Cause, CauseCode, ErrorKind, JobError, Outcome},
+    log::MAX_CHUNK_BYTES,
+    storage::StoredFile,
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Fault,
+    content::{self, Sending},
+    extract::{Json as Body, Path, Query, id},
+    job, robot, storage,
+};
+use crate::{
+    app::App,
+    domain::{self, robot::Robot},
+    error::{Error, Result as OperationResult},
+    json_schema::{Side, schema_errors},
+    operations::{
+        self, Caller,
+        agent::Reported,
+        assignment, file,
+        job::{MAX_JSON_BYTES, too_large},
+        join_token, log, process_version, robot_group,
+    },
+    store::{Reading, Topic, blob::BlobName, key::SYSTEM_ACCOUNT},
+};
+
+const MAX_WAIT_SECONDS: u64 = 60;
+/// A report with an output of 1 MiB, and room for what is around it.
+const MAX_REPORT_BYTES: usize = 2 * 1024 * 1024;
+/// A chunk, and room for what JSON adds to it.
+const MAX_CHUNK_BODY_BYTES: usize = MAX_CHUNK_BYTES + 64 * 1024;
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(join))
+        .routes(routes!(heartbeat))
+        .routes(routes!(next))
+        .routes(routes!(accept))
+        .routes(routes!(finish))
+        .routes(routes!(append_log))
+        .routes(routes!(put_artifact))
+        .routes(routes!(get_assigned_package))
+}
+
+/// Become a robot of the account that the join token is of
+#[utoipa::path(post, path = "/agent/join", tag = "Agent", request_body = Join, security(()),
+    responses((status = 201, body = Joined)))]
+async fn join(
+    State(app): State<Arc<App>>,
+    peer: Option<axum::Extension<ConnectInfo<SocketAddr>>>,
+    Body(request): Body<Join>,
+) -> Result<Response, Fault> {
+    let address = peer.map(|axum::Extension(ConnectInfo(address))| address.ip());
+    let secrets = Arc::clone(&app.secrets);
+    let (account, token) =
+        app.db.read(SYSTEM_ACCOUNT, |reading| join_token::account_of(reading, &request.token, &secrets))?;
+    let joined = app
+        .db
+        .write(account, move |tx| {
+            let (full, key) = operations::agent::join(tx, token, address, &request, &secrets)?;
+            Ok(Joined { robot: robot::view(full), key })
+        })
+        .await?;
+    Ok((StatusCode::CREATED, Json(joined)).into_response())
+}
+
+/// Report the host's condition and renew all leases
+#[utoipa::path(post, path = "/agent/heartbeat", tag = "Agent", request_body = Heartbeat,
+    responses((status = 200, body = HeartbeatAnswer)))]
+async fn heartbeat(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Body(request): Body<Heartbeat>,
+) -> Result<Json<HeartbeatAnswer>, Fault> {
+    let leases = app.rules.leases;
+    let beat =
+        app.db.write(caller.account, move |tx| operations::agent::heartbeat(tx, &caller, &request, &leases)).await?;
+    let robot = robot::view(beat.robot);
+    Ok(Json(HeartbeatAnswer {
+        server_time: beat.now,
+        lease_seconds: leases.job_seconds,
+        next_in_seconds: app.rules.heartbeat_seconds,
+        jobs: beat.jobs,
+        robot: RobotBrief { state: robot.state, paused: robot.paused },
+        config: beat.config,
+    }))
+}
+
+/// Wait for jobs and commands
+///
+/// Long poll: answers at once when there is something, with 204 when the time is over. An assignment that the agent
+/// does not name as known is given again until it is accepted or its time to accept is over.
+#[utoipa::path(post, path = "/agent/next", tag = "Agent", request_body = Next,
+    responses((status = 200, body = NextAnswer), (status = 204, description = "Nothing came in time")))]
+async fn next(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<Next>) -> Result<Response, Fault> {
+    check_next(&request)?;
+    let ends_at = tokio::time::Instant::now() + Duration::from_secs(request.wait_seconds);
+    let request = Arc::new(request);
+    loop {
+        // The watch is armed before the look, so that nothing between both is missed.
+        let look = app.db.read(caller.account, |reading| look(reading, &caller))?;
+        let watch = app.db.watch(&look.topics);
+        let wanted = app.db.read(caller.account, |reading| has_something(reading, &look.robot, &request))?;
+        if wanted {
+            let answer = take(&app, &caller, look.robot.id, Arc::clone(&request)).await?;
+            if !answer.assignments.is_empty() || !answer.commands.is_empty() {
+                return Ok(Json(answer).into_response());
+            }
+        }
+        let pause_ends = look.pause_ends_in.map_or(ends_at, |time| tokio::time::Instant::now() + time);
+        tokio::select! {
+            () = watch.woken() => {}
+            () = tokio::time::sleep_until(pause_ends), if pause_ends < ends_at => {}
+            () = tokio::time::sleep_until(ends_at) => return Ok(StatusCode::NO_CONTENT.into_response()),
+            () = app.stopping.cancelled() => return Ok(StatusCode::NO_CONTENT.into_response()),
+        }
+    }
+}
+
+fn check_next(request: &Next) -> Result<(), Error> {
+    let mut faults = domain::name::Faults::default();
+    faults.range("/wait_seconds", request.wait_seconds, 0, MAX_WAIT_SECONDS);
+    faults.range("/free", u64::from(request.free), 0, MAX_JOBS as u64);
+    if request.known.len() > MAX_JOBS {
+        faults.add("/known", format!("more than {MAX_JOBS} jobs"));
+    }
+    Ok(faults.check()?)
+}
+
+/// What a waiting agent waits for.
+struct Look {
+    robot: Robot,
+    topics: Vec<Topic>,
+    /// A pause that ends by itself lets the robot take jobs again, without anybody's doing.
+    pause_ends_in: Option<Duration>,
+}
+
+fn look(reading: &dyn Reading, caller: &Caller) -> OperationResult<Look> {
+    let robot = operations::agent::own_robot(reading, caller)?;
+    let groups = robot_group::of_robot(reading, &robot)?;
+    let mut topics = vec![Topic::Robot(robot.id)];
+    topics.extend(groups.iter().map(|group| Topic::Group(group.id)));
+    let standing = domain::robot::standing(&robot, groups.iter(), reading.now());
+    let until = standing.pause.and_then(|(pause, _)| pause.until);
+    let pause_ends_in = until.map(|until| until.since(reading.now()));
+    Ok(Look { robot, topics, pause_ends_in })
+}
+
+fn has_something(reading: &dyn Reading, robot: &Robot, request: &Next) -> OperationResult<bool> {
+    Ok(assignment::has_work(reading, robot, request.free as usize, &request.known)?
+        || operations::agent::has_commands(reading, robot, &request.known)?)
+}
+
+async fn take(app: &Arc<App>, caller: &Caller, robot: RobotId, request: Arc<Next>) -> Result<NextAnswer, Fault> {
+    let (leases, secrets) = (app.rules.leases, Arc::clone(&app.secrets));
+    let answer = app
+        .db
+        .write(caller.account, move |tx| {
+            let commands = operations::agent::take_commands(tx, robot, &request.known, &leases)?;
+            let free = request.free as usize;
+            let jobs = assignment::assign_next(tx, robot, free, &request.known, &leases, &secrets)?;
+            let give = |job| assignment_view(tx, job, &secrets);
+            let assignments = jobs.into_iter().map(give).collect::<OperationResult<_>>()?;
+            Ok(NextAnswer { assignments, commands })
+        })
+        .await?;
+    Ok(answer)
+}
+
+fn assignment_view(
+    reading: &dyn Reading,
+    record: domain::job::Job,
+    secrets: &crate::secrets::Secrets,
+) -> OperationResult<Assignment> {
+    let version: domain::process::ProcessVersion = crate::store::table::get(reading, record.process_version_id)?;
+    let (attempt, log_level) = (record.attempt, record.log_level);
+    let key = secrets.attempt_key(record.id, attempt);
+    let job = job::full_view(reading, record)?;
+    let lease_ends_at = job.lease_ends_at.unwrap_or_else(|| reading.now());
+    let version = AssignedVersion {
+        id: version.id,
+        number: version.number,
+        manifest: process_version::manifest(reading, version.id)?,
+        sha256: version.sha256,
+        size_bytes: version.size_bytes,
+    };
+    Ok(Assignment { job, attempt, lease_ends_at, version, key, secrets_to_mask: Vec::new(), log_level })
+}
+
+/// Take an assigned job on
+#[utoipa::path(post, path = "/agent/jobs/{job}/accept", tag = "Agent", request_body = Accept,
+    params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Accepted)))]
+async fn accept(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    Body(request): Body<Accept>,
+) -> Result<Json<Accepted>, Fault> {
+    let (id, leases): (JobId, _) = (id(&text, "job")?, app.rules.leases);
+    let account = caller.account;
+    let lease_ends_at = app
+        .db
+        .write(account, move |tx| operations::agent::accept(tx, &caller, id, request.attempt, &leases))
+        .await?;
+    Ok(Json(Accepted { lease_ends_at }))
+}
+
+/// Report how an attempt ended
+#[utoipa::path(post, path = "/agent/jobs/{job}/finish", tag = "Agent", request_body = Finish,
+    params(("job" = String, Path, description = "Id of the job")), responses((status = 204)))]
+async fn finish(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    Body(mut report): Body<Finish, MAX_REPORT_BYTES>,
+) -> Result<StatusCode, Fault> {
+    let (id, leases): (JobId, _) = (id(&text, "job")?, app.rules.leases);
+    caller.robot()?;
+    operations::agent::check_finish(&report)?;
+    let output = report.output.take();
+    let bytes = output.as_ref().map(serde_json::to_vec).transpose().unwrap_or_default();
+    if bytes.as_ref().is_some_and(|bytes| bytes.len() > MAX_JSON_BYTES) {
+        return Err(too_large("output").into());
+    }
+    if let Some(output) = &output {
+        check_output(&app, caller.account, id, output, &mut report)?;
+    }
+    let account = caller.account;
+    let reported = app
+        .db
+        .write(account, move |tx| {
+            operations::agent::finish(tx, &caller, id, &report, bytes.as_deref(), &leases)
+        })
+        .await?;
+    match reported {
+        Reported::Taken => Ok(StatusCode::NO_CONTENT),
+        Reported::Late(refusal) => Err(refusal.into()),
+    }
+}
+
+/// A success whose output is not as its schema says is a failure.
+fn check_output(
+    app: &App,
+    account: AccountId,
+    id: JobId,
+    output: &serde_json::Value,
+    report: &mut Finish,
+) -> Result<(), Fault> {
+    let (version, schema) = app.db.read(account, |reading| {
+        let job: domain::job::Job = crate::store::table::get(reading, id)?;
+        let manifest = process_version::manifest(reading, job.process_version_id)?;
+        Ok((job.process_version_id, manifest.output_schema))
+    })?;
+    let Some(schema) = schema.filter(|_| report.outcome == Outcome::Succeeded) else { return Ok(()) };
+    let unusable = |error| Error::Internal(format!("the output schema of a version is unusable: {error}"));
+    let validator = app.schemas.get(version, Side::Output, &schema).map_err(unusable)?;
+    let errors = schema_errors(&validator, output, "");
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let texts: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.pointer, error.detail)).collect();
+    let message: String = format!("the output is not as its schema says: {}", texts.join("; ")).chars().take(900).collect();
+    report.outcome = Outcome::Failed;
+    report.cause = Cause { by: "coordinator".to_owned(), code: CauseCode::OutputInvalid, message: message.clone() };
+    report.error = Some(JobError { kind: ErrorKind::Application, code: Some("output_invalid".to_owned()), message });
+    Ok(())
+}
+
+/// Send lines of a job's log
+#[utoipa::path(post, path = "/agent/jobs/{job}/logs", tag = "Agent", request_body = LogChunk,
+    params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = LogAccepted)))]
+async fn append_log(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    Body(chunk): Body<LogChunk, MAX_CHUNK_BODY_BYTES>,
+) -> Result<Json<LogAccepted>, Fault> {
+    let id: JobId = id(&text, "job")?;
+    caller.robot()?;
+    let packed = log::pack(chunk)?;
+    let next_seq = app.db.write(caller.account, move |tx| log::append(tx, &caller, id, &packed)).await?;
+    Ok(Json(LogAccepted { next_seq }))
+}
+
+/// Which attempt a file is of.
+#[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ArtifactQuery {
+    /// Number of the attempt; absent: the job's newest.
+    attempt: Option<u32>,
+}
+
+/// Store an artifact of a job
+#[utoipa::path(put, path = "/agent/jobs/{job}/files/{*path}", tag = "Agent",
+    params(("job" = String, Path, description = "Id of the job"),
+        ("path" = String, Path, description = "Path of the file in the folder jobs/<job id>"), ArtifactQuery),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 201, body = StoredFile)))]
+async fn put_artifact(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((text, path)): Path<(String, String)>,
+    Query(query): Query<ArtifactQuery>,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> Result<Response, Fault> {
+    let job: JobId = id(&text, "job")?;
+    let attempt = app.db.read(caller.account, |reading| {
+        let newest = || crate::store::table::get::<domain::job::Job>(reading, job).map(|job| job.attempt);
+        let attempt = query.attempt.map_or_else(newest, Ok)?;
+        file::check_artifact(reading, &caller, job, attempt, &path)?;
+        Ok(attempt)
+    })?;
+    let staged = content::receive(&app, body, app.rules.limits.artifact_bytes).await?;
+    content::check_digest(&headers, &staged)?;
+    let content = file::Content {
+        id: FileId::from_uuid(app.db.new_id()),
+        sha256: staged.sha256.clone(),
+        size_bytes: staged.size_bytes,
+    };
+    app.blobs.keep(staged, &BlobName::file(content.id)).await?;
+    let account = caller.account;
+    let blob = BlobName::file(content.id);
+    let stored = app
+        .db
+        .write(account, move |tx| file::put_artifact(tx, &caller, job, attempt, &path, &content))
+        .await;
+    match stored {
+        Ok(stored) => Ok((StatusCode::CREATED, Json(storage::view(stored))).into_response()),
+        Err(error) => {
+            // The attempt may have ended meanwhile: nobody will ever refer to this content.
+            app.db.write(account, move |tx| operations::garbage::discard(tx, blob.to_string())).await?;
+            Err(error.into())
+        }
+    }
+}
+
+/// A package, by its digest, for robots that have or had a job with it
+#[utoipa::path(get, path = "/agent/packages/{sha256}", tag = "Agent",
+    params(("sha256" = String, Path, description = "Digest in lower-case hexadecimal")),
+    responses((status = 200, body = Vec<u8>, content_type = "application/zip"),
+        (status = 206, description = "The range that was asked for", body = Vec<u8>, content_type = "application/zip")))]
+async fn get_assigned_package(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(sha256): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Fault> {
+    caller.robot()?;
+    app.db.read(caller.account, |reading| match operations::garbage::package_is_used(reading, &sha256)? {
+        true => Ok(()),
+        false => Err(Error::NotFound("package")),
+    })?;
+    let name = BlobName::package(&sha256)?;
+    let file_name = format!("{sha256}.zip");
+    let sending = Sending { name, sha256: &sha256, content_type: "application/zip", file_name: &file_name };
+    content::send(&app, &headers, sending).await
+}

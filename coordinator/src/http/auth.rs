@@ -1,0 +1,67 @@
+//! Who is asking: `Authorization: Bearer <key>`, or `Basic <key>` as robots' older libraries send it.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::FromRequestParts,
+    http::{header, request::Parts},
+};
+use drover_protocol::{AccountId, KeyId};
+
+use super::Fault;
+use crate::{
+    app::App,
+    error::Error,
+    operations::{self, Caller},
+    store::key::SYSTEM_ACCOUNT,
+};
+
+const NO_KEY: Error = Error::Unauthenticated("send the header Authorization: Bearer <key>");
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
+        let value = parts.headers.get(header::AUTHORIZATION).ok_or(NO_KEY)?;
+        let (scheme, key) = value.to_str().ok().and_then(|text| text.trim().split_once(' ')).ok_or(NO_KEY)?;
+        if !scheme.eq_ignore_ascii_case("bearer") && !scheme.eq_ignore_ascii_case("basic") {
+            return Err(NO_KEY.into());
+        }
+        let (caller, stale) = app.db.read(SYSTEM_ACCOUNT, |reading| {
+            operations::key::authenticate(reading, key.trim(), &app.secrets)
+        })?;
+        if let Some(key) = stale {
+            write_last_use(app, caller.account, key);
+        }
+        Ok(caller)
+    }
+}
+
+/// For the few addresses that also those may see who have no key.
+pub struct MaybeCaller(pub Option<Caller>);
+
+impl FromRequestParts<Arc<App>> for MaybeCaller {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
+        match parts.headers.contains_key(header::AUTHORIZATION) {
+            true => Ok(Self(Some(Caller::from_request_parts(parts, app).await?))),
+            false => Ok(Self(None)),
+        }
+    }
+}
+
+/// Writes the last use down beside the request, which does not wait for it.
+fn write_last_use(app: &Arc<App>, account: AccountId, key: KeyId) {
+    if !app.touching.lock().insert(key) {
+        return;
+    }
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        let written = app.db.write(account, move |tx| operations::key::touch(tx, key)).await;
+        if let Err(error) = written {
+            tracing::debug!(%error, "the last use of a key was not written");
+        }
+        app.touching.lock().remove(&key);
+    });
+}

@@ -1,0 +1,159 @@
+//! Content of blobs as answers: digests, conditions, ranges; and content that is received.
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use drover_protocol::problem::Code;
+
+use super::{Fault, extract::next_piece, page::is_known};
+use crate::{
+    app::App,
+    error::Error,
+    store::blob::{BlobName, Staged},
+};
+
+/// What is known about a blob that is to be sent.
+pub struct Sending<'a> {
+    pub name: BlobName,
+    /// Lower-case hexadecimal.
+    pub sha256: &'a str,
+    pub content_type: &'a str,
+    /// Under which name a browser keeps it.
+    pub file_name: &'a str,
+}
+
+/// Which part of the content is wanted.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    Part(u64, u64),
+    Impossible,
+}
+
+/// Sends a blob, or a range of it, or 304.
+pub async fn send(app: &App, headers: &HeaderMap, sending: Sending<'_>) -> Result<Response, Fault> {
+    let tag = format!("\"{}\"", sending.sha256);
+    let total = app.blobs.size_bytes(&sending.name).await?;
+    let mut response = if is_known(headers, &tag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        match wanted(headers, &tag, total) {
+            Wanted::Impossible => {
+                let mut response = Fault::new(Code::RangeNotSatisfiable, format!("It has {total} bytes.")).into_response();
+                set(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{total}"));
+                return Ok(response);
+            }
+            Wanted::All => whole(app, &sending, total).await?,
+            Wanted::Part(start, end) => part(app, &sending.name, start, end, total).await?,
+        }
+    };
+    let headers = response.headers_mut();
+    set(headers, header::ETAG, &tag);
+    set(headers, header::ACCEPT_RANGES, "bytes");
+    set(headers, header::CONTENT_TYPE, sending.content_type);
+    // What robots made must never run as a page of this host.
+    set(headers, header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:");
+    let name: String = url::form_urlencoded::byte_serialize(sending.file_name.as_bytes()).collect();
+    let disposition = format!("attachment; filename*=UTF-8''{}", name.replace('+', "%20"));
+    set(headers, header::CONTENT_DISPOSITION, &disposition);
+    set(headers, header::CACHE_CONTROL, "private, no-cache");
+    Ok(response)
+}
+
+fn set(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+async fn whole(app: &App, sending: &Sending<'_>, total: u64) -> Result<Response, Fault> {
+    let (_, content) = app.blobs.read(&sending.name, None).await?;
+    let mut response = Body::from_stream(content).into_response();
+    let headers = response.headers_mut();
+    set(headers, header::CONTENT_LENGTH, &total.to_string());
+    if let Some(digest) = from_hex(sending.sha256) {
+        let value = format!("sha-256=:{}:", STANDARD.encode(digest));
+        set(headers, header::HeaderName::from_static("content-digest"), &value);
+    }
+    Ok(response)
+}
+
+async fn part(app: &App, name: &BlobName, start: u64, end: u64, total: u64) -> Result<Response, Fault> {
+    let (_, content) = app.blobs.read(name, Some(start..end)).await?;
+    let mut response = Body::from_stream(content).into_response();
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    set(response.headers_mut(), header::CONTENT_LENGTH, &(end - start).to_string());
+    set(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes {start}-{}/{total}", end - 1));
+    Ok(response)
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}
+
+/// The single range that is asked for. Several at once, or one in another unit, give everything, as the standard allows.
+fn wanted(headers: &HeaderMap, tag: &str, total: u64) -> Wanted {
+    let Some(text) = headers.get(header::RANGE).and_then(|value| value.to_str().ok()) else { return Wanted::All };
+    if headers.get(header::IF_RANGE).is_some_and(|value| value.as_bytes() != tag.as_bytes()) {
+        return Wanted::All;
+    }
+    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
+        return Wanted::All;
+    };
+    let (start, end) = match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
+        (Ok(start), Ok(last)) if start <= last => (start, last.saturating_add(1).min(total)),
+        (Ok(start), Err(_)) if last.trim().is_empty() => (start, total),
+        (Err(_), Ok(count)) if first.trim().is_empty() => (total.saturating_sub(count), total),
+        _ => return Wanted::All,
+    };
+    if start < end { Wanted::Part(start, end) } else { Wanted::Impossible }
+}
+
+/// Takes a body in as staged content of at most `limit` bytes.
+pub async fn receive(app: &App, body: Body, limit: u64) -> Result<Staged, Fault> {
+    let mut staging = app.blobs.stage(limit).await?;
+    let mut stream = body.into_data_stream();
+    while let Some(piece) = next_piece(&mut stream).await? {
+        staging.write(piece).await?;
+    }
+    Ok(staging.finish().await?)
+}
+
+/// Refuses content that is not what `Content-Digest` says.
+pub fn check_digest(headers: &HeaderMap, staged: &Staged) -> Result<(), Fault> {
+    let Some(text) = headers.get("content-digest").and_then(|value| value.to_str().ok()) else { return Ok(()) };
+    let given = text.split(',').find_map(|part| part.trim().strip_prefix("sha-256=:")?.strip_suffix(':'));
+    let Some(given) = given else { return Ok(()) };
+    match STANDARD.decode(given).ok() == from_hex(&staged.sha256) {
+        true => Ok(()),
+        false => Err(Error::invalid("Content-Digest", "the content that arrived has another digest; send it again").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted_of(range: &'static str) -> Wanted {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RANGE, HeaderValue::from_static(range));
+        wanted(&headers, "\"x\"", 10)
+    }
+
+    #[test]
+    fn ranges_are_those_of_the_standard() {
+        assert_eq!(wanted_of("bytes=0-3"), Wanted::Part(0, 4));
+        assert_eq!(wanted_of("bytes=4-"), Wanted::Part(4, 10));
+        assert_eq!(wanted_of("bytes=-3"), Wanted::Part(7, 10));
+        assert_eq!(wanted_of("bytes=-30"), Wanted::Part(0, 10));
+        assert_eq!(wanted_of("bytes=8-99"), Wanted::Part(8, 10));
+        assert_eq!(wanted_of("bytes=10-"), Wanted::Impossible);
+        assert_eq!(wanted_of("bytes=-0"), Wanted::Impossible);
+        for odd in ["bytes=3-1", "bytes=a-b", "lines=1-2", "bytes=0-1,3-4", "bytes=-"] {
+            assert_eq!(wanted_of(odd), Wanted::All, "{odd}");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Reading requests: bodies with limits and clear errors, query strings, and the headers of conditions and repetition.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{HeaderMap, header, request::Parts},
+};
+use drover_protocol::{
+    page::PageQuery,
+    problem::{Code, FieldError},
+};
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+
+use super::Fault;
+use crate::{
+    app::App,
+    domain::idempotency::MAX_KEY_CHARS,
+    error::Error,
+    operations::idempotency::{Repeatable, request_digest},
+};
+
+/// The largest JSON body, in bytes: an input of 1 MiB with room for what is around it.
+pub const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+/// A client that sends nothing for this long has gone.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The next piece of a body; a client that dawdles is not waited for.
+pub async fn next_piece(body: &mut axum::body::BodyDataStream) -> Result<Option<Bytes>, Fault> {
+    match tokio::time::timeout(BODY_TIMEOUT, body.next()).await {
+        Ok(None) => Ok(None),
+        Ok(Some(Ok(piece))) => Ok(Some(piece)),
+        Ok(Some(Err(error))) => Err(Fault::bad_request(format!("The body could not be read: {error}."))),
+        Err(_) => Err(Fault::bad_request(format!("The body stopped for over {} s.", BODY_TIMEOUT.as_secs()))),
+    }
+}
+
+/// A whole body of at most `limit` bytes.
+pub async fn whole_body(body: Body, limit: usize) -> Result<Bytes, Fault> {
+    let mut stream = body.into_data_stream();
+    let mut whole = Vec::new();
+    while let Some(piece) = next_piece(&mut stream).await? {
+        if whole.len() + piece.len() > limit {
+            return Err(Error::TooLarge(format!(
+                "the body is over the limit of {limit} bytes; send large content as a file, or in several calls"
+            ))
+            .into());
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.into())
+}
+
+/// Refuses a body of another media type.
+pub fn require_media_type(headers: &HeaderMap, wanted: &[&str]) -> Result<(), Fault> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if wanted.contains(&essence.as_str()) {
+        return Ok(());
+    }
+    let detail = format!("Send the body with Content-Type: {}.", wanted.join(" or "));
+    Err(Fault::new(Code::UnsupportedMediaType, detail))
+}
+
+/// A JSON body, and whether the call may be a repetition.
+pub struct Posted<T> {
+    pub body: T,
+    pub call: Option<Repeatable>,
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Posted<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
+        let (parts, body) = request.into_parts();
+        let bytes = json_body(&parts, body, MAX_BODY_BYTES).await?;
+        Ok(Self { body: parse_json(&bytes)?, call: repeatable(&parts, &bytes)? })
+    }
+}
+
+/// A JSON body of at most `LIMIT` bytes, of a call that is repeatable by its own nature.
+pub struct Json<T, const LIMIT: usize = MAX_BODY_BYTES>(pub T);
+
+impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<App>> for Json<T, LIMIT> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
+        let (parts, body) = request.into_parts();
+        Ok(Self(parse_json(&json_body(&parts, body, LIMIT).await?)?))
+    }
+}
+
+async fn json_body(parts: &Parts, body: Body, limit: usize) -> Result<Bytes, Fault> {
+    require_media_type(&parts.headers, &["application/json", "application/merge-patch+json"])?;
+    whole_body(body, limit).await
+}
+
+/// Whether a call without a body may be a repetition.
+pub struct Call(pub Option<Repeatable>);
+
+impl FromRequestParts<Arc<App>> for Call {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
+        Ok(Self(repeatable(parts, &[])?))
+    }
+}
+
+/// The key and the digest of a call that carries an `Idempotency-Key`.
+pub fn repeatable(parts: &Parts, body: &[u8]) -> Result<Option<Repeatable>, Fault> {
+    let Some(value) = parts.headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().unwrap_or_default().trim();
+    if key.is_empty() || key.len() > MAX_KEY_CHARS {
+        return Err(Fault::bad_request(format!("Idempotency-Key must have 1 to {MAX_KEY_CHARS} visible characters.")));
+    }
+    let path = parts.uri.path_and_query().map(|path| path.as_str()).unwrap_or_default();
+    let request = request_digest(&[parts.method.as_str().as_bytes(), path.as_bytes(), body]);
+    Ok(Some(Repeatable { key: key.to_owned(), request }))
+}
+
+/// `If-Match: "<revision>"`.
+pub struct IfMatch(pub Option<u64>);
+
+impl FromRequestParts<Arc<App>> for IfMatch {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
+        let Some(value) = parts.headers.get(header::IF_MATCH) else { return Ok(Self(None)) };
+        let text = value.to_str().unwrap_or_default().trim();
+        if text == "*" {
+            return Ok(Self(None));
+        }
+        let revision = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
+        match revision {
+            Some(revision) => Ok(Self(Some(revision))),
+            None => Err(Fault::bad_request("If-Match must hold a revision in quotes, such as \"3\".")),
+        }
+    }
+}
+
+/// A query string. Unknown parameters are refused.
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<App>> for Query<T> {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
+        parse_query(parts.uri.query().unwrap_or_default()).map(Self)
+    }
+}
+
+/// The query string of a list: its page and its filters.
+pub struct ListQuery<F>(pub PageQuery, pub F);
+
+impl<F: DeserializeOwned> FromRequestParts<Arc<App>> for ListQuery<F> {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
+        let (mut page, mut filter) = (Vec::new(), Vec::new());
+        for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split('=').next() {
+                Some("limit" | "cursor") => page.push(pair),
+                // No list has a counter yet; that is allowed: `total` is left out where none knows it.
+                Some("count") => {}
+                _ => filter.push(pair),
+            }
+        }
+        Ok(Self(parse_query(&page.join("&"))?, parse_query(&filter.join("&"))?))
+    }
+}
+
+/// For lists without filters.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoFilter {}
+
+fn parse_query<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
+    let deserializer = serde_html_form::Deserializer::new(url_pairs(text));
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let at = error.path().to_string();
+        let message = error.inner().to_string();
+        let pointer = unknown_name(&message).map_or(at, str::to_owned);
+        field_fault(&pointer, &message)
+    })
+}
+
+fn url_pairs(text: &str) -> url::form_urlencoded::Parse<'_> {
+    url::form_urlencoded::parse(text.as_bytes())
+}
+
+/// Reads JSON: what is not JSON is a bad request, what does not fit is a fault of one field.
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let pointer = pointer_of(error.path());
+        let inner = error.into_inner();
+        match inner.classify() {
+            serde_json::error::Category::Data => data_fault(&pointer, &inner.to_string()),
+            _ => Fault::bad_request(format!("The body is not JSON: {inner}.")),
+        }
+    })?;
+    deserializer.end().map_err(|error| Fault::bad_request(format!("The body is not JSON: {error}.")))?;
+    Ok(value)
+}
+
+fn pointer_of(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter().fold(String::new(), |pointer, segment| match segment {
+        Segment::Seq { index } => format!("{pointer}/{index}"),
+        Segment::Map { key } => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
+        Segment::Enum { .. } | Segment::Unknown => pointer,
+    })
+}
+
+fn data_fault(pointer: &str, message: &str) -> Fault {
+    let message = message.split(" at line ").next().unwrap_or(message);
+    match unknown_name(message) {
+        // The path of an unknown field ends with that field already.
+        Some(_) => field_fault(pointer, message),
+        None => match message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+            Some(name) => field_fault(&format!("{pointer}/{name}"), "is required"),
+            None => field_fault(pointer, message),
+        },
+    }
+}
+
+fn unknown_name(message: &str) -> Option<&str> {
+    message.strip_prefix("unknown field `")?.split('`').next()
+}
+
+/// One invalid field; an unknown one is answered with the nearest known name.
+fn field_fault(pointer: &str, message: &str) -> Fault {
+    let detail = match unknown_name(message) {
+        Some(name) => match nearest(name, message) {
+            Some(near) => format!("there is no such field; did you mean {near}?"),
+            None => "there is no such field".to_owned(),
+        },
+        None => message.to_owned(),
+    };
+    Error::Invalid(vec![FieldError { pointer: pointer.to_owned(), detail }]).into()
+}
+
+/// The most similar of the names that serde lists in its message.
+fn nearest<'a>(name: &str, message: &'a str) -> Option<&'a str> {
+    let known = message.split_once("expected")?.1;
+    known
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|known| (strsim::jaro_winkler(name, known), known))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(similarity, _)| *similarity > 0.6)
+        .map(|(_, known)| known)
+}
+
+/// The media types that the caller accepts, in its order; empty means anything.
+pub struct Accept(pub Vec<String>);
+
+impl FromRequestParts<Arc<App>> for Accept {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
+        let text = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let types = text.split(',').map(|part| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+        Ok(Self(types.filter(|media_type| !media_type.is_empty()).collect()))
+    }
+}
+
+impl Accept {
+    /// The first of the offered types that the caller accepts; the first offer is for those who accept anything.
+    pub fn choose(&self, offers: &[&'static str]) -> Result<&'static str, Fault> {
+        if self.0.is_empty() {
+            return Ok(offers[0]);
+        }
+        for wanted in &self.0 {
+            let group = wanted.strip_suffix("/*");
+            let fits = |offer: &&&str| {
+                wanted == "*/*" || **offer == wanted || group.is_some_and(|group| offer.split('/').next() == Some(group))
+            };
+            if let Some(offer) = offers.iter().find(fits) {
+                return Ok(offer);
+            }
+        }
+        Err(Fault::new(Code::NotAcceptable, format!("This address can answer with {}.", offers.join(", "))))
+    }
+}
+
+/// Parts of the path, percent-decoded.
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<App>> for Path<T> {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
+        match axum::extract::Path::<T>::from_request_parts(parts, app).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(rejection) => Err(Fault::bad_request(format!("The path could not be read: {rejection}."))),
+        }
+    }
+}
+
+/// An id in a path: what cannot be one is not there.
+pub fn id<T: std::str::FromStr>(text: &str, noun: &'static str) -> Result<T, Fault> {
+    text.parse().map_err(|_| Error::NotFound(noun).into())
+}

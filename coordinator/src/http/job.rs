@@ -1,0 +1,339 @@
+//! Jobs.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use drover_protocol::{
+    JobId,
+    event::Event,
+    job::{
+        Attempt, CloseJob, Explanation, Job, JobFilter, JobWait, NewJob, StartedJobs, StopJob, Target,
+    },
+    page::{Items, Page, PageQuery},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Fault,
+    extract::{Call, ListQuery, NoFilter, Path, Posted, Query, id},
+    once::{self, Answer},
+    page,
+    robot::event_view,
+};
+use crate::{
+    app::App,
+    domain::{
+        self,
+        job::{State as JobStatus, Target as JobTarget},
+    },
+    error::{Error, Result as OperationResult},
+    json_schema::{Side, schema_errors},
+    operations::{Caller, assignment, attempt, event, job, process_version},
+    store::{Reading, Topic, Tx, document::Slot},
+};
+
+const MAX_WAIT_SECONDS: u64 = 60;
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_jobs, start_jobs))
+        .routes(routes!(get_job, delete_job))
+        .routes(routes!(stop_job))
+        .routes(routes!(retry_job))
+        .routes(routes!(close_job))
+        .routes(routes!(explain_job))
+        .routes(routes!(list_attempts))
+        .routes(routes!(list_job_events))
+}
+
+/// A job without its documents, as it stands in lists.
+pub fn view(job: domain::job::Job) -> Job {
+    let target = match job.target {
+        JobTarget::Robot(robot) => Target { robot: Some(robot.to_string()), group: None },
+        JobTarget::Group(group) => Target { robot: None, group: Some(group.to_string()) },
+    };
+    let state = job.state.kind();
+    let (mut not_before, mut lease_ends_at, mut outcome, mut cause) = (None, None, None, None);
+    match job.state {
+        JobStatus::Waiting { not_before: at } => not_before = at,
+        JobStatus::Assigned { accept_by } => lease_ends_at = Some(accept_by),
+        JobStatus::Running { lease_ends_at: at } => lease_ends_at = Some(at),
+        JobStatus::Silent { .. } => {}
+        JobStatus::Stopping { stop } => cause = Some(stop.why),
+        JobStatus::Finished { outcome: how, cause: why } => (outcome, cause) = (Some(how), Some(why)),
+    }
+    let (robot_id, robot_name) = job.robot.map(|holder| (holder.id, holder.name)).unzip();
+    Job {
+        id: job.id,
+        process_id: job.process_id,
+        process_name: job.process_name,
+        process_version_id: job.process_version_id,
+        version_number: job.version_number,
+        target,
+        state,
+        outcome,
+        cause,
+        attempt: job.attempt,
+        tries: job.tries,
+        robot_id,
+        robot_name,
+        priority: job.priority,
+        input: None,
+        output: None,
+        error: job.error,
+        exit: job.exit,
+        usage: job.usage,
+        progress: job.progress,
+        source: job.source,
+        created_at: job.created_at,
+        not_before,
+        assigned_at: job.assigned_at,
+        started_at: job.started_at,
+        finished_at: job.finished_at,
+        stop_after: job.stop_after,
+        abort_after: job.abort_after,
+        timeout_seconds: job.timeout_seconds,
+        stop_grace_seconds: job.stop_grace_seconds,
+        lease_ends_at,
+        labels: job.labels,
+        parent_job_id: job.parent_job_id,
+        revision: job.revision,
+    }
+}
+
+/// A job with its input and output.
+pub fn full_view(reading: &dyn Reading, record: domain::job::Job) -> OperationResult<Job> {
+    let id = record.id;
+    let mut job = view(record);
+    job.input = job::document(reading, id, Slot::Input)?.and_then(|input| match input {
+        serde_json::Value::Object(members) => Some(members),
+        _ => None,
+    });
+    job.output = job::document(reading, id, Slot::Output)?;
+    Ok(job)
+}
+
+fn attempt_view(attempt: domain::attempt::Attempt) -> Attempt {
+    Attempt {
+        attempt: attempt.attempt,
+        robot_id: attempt.robot.id,
+        robot_name: attempt.robot.name,
+        process_version_id: attempt.process_version_id,
+        assigned_at: attempt.assigned_at,
+        accepted_at: attempt.accepted_at,
+        ended_at: attempt.ended_at,
+        outcome: attempt.outcome,
+        cause: attempt.cause,
+        error: attempt.error,
+        exit: attempt.exit,
+        usage: attempt.usage,
+    }
+}
+
+/// Start one or more jobs
+#[utoipa::path(post, path = "/jobs", tag = "Job", request_body = NewJob,
+    responses((status = 201, body = StartedJobs)))]
+async fn start_jobs(State(app): State<Arc<App>>, caller: Caller, request: Posted<NewJob>) -> Result<Response, Fault> {
+    let new = request.body;
+    let (draft, schema) = app.db.read(caller.account, |reading| {
+        let draft = job::draft(reading, &caller, &new)?;
+        let schema = process_version::manifest(reading, draft.version.id)?.input_schema;
+        Ok((draft, schema))
+    })?;
+    if let Some(schema) = schema {
+        let unusable = |error| Error::Internal(format!("the input schema of a version is unusable: {error}"));
+        let validator = app.schemas.get(draft.version.id, Side::Input, &schema).map_err(unusable)?;
+        let errors = schema_errors(&validator, &draft.input, "/input");
+        if !errors.is_empty() {
+            return Err(Error::Invalid(errors).into());
+        }
+    }
+    let input = serde_json::to_vec(&draft.input)
+        .map_err(|error| Error::Internal(format!("an input cannot be written: {error}")))?;
+    once::write(&app, caller, request.call, move |tx, caller| {
+        let jobs = job::start(tx, caller, &new, &draft, &input)?;
+        let many = new.count.is_some_and(|count| count > 1);
+        let first = jobs[0].id;
+        let answer = match (many, jobs) {
+            (true, jobs) => StartedJobs::Many { items: jobs.into_iter().map(view).collect() },
+            (false, jobs) => StartedJobs::One(Box::new(full_view(tx, jobs[0].clone())?)),
+        };
+        Ok(Answer::created(answer, format_args!("/jobs/{first}")))
+    })
+    .await
+}
+
+/// Jobs, newest first
+#[utoipa::path(get, path = "/jobs", tag = "Job", params(PageQuery, JobFilter),
+    responses((status = 200, body = Page<Job>)))]
+async fn list_jobs(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    ListQuery(query, filter): ListQuery<JobFilter>,
+) -> Result<Json<Page<Job>>, Fault> {
+    let found = app.db.read(caller.account, |reading| job::list(reading, &caller, &filter, &query))?;
+    Ok(page::page(found, view))
+}
+
+/// A job, now or when it has got so far
+#[utoipa::path(get, path = "/jobs/{job}", tag = "Job",
+    params(("job" = String, Path, description = "Id of the job"), JobWait),
+    responses((status = 200, body = Job)))]
+async fn get_job(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    Query(wait): Query<JobWait>,
+    headers: HeaderMap,
+) -> Result<Response, Fault> {
+    let id: JobId = id(&text, "job")?;
+    let seconds = wait.wait_seconds.unwrap_or_default();
+    if seconds > MAX_WAIT_SECONDS {
+        return Err(Error::invalid("wait_seconds", format!("must be from 0 to {MAX_WAIT_SECONDS}")).into());
+    }
+    let job = wait_for(&app, &caller, id, &wait, Duration::from_secs(seconds)).await?;
+    Ok(page::object(&headers, job.revision, job))
+}
+
+/// The job as soon as it is as far as asked, or as it is when the time is over.
+async fn wait_for(app: &App, caller: &Caller, id: JobId, wait: &JobWait, time: Duration) -> Result<Job, Fault> {
+    let ends_at = tokio::time::Instant::now() + time;
+    let watch = app.db.watch(&[Topic::Job(id)]);
+    let read = || app.db.read(caller.account, |reading| full_view(reading, job::get(reading, caller, id)?));
+    let first = read()?;
+    let seen = first.revision;
+    let mut job = first;
+    loop {
+        let there = match wait.until {
+            Some(state) => job.state == state,
+            None => job.revision != seen,
+        };
+        if there || time.is_zero() {
+            return Ok(job);
+        }
+        tokio::select! {
+            () = watch.woken() => job = read()?,
+            () = tokio::time::sleep_until(ends_at) => return Ok(job),
+            () = app.stopping.cancelled() => return Ok(job),
+        }
+    }
+}
+
+/// Delete a finished job with its logs and artifacts
+#[utoipa::path(delete, path = "/jobs/{job}", tag = "Job",
+    params(("job" = String, Path, description = "Id of the job")), responses((status = 204)))]
+async fn delete_job(State(app): State<Arc<App>>, caller: Caller, Path(text): Path<String>) -> Result<Response, Fault> {
+    let id: JobId = id(&text, "job")?;
+    loop {
+        let (account, asking) = (caller.account, caller.clone());
+        if app.db.write(account, move |tx| job::delete_page(tx, &asking, id)).await? {
+            return Ok(axum::http::StatusCode::NO_CONTENT.into_response());
+        }
+    }
+}
+
+/// An action on one job, whose answer is the job.
+async fn act(
+    app: Arc<App>,
+    caller: Caller,
+    call: Call,
+    action: impl FnOnce(&mut Tx, &Caller) -> OperationResult<domain::job::Job> + Send + 'static,
+) -> Result<Response, Fault> {
+    once::write(&app, caller, call.0, move |tx, caller| {
+        let job = action(tx, caller)?;
+        Ok(Answer::ok(full_view(tx, job)?))
+    })
+    .await
+}
+
+/// Ask a job to end, softly or at once
+#[utoipa::path(post, path = "/jobs/{job}/stop", tag = "Job", request_body = StopJob,
+    params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Job)))]
+async fn stop_job(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    request: Posted<StopJob>,
+) -> Result<Response, Fault> {
+    let (id, leases) = (id(&text, "job")?, app.rules.leases);
+    let mode = request.body.mode;
+    act(app, caller, Call(request.call), move |tx, caller| job::stop(tx, caller, id, mode, &leases)).await
+}
+
+/// Let a finished job be tried once more
+#[utoipa::path(post, path = "/jobs/{job}/retry", tag = "Job",
+    params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Job)))]
+async fn retry_job(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    call: Call,
+) -> Result<Response, Fault> {
+    let (id, leases) = (id(&text, "job")?, app.rules.leases);
+    act(app, caller, call, move |tx, caller| job::retry(tx, caller, id, &leases)).await
+}
+
+/// End a job whose robot is gone
+#[utoipa::path(post, path = "/jobs/{job}/close", tag = "Job", request_body = CloseJob,
+    params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Job)))]
+async fn close_job(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    request: Posted<CloseJob>,
+) -> Result<Response, Fault> {
+    let (id, leases) = (id(&text, "job")?, app.rules.leases);
+    act(app, caller, Call(request.call), move |tx, caller| job::close(tx, caller, id, &request.body, &leases)).await
+}
+
+/// Why a job waits, for each robot that might run it
+#[utoipa::path(get, path = "/jobs/{job}/explain", tag = "Job",
+    params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Explanation)))]
+async fn explain_job(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+) -> Result<Json<Explanation>, Fault> {
+    let id: JobId = id(&text, "job")?;
+    Ok(Json(app.db.read(caller.account, |reading| assignment::explain(reading, &caller, id))?))
+}
+
+/// The attempts of a job, oldest first
+#[utoipa::path(get, path = "/jobs/{job}/attempts", tag = "Job",
+    params(("job" = String, Path, description = "Id of the job")),
+    responses((status = 200, body = Items<Attempt>)))]
+async fn list_attempts(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+) -> Result<Json<Items<Attempt>>, Fault> {
+    let id: JobId = id(&text, "job")?;
+    let attempts = app.db.read(caller.account, |reading| {
+        job::get(reading, &caller, id)?;
+        attempt::list(reading, id)
+    })?;
+    Ok(Json(Items { items: attempts.into_iter().map(attempt_view).collect() }))
+}
+
+/// What happened to a job, newest first
+#[utoipa::path(get, path = "/jobs/{job}/events", tag = "Job",
+    params(("job" = String, Path, description = "Id of the job"), PageQuery),
+    responses((status = 200, body = Page<Event>)))]
+async fn list_job_events(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
+) -> Result<Json<Page<Event>>, Fault> {
+    let id: JobId = id(&text, "job")?;
+    let found = app.db.read(caller.account, |reading| {
+        job::get(reading, &caller, id)?;
+        event::list(reading, id.uuid(), &query)
+    })?;
+    Ok(page::page(found, event_view))
+}

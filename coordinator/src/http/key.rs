@@ -1,0 +1,145 @@
+//! API keys.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, response::Response};
+use drover_protocol::{
+    KeyId,
+    key::{CreatedKey, FullKey, Key, KeyRefresh, KeyReveal, NewKey, OwnKey},
+    page::{Page, PageQuery},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Fault,
+    extract::{Call, Json as Body, ListQuery, NoFilter, Path, Posted, id},
+    once::{self, Answer},
+    page,
+};
+use crate::{
+    app::App,
+    domain::key::ApiKey,
+    error::Error,
+    operations::{Caller, key},
+    password,
+};
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(get_own_key, assign_own_key))
+        .routes(routes!(refresh_own_key))
+        .routes(routes!(reveal_own_key))
+        .routes(routes!(list_keys, create_key))
+        .routes(routes!(delete_key))
+}
+
+fn full(record: &ApiKey, text: String) -> FullKey {
+    FullKey { id: record.id, header: format!("Bearer {text}"), key: text }
+}
+
+fn view(key: ApiKey) -> Key {
+    Key {
+        id: key.id,
+        name: key.name.unwrap_or_default(),
+        prefix: key.prefix,
+        permissions: key
+            .permissions
+            .iter()
+            .flatten()
+            .map(|permission| permission.as_str().to_owned())
+            .collect(),
+        created_at: key.created_at,
+        last_used_at: key.last_used_at,
+        expires_at: key.expires_at,
+    }
+}
+
+/// The caller's own key, masked
+#[utoipa::path(get, path = "/account/key", tag = "Key", responses((status = 200, body = OwnKey)))]
+async fn get_own_key(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<OwnKey>, Fault> {
+    Ok(Json(app.db.read(caller.account, |reading| key::own(reading, &caller))?))
+}
+
+/// Assign a new key; the old one ends at once
+#[utoipa::path(post, path = "/account/key", tag = "Key", responses((status = 200, body = FullKey)))]
+async fn assign_own_key(State(app): State<Arc<App>>, caller: Caller, Call(call): Call) -> Result<Response, Fault> {
+    let secrets = Arc::clone(&app.secrets);
+    once::write(&app, caller, call, move |tx, caller| {
+        let (record, text) = key::replace_own(tx, caller, 0, &secrets)?;
+        Ok(Answer::ok(full(&record, text)))
+    })
+    .await
+}
+
+/// Assign a new key; the old one lives on for a grace time
+#[utoipa::path(post, path = "/account/key/refresh", tag = "Key", request_body = KeyRefresh,
+    responses((status = 200, body = FullKey)))]
+async fn refresh_own_key(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    request: Posted<KeyRefresh>,
+) -> Result<Response, Fault> {
+    let secrets = Arc::clone(&app.secrets);
+    once::write(&app, caller, request.call, move |tx, caller| {
+        let grace = request.body.grace_seconds.unwrap_or_default();
+        let (record, text) = key::replace_own(tx, caller, grace, &secrets)?;
+        Ok(Answer::ok(full(&record, text)))
+    })
+    .await
+}
+
+/// Show the key again, against the user's password
+#[utoipa::path(post, path = "/account/key/reveal", tag = "Key", request_body = KeyReveal,
+    responses((status = 200, body = FullKey)))]
+async fn reveal_own_key(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Body(request): Body<KeyReveal>,
+) -> Result<Json<FullKey>, Fault> {
+    let (record, hash) = app.db.read(caller.account, |reading| key::prepare_reveal(reading, &caller))?;
+    let good = password::verify(request.password, hash).await?;
+    let account = caller.account;
+    app.db.write(account, move |tx| key::note_reveal(tx, &caller, good)).await?;
+    if !good {
+        return Err(Error::Forbidden("the password is wrong".to_owned()).into());
+    }
+    let text = key::unseal(&record, &app.secrets)?;
+    Ok(Json(full(&record, text)))
+}
+
+/// Named keys of the user
+#[utoipa::path(get, path = "/keys", tag = "Key", params(PageQuery), responses((status = 200, body = Page<Key>)))]
+async fn list_keys(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
+) -> Result<Json<Page<Key>>, Fault> {
+    let found = app.db.read(caller.account, |reading| key::list_named(reading, &caller, &query))?;
+    Ok(page::page(found, view))
+}
+
+/// Make a named key with rights of its own
+#[utoipa::path(post, path = "/keys", tag = "Key", request_body = NewKey,
+    responses((status = 201, body = CreatedKey)))]
+async fn create_key(State(app): State<Arc<App>>, caller: Caller, request: Posted<NewKey>) -> Result<Response, Fault> {
+    let secrets = Arc::clone(&app.secrets);
+    once::write(&app, caller, request.call, move |tx, caller| {
+        let (record, text) = key::create_named(tx, caller, &request.body, &secrets)?;
+        let path = format!("/keys/{}", record.id);
+        let header = format!("Bearer {text}");
+        Ok(Answer::created(CreatedKey { details: view(record), key: text, header }, path))
+    })
+    .await
+}
+
+/// Delete a named key; it ends at once
+#[utoipa::path(delete, path = "/keys/{id}", tag = "Key", params(("id" = String, Path, description = "Id of the key")),
+    responses((status = 204)))]
+async fn delete_key(State(app): State<Arc<App>>, caller: Caller, Path(text): Path<String>) -> Result<Response, Fault> {
+    let id: KeyId = id(&text, "key")?;
+    once::write(&app, caller, None, move |tx, caller| {
+        key::delete_named(tx, caller, id)?;
+        Ok(Answer::done())
+    })
+    .await
+}

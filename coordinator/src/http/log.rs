@@ -1,0 +1,204 @@
+//! Logs of jobs: as pages, as text, and live.
+
+use std::{collections::VecDeque, convert::Infallible, fmt::Write as _, sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderValue, header},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use drover_protocol::{
+    JobId,
+    log::{LogLine, LogPage, LogQuery},
+};
+use futures::{Stream, stream};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Fault,
+    extract::{Accept, Path, Query, id},
+};
+use crate::{
+    app::App,
+    domain::permission::Permission,
+    error::Error,
+    log_reader::{LogReader, Wanted},
+    operations::{Caller, job, list},
+    store::{Topic, Watch},
+};
+
+const DEFAULT_LIMIT: u32 = 200;
+const STREAM_PAGE: usize = 1_000;
+const MAX_TEXT_CHARS: usize = 256;
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(read_log))
+}
+
+/// The log of a job's attempt
+///
+/// As JSON page by page; with `Accept: text/plain` as text, whole unless `limit` is given; with
+/// `Accept: text/event-stream` live: each event has the line's number as `id` and the line as `data`, `Last-Event-ID`
+/// resumes, and the event `end` closes the stream when the attempt has ended. Line numbers start at 1 per attempt; a
+/// stream or page is of one attempt.
+#[utoipa::path(get, path = "/jobs/{job}/logs", tag = "Log",
+    params(("job" = String, Path, description = "Id of the job"), LogQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "Number of the last line seen, for streams")),
+    responses((status = 200, content((LogPage = "application/json"), (String = "text/plain"),
+        (String = "text/event-stream")))))]
+async fn read_log(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    Query(query): Query<LogQuery>,
+    accept: Accept,
+    headers: HeaderMap,
+) -> Result<Response, Fault> {
+    let id: JobId = id(&text, "job")?;
+    caller.require(Permission::LogRead)?;
+    let job = app.db.read(caller.account, |reading| job::get(reading, &caller, id))?;
+    let attempt = query.attempt.unwrap_or(job.attempt.max(1));
+    let (db, blobs) = (Arc::clone(&app.db), Arc::clone(&app.blobs));
+    let reader = LogReader { db, blobs, account: caller.account, job: id, attempt };
+    let wanted = wanted(&query)?;
+    match accept.choose(&["application/json", "text/plain", "text/event-stream"])? {
+        "text/event-stream" => Ok(live(app, reader, resumed(wanted, &headers)?)),
+        "text/plain" => Ok(as_text(reader, wanted, query.limit.is_some())),
+        _ => Ok(Json(reader.page(&wanted).await?).into_response()),
+    }
+}
+
+fn wanted(query: &LogQuery) -> Result<Wanted, Error> {
+    if query.text.as_ref().is_some_and(|text| text.chars().count() > MAX_TEXT_CHARS) {
+        return Err(Error::invalid("text", format!("longer than {MAX_TEXT_CHARS} characters")));
+    }
+    Ok(Wanted {
+        from_seq: query.from_seq,
+        limit: list::limit(query.limit, DEFAULT_LIMIT)?,
+        level: query.level,
+        text: query.text.as_ref().map(|text| text.to_lowercase()),
+        direction: query.direction.unwrap_or_default(),
+    })
+}
+
+fn resumed(wanted: Wanted, headers: &HeaderMap) -> Result<Wanted, Fault> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(wanted) };
+    let seen: Option<u64> = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    match seen {
+        Some(seen) => Ok(Wanted { from_seq: Some(seen.saturating_add(1)), ..wanted }),
+        None => Err(Fault::bad_request("Last-Event-ID must be the number of a line.")),
+    }
+}
+
+/// One line as people read it.
+fn as_line(line: &LogLine) -> String {
+    let mut text = format!("{} {:8} {}", line.line.time, line.line.level.as_str(), line.line.message);
+    if !line.line.fields.is_empty() {
+        let _ = write!(text, " {}", serde_json::Value::Object(line.line.fields.clone()));
+    }
+    text.push('\n');
+    text
+}
+
+fn as_text(reader: LogReader, wanted: Wanted, only_a_page: bool) -> Response {
+    let wanted = if only_a_page { wanted } else { Wanted { limit: STREAM_PAGE, ..wanted } };
+    let pages = stream::try_unfold(Some((reader, wanted)), move |rest| async move {
+        let Some((reader, wanted)) = rest else { return Ok::<_, Error>(None) };
+        let page = reader.page(&wanted).await?;
+        let text: String = page.items.iter().map(as_line).collect();
+        let moved = Some(page.next_seq) != wanted.from_seq && page.next_seq > 0;
+        let more = !only_a_page && moved && !page.complete && (!page.items.is_empty() || wanted.from_seq.is_none());
+        let next = Wanted { from_seq: Some(page.next_seq), ..wanted };
+        Ok(Some((text, more.then_some((reader, next)))))
+    });
+    let mut response = Body::from_stream(pages).into_response();
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+/// A reader that follows the end of the log.
+struct Tail {
+    app: Arc<App>,
+    reader: LogReader,
+    wanted: Wanted,
+    watch: Watch,
+    ready: VecDeque<Event>,
+    ended: bool,
+}
+
+fn live(app: Arc<App>, reader: LogReader, wanted: Wanted) -> Response {
+    let watch = app.db.watch(&[Topic::JobLog(reader.job), Topic::Job(reader.job)]);
+    let wanted = Wanted { limit: STREAM_PAGE, direction: Default::default(), ..wanted };
+    let tail = Tail { app, reader, wanted, watch, ready: VecDeque::new(), ended: false };
+    Sse::new(events(tail)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
+}
+
+fn events(tail: Tail) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold(tail, |mut tail| async move {
+        loop {
+            if let Some(event) = tail.ready.pop_front() {
+                return Some((Ok(event), tail));
+            }
+            if tail.ended || !tail.read_on().await {
+                return None;
+            }
+        }
+    })
+}
+
+impl Tail {
+    /// Gets the next events ready, waiting for them if need be; `false` when the stream has to end without a word:
+    /// the coordinator stops, or the job was deleted. The reader then connects again and sees.
+    async fn read_on(&mut self) -> bool {
+        let page = match self.reader.page(&self.wanted).await {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::debug!(%error, "a live log has ended early");
+                return false;
+            }
+        };
+        let moved = self.wanted.from_seq != Some(page.next_seq);
+        self.wanted.from_seq = Some(page.next_seq);
+        self.ready.extend(page.items.iter().map(line_event));
+        if page.complete || (page.items.is_empty() && self.is_over()) {
+            self.ready.push_back(end_event(&page));
+            self.ended = true;
+            return true;
+        }
+        if !moved || page.items.is_empty() {
+            tokio::select! {
+                () = self.watch.woken() => {}
+                () = self.app.stopping.cancelled() => return false,
+            }
+        }
+        true
+    }
+
+    /// Whether the attempt has ended without ever having had a line, or is of a job that is gone.
+    fn is_over(&self) -> bool {
+        let account = self.reader.account;
+        let (job, attempt) = (self.reader.job, self.reader.attempt);
+        self.app
+            .db
+            .read(account, |reading| {
+                let record: Option<crate::domain::job::Job> = crate::store::table::find(reading, job)?;
+                Ok(record.is_none_or(|record| record.attempt > attempt || record.is_finished()))
+            })
+            .unwrap_or(true)
+    }
+}
+
+fn line_event(line: &LogLine) -> Event {
+    Event::default().id(line.seq.to_string()).json_data(line).unwrap_or_default()
+}
+
+fn end_event(page: &LogPage) -> Event {
+    let data = serde_json::json!({ "attempt": page.attempt, "next_seq": page.next_seq });
+    Event::default().event("end").json_data(data).unwrap_or_default()
+}

@@ -1,0 +1,83 @@
+//! The HTTP face: reads requests, calls operations, makes views of records. No rule of the product is decided here.
+
+mod account;
+mod agent;
+mod auth;
+mod content;
+mod extract;
+mod job;
+mod join_token;
+mod key;
+mod log;
+pub mod metrics;
+mod once;
+pub mod openapi;
+mod page;
+mod problem;
+mod process;
+mod process_version;
+mod robot;
+mod robot_group;
+mod server;
+mod storage;
+mod system;
+
+use std::sync::Arc;
+
+use axum::{Router, extract::DefaultBodyLimit, middleware};
+use tower_http::{
+    CompressionLevel,
+    catch_panic::CatchPanicLayer,
+    compression::{CompressionLayer, predicate::Predicate},
+    decompression::RequestDecompressionLayer,
+};
+use utoipa_axum::router::OpenApiRouter;
+
+pub use self::{
+    problem::Fault,
+    server::{Server, serve},
+};
+use crate::app::App;
+
+/// Every route, with the document that describes them.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    let versioned = OpenApiRouter::new()
+        .merge(account::routes())
+        .merge(agent::routes())
+        .merge(job::routes())
+        .merge(join_token::routes())
+        .merge(key::routes())
+        .merge(log::routes())
+        .merge(process::routes())
+        .merge(process_version::routes())
+        .merge(robot::routes())
+        .merge(robot_group::routes())
+        .merge(storage::routes())
+        .merge(system::versioned_routes());
+    OpenApiRouter::with_openapi(openapi::base()).nest(drover_protocol::API_BASE, versioned).merge(system::routes())
+}
+
+/// The whole service.
+pub fn router(app: Arc<App>) -> Router {
+    let (router, document) = routes().split_for_parts();
+    let document = Arc::new(openapi::finish(document));
+    router
+        .merge(openapi::pages(&document))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::disable())
+        .layer(RequestDecompressionLayer::new().gzip(true).zstd(true).br(true))
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(may_compress()))
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), problem::complete))
+        .with_state(app)
+}
+
+/// Parts of files and what has a digest of its own go out as they are; streams of events must not be held back.
+fn may_compress() -> impl Predicate {
+    use tower_http::compression::predicate::{DefaultPredicate, NotForContentType};
+    let not_partial = |_: http::StatusCode, _: http::Version, headers: &http::HeaderMap, _: &http::Extensions| {
+        !headers.contains_key(http::header::CONTENT_RANGE) && !headers.contains_key("content-digest")
+    };
+    DefaultPredicate::new().and(NotForContentType::new("application/zip")).and(not_partial)
+}

@@ -1,0 +1,103 @@
+//! Writing calls: the operation, its answer, and the memory of that answer for repetitions, in one transaction.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
+use serde::Serialize;
+
+use super::Fault;
+use crate::{
+    app::App,
+    error::{Error, Result},
+    operations::{
+        Caller,
+        idempotency::{self, FirstAnswer, Repeatable},
+    },
+    store::Tx,
+};
+
+/// An answer in the making: status, body, and where the new thing lies.
+pub struct Answer<T> {
+    status: StatusCode,
+    body: T,
+    location: Option<String>,
+}
+
+impl<T> Answer<T> {
+    /// 200 with a body.
+    pub fn ok(body: T) -> Self {
+        Self { status: StatusCode::OK, body, location: None }
+    }
+
+    /// 201; `path` is below the API's base.
+    pub fn created(body: T, path: impl std::fmt::Display) -> Self {
+        Self { status: StatusCode::CREATED, body, location: Some(format!("{}{path}", drover_protocol::API_BASE)) }
+    }
+}
+
+impl Answer<()> {
+    /// 204.
+    pub fn done() -> Self {
+        Self { status: StatusCode::NO_CONTENT, body: (), location: None }
+    }
+}
+
+/// Runs a writing operation. With an `Idempotency-Key`, a repetition gives the first answer and does nothing.
+pub async fn write<T, F>(app: &Arc<App>, caller: Caller, call: Option<Repeatable>, body: F) -> Result<Response, Fault>
+where
+    T: Serialize + Send + 'static,
+    F: FnOnce(&mut Tx, &Caller) -> Result<Answer<T>> + Send + 'static,
+{
+    let secrets = Arc::clone(&app.secrets);
+    let account = caller.account;
+    let (answer, replayed) = app
+        .db
+        .write(account, move |tx| {
+            if let Some(call) = &call
+                && let Some(first) = idempotency::find(tx, &caller, call, &secrets)?
+            {
+                return Ok((first, true));
+            }
+            let answer = body(tx, &caller)?;
+            let first = FirstAnswer {
+                status: answer.status.as_u16(),
+                location: answer.location,
+                body: to_json(answer.status, &answer.body)?,
+            };
+            if let Some(call) = &call {
+                idempotency::keep(tx, &caller, call, &first, &secrets)?;
+            }
+            Ok((first, false))
+        })
+        .await?;
+    Ok(response(answer, replayed))
+}
+
+fn to_json<T: Serialize>(status: StatusCode, body: &T) -> Result<Vec<u8>> {
+    if status == StatusCode::NO_CONTENT {
+        return Ok(Vec::new());
+    }
+    serde_json::to_vec(body).map_err(|error| Error::Internal(format!("an answer cannot be written: {error}")))
+}
+
+fn response(answer: FirstAnswer, replayed: bool) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    let empty = answer.body.is_empty();
+    let mut response = Response::new(Body::from(answer.body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if !empty {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    if let Some(location) = answer.location.and_then(|text| HeaderValue::from_str(&text).ok()) {
+        headers.insert(header::LOCATION, location);
+    }
+    if replayed {
+        headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    response
+}

@@ -1,0 +1,36 @@
+//! Lists and single objects as answers.
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use drover_protocol::page::Page;
+use serde::Serialize;
+
+use crate::operations::list;
+
+/// A page of views.
+pub fn page<R, V>(page: list::Page<R>, view: impl Fn(R) -> V) -> Json<Page<V>> {
+    let items = page.items.into_iter().map(view).collect();
+    Json(Page { items, next_cursor: page.next_cursor, total: None })
+}
+
+/// An object with its revision as `ETag`; 304 if the caller has this revision.
+pub fn object<V: Serialize>(headers: &HeaderMap, revision: u64, view: V) -> Response {
+    let tag = format!("\"{revision}\"");
+    let mut response = match is_known(headers, &tag) {
+        true => StatusCode::NOT_MODIFIED.into_response(),
+        false => Json(view).into_response(),
+    };
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// Whether `If-None-Match` names this tag.
+pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let Some(text) = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) else { return false };
+    text.split(',').map(|part| part.trim().trim_start_matches("W/")).any(|part| part == tag || part == "*")
+}

@@ -1,0 +1,282 @@
+//! Process versions and their packages.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body as HttpBody,
+    extract::{FromRequest, Multipart, Request, State},
+    http::{HeaderMap, header},
+    response::Response,
+};
+use drover_protocol::{
+    page::{Page, PageQuery},
+    process::{ProcessVersion, UploadQuery, VersionPatch},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Fault,
+    content::{self, Sending},
+    extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Query, repeatable, require_media_type},
+    once::{self, Answer},
+    page,
+};
+use crate::{
+    app::App,
+    domain,
+    error::Result as OperationResult,
+    operations::{
+        Caller,
+        process_version::{self, Package},
+    },
+    package,
+    store::{
+        Reading,
+        blob::{BlobName, Staged},
+    },
+};
+
+const ZIP_TYPES: [&str; 3] = ["application/zip", "application/x-zip-compressed", "application/octet-stream"];
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_versions, upload_version))
+        .routes(routes!(get_version, update_version, delete_version))
+        .routes(routes!(activate_version))
+        .routes(routes!(get_package))
+}
+
+type Found = (domain::process::Process, domain::process::ProcessVersion);
+
+fn view(reading: &dyn Reading, (process, version): Found) -> OperationResult<ProcessVersion> {
+    Ok(ProcessVersion {
+        id: version.id,
+        process_id: version.process_id,
+        number: version.number,
+        label: version.label,
+        notes: version.notes,
+        sha256: version.sha256,
+        size_bytes: version.size_bytes,
+        manifest: process_version::manifest(reading, version.id)?,
+        uploaded_by: version.uploaded_by,
+        created_at: version.created_at,
+        state: version.state,
+        active: process.active_version_id == Some(version.id),
+        revision: version.revision,
+    })
+}
+
+/// Versions of a process, newest first
+#[utoipa::path(get, path = "/processes/{process}/versions", tag = "Process version",
+    params(("process" = String, Path, description = "Id or name"), PageQuery),
+    responses((status = 200, body = Page<ProcessVersion>)))]
+async fn list_versions(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
+) -> Result<Json<Page<ProcessVersion>>, Fault> {
+    let found = app.db.read(caller.account, |reading| {
+        let (process, found) = process_version::list(reading, &caller, &text, &query)?;
+        let views = found.items.into_iter().map(|version| view(reading, (process.clone(), version)));
+        Ok(Page { items: views.collect::<OperationResult<_>>()?, next_cursor: found.next_cursor, total: None })
+    })?;
+    Ok(Json(found))
+}
+
+/// Upload a package as a new version
+///
+/// The body is the zip itself (`application/zip`), with what is said about it in the query; or a form
+/// (`multipart/form-data`) with the part `package` and the fields `label`, `notes` and `activate`. The package is
+/// validated before it is accepted; the same bytes are stored once.
+#[utoipa::path(post, path = "/processes/{process}/versions", tag = "Process version",
+    params(("process" = String, Path, description = "Id or name"), UploadQuery),
+    request_body(content((Vec<u8> = "application/zip"), (UploadForm = "multipart/form-data"))),
+    responses((status = 201, body = ProcessVersion)))]
+async fn upload_version(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    Query(mut query): Query<UploadQuery>,
+    request: Request,
+) -> Result<Response, Fault> {
+    app.db.read(caller.account, |reading| process_version::check_upload(reading, &caller, &text, &query))?;
+    let (parts, body) = request.into_parts();
+    let staged = match is_form(&parts.headers) {
+        true => {
+            let request = Request::from_parts(parts.clone(), body);
+            let (staged, fields) = receive_form(&app, request).await?;
+            query = merge(query, fields);
+            staged
+        }
+        false => {
+            require_media_type(&parts.headers, &ZIP_TYPES)?;
+            content::receive(&app, body, app.rules.limits.package_bytes).await?
+        }
+    };
+    content::check_digest(&parts.headers, &staged)?;
+    let call = repeatable(&parts, staged.sha256.as_bytes())?;
+    let manifest = staged.inspect(|content| package::validate(content, &package::Limits::default())).await?;
+    let package = Package { sha256: staged.sha256.clone(), size_bytes: staged.size_bytes, manifest };
+    // Nobody may delete these very bytes between their being kept and their being referred to.
+    let _held = app.blobs.hold_packages().await;
+    app.blobs.keep(staged, &BlobName::package(&package.sha256)?).await?;
+    once::write(&app, caller, call, move |tx, caller| {
+        let found = process_version::create(tx, caller, &text, &query, &package)?;
+        let path = format!("/processes/{}/versions/{}", found.0.id, found.1.id);
+        Ok(Answer::created(view(tx, found)?, path))
+    })
+    .await
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    given.to_ascii_lowercase().starts_with("multipart/form-data")
+}
+
+/// A package with its fields, as a browser's form sends them.
+#[derive(utoipa::ToSchema)]
+#[allow(dead_code, reason = "it only describes the form in the API's document")]
+struct UploadForm {
+    #[schema(format = Binary, content_media_type = "application/zip")]
+    package: String,
+    label: Option<String>,
+    notes: Option<String>,
+    activate: Option<bool>,
+}
+
+fn merge(query: UploadQuery, form: UploadQuery) -> UploadQuery {
+    UploadQuery {
+        label: form.label.or(query.label),
+        notes: form.notes.or(query.notes),
+        activate: form.activate.or(query.activate),
+    }
+}
+
+async fn receive_form(app: &Arc<App>, request: Request<HttpBody>) -> Result<(Staged, UploadQuery), Fault> {
+    let broken = |error: axum::extract::multipart::MultipartError| Fault::bad_request(error.body_text());
+    let mut form = Multipart::from_request(request, app)
+        .await
+        .map_err(|rejection| Fault::bad_request(rejection.body_text()))?;
+    let (mut staged, mut fields) = (None, UploadQuery::default());
+    while let Some(mut field) = form.next_field().await.map_err(broken)? {
+        let name = field.name().unwrap_or_default().to_owned();
+        if name == "package" {
+            let mut staging = app.blobs.stage(app.rules.limits.package_bytes).await?;
+            while let Some(piece) = field.chunk().await.map_err(broken)? {
+                staging.write(piece).await?;
+            }
+            staged = Some(staging.finish().await?);
+            continue;
+        }
+        let mut text = Vec::new();
+        while let Some(piece) = field.chunk().await.map_err(broken)? {
+            text.extend_from_slice(&piece);
+            if text.len() > 64 * 1024 {
+                return Err(crate::error::Error::TooLarge("a field of the form is over 64 KiB".to_owned()).into());
+            }
+        }
+        let text = String::from_utf8(text).map_err(|_| Fault::bad_request("A field of the form is not UTF-8."))?;
+        match name.as_str() {
+            "label" => fields.label = Some(text).filter(|text| !text.is_empty()),
+            "notes" => fields.notes = Some(text),
+            "activate" => fields.activate = Some(matches!(text.as_str(), "true" | "on" | "1")),
+            other => return Err(crate::error::Error::invalid(other, "there is no such field").into()),
+        }
+    }
+    let missing = || crate::error::Error::invalid("package", "is required");
+    Ok((staged.ok_or_else(missing)?, fields))
+}
+
+/// A version
+#[utoipa::path(get, path = "/processes/{process}/versions/{version}", tag = "Process version",
+    params(("process" = String, Path, description = "Id or name"),
+        ("version" = String, Path, description = "Id, number, label or `active`")),
+    responses((status = 200, body = ProcessVersion)))]
+async fn get_version(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((process, version)): Path<(String, String)>,
+) -> Result<Json<ProcessVersion>, Fault> {
+    Ok(Json(app.db.read(caller.account, |reading| {
+        view(reading, process_version::get(reading, &caller, &process, &version)?)
+    })?))
+}
+
+/// Change label, notes or state of a version
+#[utoipa::path(patch, path = "/processes/{process}/versions/{version}", tag = "Process version",
+    request_body = VersionPatch,
+    params(("process" = String, Path, description = "Id or name"),
+        ("version" = String, Path, description = "Id, number, label or `active`")),
+    responses((status = 200, body = ProcessVersion)))]
+async fn update_version(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((process, version)): Path<(String, String)>,
+    IfMatch(revision): IfMatch,
+    Body(patch): Body<VersionPatch>,
+) -> Result<Response, Fault> {
+    once::write(&app, caller, None, move |tx, caller| {
+        let found = process_version::update(tx, caller, &process, &version, &patch, revision)?;
+        Ok(Answer::ok(view(tx, found)?))
+    })
+    .await
+}
+
+/// Delete a version that nothing refers to
+#[utoipa::path(delete, path = "/processes/{process}/versions/{version}", tag = "Process version",
+    params(("process" = String, Path, description = "Id or name"),
+        ("version" = String, Path, description = "Id, number or label")),
+    responses((status = 204)))]
+async fn delete_version(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((process, version)): Path<(String, String)>,
+    IfMatch(revision): IfMatch,
+) -> Result<Response, Fault> {
+    once::write(&app, caller, None, move |tx, caller| {
+        process_version::delete(tx, caller, &process, &version, revision)?;
+        Ok(Answer::done())
+    })
+    .await
+}
+
+/// Make it the version that new jobs run
+#[utoipa::path(post, path = "/processes/{process}/versions/{version}/activate", tag = "Process version",
+    params(("process" = String, Path, description = "Id or name"),
+        ("version" = String, Path, description = "Id, number or label")),
+    responses((status = 200, body = ProcessVersion)))]
+async fn activate_version(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((process, version)): Path<(String, String)>,
+    Call(call): Call,
+) -> Result<Response, Fault> {
+    once::write(&app, caller, call, move |tx, caller| {
+        let found = process_version::activate(tx, caller, &process, &version)?;
+        Ok(Answer::ok(view(tx, found)?))
+    })
+    .await
+}
+
+/// The package of a version
+#[utoipa::path(get, path = "/processes/{process}/versions/{version}/package", tag = "Process version",
+    params(("process" = String, Path, description = "Id or name"),
+        ("version" = String, Path, description = "Id, number, label or `active`")),
+    responses((status = 200, body = Vec<u8>, content_type = "application/zip"),
+        (status = 206, description = "The range that was asked for", body = Vec<u8>, content_type = "application/zip")))]
+async fn get_package(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((process, version)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Fault> {
+    let (process, version) =
+        app.db.read(caller.account, |reading| process_version::get(reading, &caller, &process, &version))?;
+    let file_name = format!("{}-{}.zip", process.name, version.number);
+    let name = BlobName::package(&version.sha256)?;
+    let sending =
+        Sending { name, sha256: &version.sha256, content_type: "application/zip", file_name: &file_name };
+    content::send(&app, &headers, sending).await
+}

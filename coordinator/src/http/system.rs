@@ -1,0 +1,92 @@
+//! Operation of the coordinator itself: whether it lives and serves, its figures, and its backup.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use drover_protocol::{job::JobState, system::ServiceState};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{Fault, auth::MaybeCaller};
+use crate::{
+    app::App,
+    domain::permission::Permission,
+    error::{Error, Result as OperationResult},
+    operations::{Caller, account, system},
+    store::key::SYSTEM_ACCOUNT,
+};
+
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(get_health)).routes(routes!(get_readiness)).routes(routes!(get_metrics))
+}
+
+pub fn versioned_routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(get_backup))
+}
+
+fn state(status: &str, detail: Option<&str>) -> ServiceState {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    ServiceState { status: status.to_owned(), version, detail: detail.map(str::to_owned) }
+}
+
+/// Whether the process lives
+#[utoipa::path(get, path = "/healthz", tag = "System", security(()), responses((status = 200, body = ServiceState)))]
+async fn get_health() -> Json<ServiceState> {
+    Json(state("ok", None))
+}
+
+/// Whether it serves
+///
+/// 200 also when only reads are possible (`read_only`: the disk is full); 503 while it stops.
+#[utoipa::path(get, path = "/readyz", tag = "System", security(()),
+    responses((status = 200, body = ServiceState), (status = 503, body = ServiceState)))]
+async fn get_readiness(State(app): State<Arc<App>>) -> (StatusCode, Json<ServiceState>) {
+    if app.stopping.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(state("stopping", None)));
+    }
+    if app.db.read_only() {
+        let detail = "the disk is full; writes are refused until there is space again";
+        return (StatusCode::OK, Json(state("read_only", Some(detail))));
+    }
+    (StatusCode::OK, Json(state("ok", None)))
+}
+
+/// Figures for Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "System",
+    responses((status = 200, body = String, content_type = "text/plain")))]
+async fn get_metrics(State(app): State<Arc<App>>, MaybeCaller(caller): MaybeCaller) -> Result<Response, Fault> {
+    if !app.rules.public_metrics && caller.is_none() {
+        return Err(Error::Unauthenticated("metrics.public is off; send a key").into());
+    }
+    set_gauges(&app)?;
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, text)], app.metrics.render()).into_response())
+}
+
+fn set_gauges(app: &App) -> OperationResult<()> {
+    let figures = app.db.read(SYSTEM_ACCOUNT, |reading| account::all(reading))?.into_iter().try_fold(
+        system::Figures::default(),
+        |sum, account| Ok::<_, Error>(sum.plus(app.db.read(account, system::figures)?)),
+    )?;
+    for state in JobState::ALL.into_iter().filter(|state| *state != JobState::Finished) {
+        let labels = vec![("state", state.as_str().to_owned())];
+        app.metrics.set("drover_jobs", labels, figures.jobs_in(state) as f64);
+    }
+    for (state, name) in system::ROBOT_STATES {
+        app.metrics.set("drover_robots", vec![("state", name.to_owned())], figures.robots_in(state) as f64);
+    }
+    app.metrics.set("drover_read_only", Vec::new(), if app.db.read_only() { 1.0 } else { 0.0 });
+    Ok(())
+}
+
+/// A backup of everything but the key file, taken while the coordinator works
+#[utoipa::path(get, path = "/system/backup", tag = "System",
+    responses((status = 200, body = Vec<u8>, content_type = "application/x-tar")))]
+async fn get_backup(State(app): State<Arc<App>>, caller: Caller) -> Result<Response, Fault> {
+    caller.require(Permission::SystemBackup)?;
+    Err(Error::Unavailable("no backup".to_owned()).into())
+}

@@ -1,0 +1,152 @@
+//! Reading logs of jobs, wherever their lines lie: in the store as received, or in sealed blocks.
+
+use std::sync::Arc;
+
+use drover_protocol::{
+    AccountId, JobId,
+    log::{Direction, Level, LogLine, LogPage},
+};
+
+use crate::{
+    domain::log::{LogBlock, LogHead},
+    error::{Error, Result},
+    operations::log::{self, Run, numbered, unpack_lines},
+    store::{
+        Db,
+        blob::{BlobName, Blobs},
+    },
+};
+
+/// Lines that one page looks at, at the most, when a filter matches seldom.
+const MAX_EXAMINED: usize = 50_000;
+
+/// Which lines are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The first line (forward) or the last one (backward).
+    pub from_seq: Option<u64>,
+    pub limit: usize,
+    pub level: Option<Level>,
+    /// In lower case.
+    pub text: Option<String>,
+    pub direction: Direction,
+}
+
+impl Wanted {
+    fn fits(&self, line: &LogLine) -> bool {
+        self.level.is_none_or(|level| line.line.level >= level)
+            && self.text.as_ref().is_none_or(|text| line.line.message.to_lowercase().contains(text))
+    }
+}
+
+#[derive(Clone)]
+pub struct LogReader {
+    pub db: Arc<Db>,
+    pub blobs: Arc<Blobs>,
+    pub account: AccountId,
+    pub job: JobId,
+    pub attempt: u32,
+}
+
+impl LogReader {
+    /// A page of lines.
+    pub async fn page(&self, wanted: &Wanted) -> Result<LogPage> {
+        match wanted.direction {
+            Direction::Forward => self.forward(wanted).await,
+            Direction::Backward => self.backward(wanted).await,
+        }
+    }
+
+    fn head(&self) -> Result<LogHead> {
+        self.db.read(self.account, |reading| log::head(reading, self.job, self.attempt))
+    }
+
+    async fn forward(&self, wanted: &Wanted) -> Result<LogPage> {
+        // The head is read first: what has arrived since is read on the next page, and `complete` is never too early.
+        let head = self.head()?;
+        let mut next = wanted.from_seq.unwrap_or(1).max(1);
+        let (mut items, mut examined) = (Vec::new(), 0);
+        while next < head.next_seq && items.len() < wanted.limit && examined < MAX_EXAMINED {
+            let lines = self.run_at(next).await?;
+            if lines.is_empty() {
+                next = head.next_seq;
+                break;
+            }
+            let from = next;
+            for line in lines.into_iter().filter(|line| line.seq >= from) {
+                if items.len() == wanted.limit {
+                    break;
+                }
+                next = line.seq + 1;
+                examined += 1;
+                if wanted.fits(&line) {
+                    items.push(line);
+                }
+            }
+        }
+        let complete = head.ended_at.is_some() && next >= head.next_seq;
+        Ok(LogPage { items, next_seq: next, complete, attempt: self.attempt })
+    }
+
+    async fn backward(&self, wanted: &Wanted) -> Result<LogPage> {
+        let head = self.head()?;
+        let newest = head.next_seq - 1;
+        let mut next = wanted.from_seq.unwrap_or(newest).min(newest);
+        let (mut items, mut examined) = (Vec::new(), 0);
+        while next > 0 && items.len() < wanted.limit && examined < MAX_EXAMINED {
+            let lines = self.run_at(next).await?;
+            let before = next;
+            for line in lines.into_iter().rev().filter(|line| line.seq <= before) {
+                if items.len() == wanted.limit {
+                    break;
+                }
+                next = line.seq - 1;
+                examined += 1;
+                if wanted.fits(&line) {
+                    items.push(line);
+                }
+            }
+            if next == before {
+                next -= 1;
+            }
+        }
+        let complete = head.ended_at.is_some() && next == 0;
+        Ok(LogPage { items, next_seq: next, complete, attempt: self.attempt })
+    }
+
+    /// The lines of the run that holds `seq`, or of the next one; empty if there is none.
+    async fn run_at(&self, seq: u64) -> Result<Vec<LogLine>> {
+        let run = self.db.read(self.account, |reading| log::run_at(reading, self.job, self.attempt, seq))?;
+        match run {
+            None => Ok(Vec::new()),
+            Some(Run::Lines(lines)) => Ok(lines),
+            Some(Run::Block(block)) => self.block(&block).await,
+        }
+    }
+
+    /// The lines of a sealed block. Of one that retention has emptied, one line says so in place of all of them.
+    async fn block(&self, block: &LogBlock) -> Result<Vec<LogLine>> {
+        if block.expired {
+            return Ok(vec![gone(block)]);
+        }
+        let range = block.offset..block.offset + block.length;
+        let content = match self.blobs.read(&BlobName::log(block.blob), Some(range)).await {
+            // Retention came between the look at the record and the look at the blob.
+            Err(Error::NotFound(_)) => return Ok(vec![gone(block)]),
+            other => other?.1,
+        };
+        let pieces: Vec<bytes::Bytes> = futures::TryStreamExt::try_collect(content).await?;
+        Ok(numbered(block.attempt, block.first_seq, unpack_lines(&pieces.concat())?))
+    }
+}
+
+fn gone(block: &LogBlock) -> LogLine {
+    let count = block.last_seq - block.first_seq + 1;
+    let line = drover_protocol::log::NewLogLine {
+        time: block.last_time,
+        level: Level::Info,
+        message: format!("{count} lines of this log were deleted by retention"),
+        fields: Default::default(),
+    };
+    LogLine { seq: block.last_seq, attempt: block.attempt, line }
+}

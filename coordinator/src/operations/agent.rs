@@ -1,0 +1,391 @@
+//! What agents do: join, report themselves, take jobs on and end them.
+
+use std::net::IpAddr;
+
+use drover_protocol::{
+    JobId, JoinTokenId, RobotId, Timestamp,
+    agent::{
+        AgentConfig, Command, Finish, Heartbeat, Join, JobCommand, MAX_CAUSE_BYTES, MAX_ERROR_BYTES, MAX_ERROR_CODE_BYTES,
+        MAX_JOBS, RenewedJob,
+    },
+    job::{Outcome, StopMode},
+    robot::Host,
+};
+
+use super::{Caller, event, join_token, key, robot, robot_group};
+use crate::{
+    domain::{
+        attempt::Attempt,
+        job::{Job, JobEvent, Leases, Report, State},
+        name::{Faults, MAX_NAME_CHARS},
+        permission::Permission,
+        robot::{MAX_CAPACITY, Robot, Sample, health_slot, standing},
+    },
+    error::{Error, Result},
+    secrets::Secrets,
+    store::{
+        Reading, Tx,
+        document::{self, Slot},
+        key::Kind,
+        schema::HealthSample,
+        table,
+    },
+};
+
+const MAX_HOST_TEXT_CHARS: usize = 256;
+const MAX_PROGRESS_CHARS: usize = 512;
+
+/// Binds an agent to a robot and gives the robot's key. Joining again under the same machine id gives the same robot
+/// back, with a new key; that does not use the token up.
+pub fn join(
+    tx: &mut Tx,
+    token: JoinTokenId,
+    address: Option<IpAddr>,
+    request: &Join,
+    secrets: &Secrets,
+) -> Result<(robot::RobotInFull, String)> {
+    let mut faults = Faults::default();
+    faults.text("/machine_id", &request.machine_id, MAX_NAME_CHARS);
+    if request.machine_id.is_empty() {
+        faults.add("/machine_id", "must not be empty");
+    }
+    if let Some(name) = &request.name {
+        faults.name("/name", name);
+    }
+    check_host(&mut faults, &request.host);
+    faults.check()?;
+    let mut token = join_token::check(tx, token, address)?;
+    let known: Option<Robot> = table::find_by(tx, Kind::RobotByMachine, request.machine_id.as_str())?;
+    let mut robot = match known {
+        Some(robot) => robot,
+        None => {
+            join_token::spend(tx, &mut token)?;
+            match token.robot_id {
+                Some(advance) => table::find(tx, advance)?.ok_or_else(robot_is_gone)?,
+                None => new_robot(tx, request)?,
+            }
+        }
+    };
+    if robot.machine_id.as_ref().is_some_and(|own| *own != request.machine_id) {
+        return Err(Error::wrong_state("the robot of this token has been joined by another host already"));
+    }
+    robot.machine_id = Some(request.machine_id.clone());
+    robot.host = Some(request.host.clone());
+    robot.joined_at = Some(tx.now());
+    robot.last_seen_at = Some(tx.now());
+    table::update(tx, &mut robot)?;
+    if let Some(group) = token.group_id {
+        let mut groups = robot.groups.clone();
+        groups.insert(group);
+        robot::set_groups(tx, &mut robot, groups, "coordinator")?;
+    }
+    let key = key::make_for_robot(tx, robot.id, secrets)?;
+    let text = format!("an agent on host {} joined", request.host.hostname);
+    event::note(tx, robot.id.uuid(), "joined", text, "agent")?;
+    Ok((robot::in_full(tx, robot)?, key))
+}
+
+fn robot_is_gone() -> Error {
+    Error::wrong_state("the robot of this join token was deleted; create a new token")
+}
+
+/// A new robot under the wanted name; a name that came only from the host gets a number if it is taken.
+fn new_robot(tx: &mut Tx, request: &Join) -> Result<Robot> {
+    let id = RobotId::from_uuid(tx.new_id());
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => free_name(tx, &request.host.hostname)?,
+    };
+    let robot = robot::blank(id, name, tx.now());
+    robot::insert(tx, &robot)?;
+    Ok(robot)
+}
+
+fn free_name(reading: &dyn Reading, hostname: &str) -> Result<String> {
+    let mut faults = Faults::default();
+    faults.name("/host/hostname", hostname);
+    let base = if faults.check().is_ok() { hostname } else { "robot" };
+    let base: String = base.chars().take(MAX_NAME_CHARS - 8).collect();
+    for number in 1..1_000 {
+        let name = if number == 1 { base.clone() } else { format!("{base}-{number}") };
+        if table::find_by::<Robot>(reading, Kind::RobotByName, name.as_str())?.is_none() {
+            return Ok(name);
+        }
+    }
+    Err(Error::wrong_state("a thousand robots have this host's name; give this one a name with --name"))
+}
+
+fn check_host(faults: &mut Faults, host: &Host) {
+    let texts = [
+        ("hostname", &host.hostname),
+        ("os", &host.os),
+        ("os_version", &host.os_version),
+        ("arch", &host.arch),
+        ("agent_version", &host.agent_version),
+        ("ip", &host.ip),
+        ("mac", &host.mac),
+        ("user", &host.user),
+        ("time_zone", &host.time_zone),
+    ];
+    for (name, text) in texts {
+        faults.text(&format!("/host/{name}"), text, MAX_HOST_TEXT_CHARS);
+    }
+    faults.labels("/host/labels", host.labels.iter());
+    if let Some(capacity) = host.capacity {
+        faults.range("/host/capacity", u64::from(capacity), 1, u64::from(MAX_CAPACITY));
+    }
+}
+
+/// What a heartbeat comes to.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    pub now: Timestamp,
+    pub jobs: Vec<RenewedJob>,
+    pub robot: robot::RobotInFull,
+    pub config: AgentConfig,
+}
+
+/// Takes the host's condition, and renews every lease that is listed, in this one transaction.
+pub fn heartbeat(tx: &mut Tx, caller: &Caller, beat: &Heartbeat, leases: &Leases) -> Result<Beat> {
+    let id = caller.robot()?;
+    check_beat(beat)?;
+    let mut robot: Robot = table::get(tx, id)?;
+    robot.last_seen_at = Some(tx.now());
+    robot.host = beat.host.clone().or(robot.host);
+    table::rewrite(tx, &robot)?;
+    keep_health(tx, id, beat)?;
+    obey_pause(tx, &robot, leases)?;
+    let mut jobs = Vec::with_capacity(beat.jobs.len());
+    for held in &beat.jobs {
+        let event = JobEvent::Renew { robot: id, attempt: held.attempt, progress: held.progress.clone() };
+        jobs.push(renew(tx, held.job_id, held.attempt, event, leases)?);
+    }
+    let config = AgentConfig { capacity: robot.capacity() };
+    Ok(Beat { now: tx.now(), jobs, robot: robot::in_full(tx, robot)?, config })
+}
+
+fn check_beat(beat: &Heartbeat) -> Result<()> {
+    let mut faults = Faults::default();
+    if beat.jobs.len() > MAX_JOBS {
+        faults.add("/jobs", format!("more than {MAX_JOBS} jobs"));
+    }
+    if let Some(host) = &beat.host {
+        check_host(&mut faults, host);
+    }
+    for (number, held) in beat.jobs.iter().enumerate().take(MAX_JOBS) {
+        let Some(progress) = &held.progress else { continue };
+        if let Some(text) = &progress.text {
+            faults.text(&format!("/jobs/{number}/progress/text"), text, MAX_PROGRESS_CHARS);
+        }
+        if progress.percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
+            faults.add(format!("/jobs/{number}/progress/percent"), "must be from 0 to 100");
+        }
+    }
+    Ok(faults.check()?)
+}
+
+fn keep_health(tx: &mut Tx, robot_id: RobotId, beat: &Heartbeat) -> Result<()> {
+    let at = tx.now();
+    let slot = health_slot(at);
+    let mut kept = HealthSample { robot_id, slot, sample: Sample { at, health: beat.health.clone() } };
+    match table::find::<HealthSample>(tx, (robot_id, slot))? {
+        Some(_) => table::update(tx, &mut kept),
+        None => table::insert(tx, &kept),
+    }
+}
+
+/// Ends the robot's jobs if it or a group of it is paused with stop or abort.
+fn obey_pause(tx: &mut Tx, robot: &Robot, leases: &Leases) -> Result<bool> {
+    let groups = robot_group::of_robot(tx, robot)?;
+    match standing(robot, groups.iter(), tx.now()).pause {
+        Some((pause, _)) => robot::end_jobs_of_pause(tx, robot.id, &pause, &pause.by.clone(), leases),
+        None => Ok(false),
+    }
+}
+
+fn renew(tx: &mut Tx, job_id: JobId, attempt: u32, event: JobEvent, leases: &Leases) -> Result<RenewedJob> {
+    let dropped = RenewedJob { job_id, attempt, renewed: false, command: Some(JobCommand::Drop) };
+    let Some(job) = table::find::<Job>(tx, job_id)? else { return Ok(dropped) };
+    match super::job::apply(tx, job, event, leases) {
+        Ok(job) => Ok(RenewedJob { job_id, attempt, renewed: true, command: command_for(&job) }),
+        Err(Error::Refused { .. }) => Ok(dropped),
+        Err(other) => Err(other),
+    }
+}
+
+fn command_for(job: &Job) -> Option<JobCommand> {
+    match &job.state {
+        State::Stopping { stop } => Some(match stop.mode {
+            StopMode::Stop => JobCommand::Stop,
+            StopMode::Abort => JobCommand::Abort,
+        }),
+        _ => None,
+    }
+}
+
+/// Whether there is a command that the agent has not been told, as a look before a transaction.
+pub fn has_commands(reading: &dyn Reading, robot: &Robot, known: &[JobId]) -> Result<bool> {
+    let held = robot::held_jobs(reading, robot.id)?;
+    let untold = held.iter().any(|job| matches!(&job.state, State::Stopping { stop } if stop.told != Some(stop.mode)));
+    let groups = robot_group::of_robot(reading, robot)?;
+    let pause = standing(robot, groups.iter(), reading.now()).pause;
+    let to_end = pause.is_some_and(|(pause, _)| pause.mode != drover_protocol::robot::PauseMode::Drain)
+        && held.iter().any(|job| !matches!(job.state, State::Stopping { .. }));
+    let taken_away = known.iter().any(|id| !held.iter().any(|job| job.id == *id));
+    Ok(untold || to_end || taken_away)
+}
+
+/// Commands that the agent has not been told yet. A lost answer does no harm: the heartbeat tells them again.
+pub fn take_commands(tx: &mut Tx, robot: RobotId, known: &[JobId], leases: &Leases) -> Result<Vec<Command>> {
+    let record: Robot = table::get(tx, robot)?;
+    obey_pause(tx, &record, leases)?;
+    let held = robot::held_jobs(tx, robot)?;
+    let mut commands = Vec::new();
+    for id in known.iter().filter(|id| !held.iter().any(|job| job.id == **id)) {
+        // The newest attempt that this robot had is the one it knows.
+        let attempt = newest_attempt_of(tx, *id, robot)?;
+        commands.extend(attempt.map(|attempt| Command { job_id: *id, attempt, command: JobCommand::Drop }));
+    }
+    for mut job in held {
+        let Some(command) = command_for(&job) else { continue };
+        if let State::Stopping { stop } = &mut job.state
+            && stop.told != Some(stop.mode)
+        {
+            stop.told = Some(stop.mode);
+            commands.push(Command { job_id: job.id, attempt: job.attempt, command });
+            table::update(tx, &mut job)?;
+        }
+    }
+    Ok(commands)
+}
+
+fn newest_attempt_of(reading: &dyn Reading, job: JobId, robot: RobotId) -> Result<Option<u32>> {
+    let attempts = super::attempt::list(reading, job)?;
+    let own = attempts.into_iter().rev().find(|attempt| attempt.robot.id == robot);
+    Ok(own.map(|attempt| attempt.attempt))
+}
+
+/// The attempt of this robot; another robot's is as if it did not exist.
+fn own_attempt(reading: &dyn Reading, caller: &Caller, job: JobId, attempt: u32) -> Result<Attempt> {
+    let robot = caller.robot()?;
+    if let Some(record) = table::find::<Attempt>(reading, (job, attempt))? {
+        return if record.robot.id == robot { Ok(record) } else { Err(Error::NotFound("job")) };
+    }
+    // A number that never was, of a job that this robot has had: the agent is confused, not hostile.
+    match newest_attempt_of(reading, job, robot)? {
+        Some(_) => Err(Error::stale_attempt(format!("there is no attempt {attempt} of this job"))),
+        None => Err(Error::NotFound("job")),
+    }
+}
+
+/// The agent has journalled the assignment and takes it on. Repeating it is fine.
+pub fn accept(tx: &mut Tx, caller: &Caller, id: JobId, attempt: u32, leases: &Leases) -> Result<Timestamp> {
+    own_attempt(tx, caller, id, attempt)?;
+    let robot = caller.robot()?;
+    let job: Job = table::get(tx, id)?;
+    let job = super::job::apply(tx, job, JobEvent::Accept { robot, attempt }, leases)?;
+    Ok(match job.state {
+        State::Running { lease_ends_at } => lease_ends_at,
+        _ => tx.now().plus_seconds(leases.job_seconds),
+    })
+}
+
+/// How a report was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reported {
+    Taken,
+    /// Refused: the attempt was over. It is kept as an event.
+    Late(Error),
+}
+
+/// Ends an attempt. The same report again is success; a late one is refused and kept.
+pub fn finish(
+    tx: &mut Tx,
+    caller: &Caller,
+    id: JobId,
+    report: &Finish,
+    output: Option<&[u8]>,
+    leases: &Leases,
+) -> Result<Reported> {
+    let mut attempt = own_attempt(tx, caller, id, report.attempt)?;
+    if attempt.reported == Some(report.outcome) {
+        return Ok(Reported::Taken);
+    }
+    let job: Job = table::get(tx, id)?;
+    let robot = caller.robot()?;
+    if attempt.reported.is_some() || !job.is_held_by(robot, report.attempt) {
+        keep_late_report(tx, &mut attempt, report, output)?;
+        return Ok(Reported::Late(Error::stale_attempt("the attempt had ended before this report came")));
+    }
+    match output {
+        Some(output) => document::put(tx, id.uuid(), Slot::Output, output)?,
+        None => document::delete(tx, id.uuid(), Slot::Output)?,
+    }
+    let event = JobEvent::Finish {
+        robot,
+        attempt: report.attempt,
+        report: Report {
+            outcome: report.outcome,
+            cause: report.cause.clone(),
+            error: report.error.clone(),
+            exit: report.exit.clone(),
+            usage: report.usage.clone(),
+        },
+    };
+    super::job::apply(tx, job, event, leases)?;
+    let mut attempt: Attempt = table::get(tx, (id, report.attempt))?;
+    attempt.reported = Some(report.outcome);
+    table::update(tx, &mut attempt)?;
+    Ok(Reported::Taken)
+}
+
+/// Keeps what came too late, once per attempt: somebody may have to know that the payment was made after all.
+fn keep_late_report(tx: &mut Tx, attempt: &mut Attempt, report: &Finish, output: Option<&[u8]>) -> Result<()> {
+    if attempt.late_report_kept {
+        return Ok(());
+    }
+    attempt.late_report_kept = true;
+    table::update(tx, attempt)?;
+    let exit = report.exit.as_ref().map(|exit| format!(", {}", exit.meaning)).unwrap_or_default();
+    let kept = output.map(|_| "; its output is kept with this event").unwrap_or_default();
+    let text = format!(
+        "robot {} reported attempt {} as {} ({}{exit}) after it had ended{kept}",
+        attempt.robot.name,
+        attempt.attempt,
+        report.outcome.as_str(),
+        report.cause.message,
+    );
+    let event = event::note(tx, attempt.job_id.uuid(), "late_report", text, "agent")?;
+    match output {
+        Some(output) => document::put(tx, event.uuid(), Slot::Output, output),
+        None => Ok(()),
+    }
+}
+
+/// The robot behind a robot's key.
+pub fn own_robot(reading: &dyn Reading, caller: &Caller) -> Result<Robot> {
+    caller.require(Permission::AgentWork)?;
+    table::get(reading, caller.robot()?)
+}
+
+/// The limits of a report. Texts are the process's own and are taken as they are, up to a size that a record can hold.
+pub fn check_finish(report: &Finish) -> Result<()> {
+    let mut faults = Faults::default();
+    let error = report.error.as_ref();
+    let texts = [
+        ("/cause/message", Some(&report.cause.message), MAX_CAUSE_BYTES),
+        ("/cause/by", Some(&report.cause.by), MAX_NAME_CHARS),
+        ("/error/message", error.map(|error| &error.message), MAX_ERROR_BYTES),
+        ("/error/code", error.and_then(|error| error.code.as_ref()), MAX_ERROR_CODE_BYTES),
+        ("/exit/meaning", report.exit.as_ref().map(|exit| &exit.meaning), MAX_CAUSE_BYTES),
+    ];
+    for (pointer, text, limit) in texts {
+        if text.is_some_and(|text| text.len() > limit) {
+            faults.add(pointer, format!("over {limit} bytes"));
+        }
+    }
+    if report.outcome == Outcome::Succeeded && report.error.is_some() {
+        faults.add("/error", "a job that succeeded has no error");
+    }
+    Ok(faults.check()?)
+}

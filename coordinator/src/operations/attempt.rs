@@ -1,0 +1,63 @@
+//! Attempts: the history that stays with a job.
+
+use drover_protocol::{JobId, KeyId};
+
+use super::key;
+use crate::{
+    domain::{
+        attempt::Attempt,
+        job::{Holder, Job, Step},
+    },
+    error::Result,
+    store::{Reading, Scan, Tx, key::Kind, table},
+};
+
+/// All attempts of a job, oldest first, at most 1000.
+pub fn list(reading: &dyn Reading, job: JobId) -> Result<Vec<Attempt>> {
+    let found = Scan::of(reading, Kind::Attempt, job).records(reading, 1_000)?;
+    Ok(found.into_iter().map(|(_, attempt)| attempt).collect())
+}
+
+/// Begins the attempt that `job` has just been assigned.
+pub fn begin(tx: &mut Tx, job: &Job, robot: Holder, key_id: KeyId) -> Result<()> {
+    let attempt = Attempt {
+        job_id: job.id,
+        attempt: job.attempt,
+        robot,
+        process_version_id: job.process_version_id,
+        key_id,
+        assigned_at: tx.now(),
+        accepted_at: None,
+        ended_at: None,
+        outcome: None,
+        cause: None,
+        error: None,
+        exit: None,
+        usage: None,
+        reported: None,
+        late_report_kept: false,
+    };
+    table::insert(tx, &attempt)
+}
+
+/// Brings the attempt up to what has happened to its job: when it was accepted, how it ended.
+pub fn follow(tx: &mut Tx, before: &Job, step: &Step) -> Result<()> {
+    let accepted = step.job.tries > before.tries;
+    if !accepted && step.ended.is_none() {
+        return Ok(());
+    }
+    let Some(mut attempt) = table::find::<Attempt>(tx, (before.id, before.attempt))? else { return Ok(()) };
+    if accepted {
+        attempt.accepted_at = Some(tx.now());
+    }
+    if let Some(end) = &step.ended {
+        attempt.ended_at = Some(tx.now());
+        attempt.outcome = end.outcome;
+        attempt.cause = end.cause.clone();
+        attempt.error = end.error.clone();
+        attempt.exit = end.exit.clone();
+        attempt.usage = end.usage.clone();
+        key::revoke(tx, attempt.key_id)?;
+    }
+    table::update(tx, &mut attempt)
+}

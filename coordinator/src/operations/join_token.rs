@@ -1,0 +1,144 @@
+//! Join tokens.
+
+use std::net::IpAddr;
+
+use drover_protocol::{JoinTokenId, RobotId, join_token::NewJoinToken, page::PageQuery};
+
+use super::{
+    Caller, event,
+    list::{self, Page, Via},
+    robot_group,
+};
+use crate::{
+    domain::{key::JoinToken, name::Faults, permission::Permission},
+    error::{Error, Result},
+    secrets::{Secrets, key_text},
+    store::{
+        Reader, Reading, Scan, Tx,
+        key::{Key, Kind, SYSTEM_ACCOUNT},
+        table,
+    },
+};
+
+const MIN_SECONDS: u64 = 60;
+const MAX_SECONDS: u64 = 31_536_000;
+const MAX_USES: u64 = 10_000;
+/// How long the token that comes with a robot record made in advance is valid: a week.
+const ADVANCE_SECONDS: u64 = 604_800;
+const UNKNOWN: Error =
+    Error::Unauthenticated("the join token is unknown, used up or expired; create a new one with `drover join-token create`");
+
+pub fn create(tx: &mut Tx, caller: &Caller, new: &NewJoinToken, secrets: &Secrets) -> Result<(JoinToken, String)> {
+    caller.require(Permission::JoinTokenCreate)?;
+    let mut faults = Faults::default();
+    faults.range("/uses", u64::from(new.uses), 1, MAX_USES);
+    faults.range("/expires_in_seconds", new.expires_in_seconds, MIN_SECONDS, MAX_SECONDS);
+    let cidr = new.cidr.as_deref().map(|text| {
+        text.parse::<ipnet::IpNet>().or_else(|_| text.parse::<IpAddr>().map(ipnet::IpNet::from))
+    });
+    if matches!(cidr, Some(Err(_))) {
+        faults.add("/cidr", "is not a network such as 10.1.0.0/16");
+    }
+    faults.check()?;
+    let group_id = match &new.group {
+        Some(group) => Some(robot_group::find(tx, group, "/group")?.id),
+        None => None,
+    };
+    let draft = Draft { group_id, robot_id: None, uses: new.uses, seconds: new.expires_in_seconds };
+    make(tx, draft, cidr.and_then(Result::ok), secrets)
+}
+
+/// The token with which the agent of a robot record made in advance joins.
+pub fn create_for_robot(tx: &mut Tx, robot: RobotId, secrets: &Secrets) -> Result<String> {
+    let draft = Draft { group_id: None, robot_id: Some(robot), uses: 1, seconds: ADVANCE_SECONDS };
+    Ok(make(tx, draft, None, secrets)?.1)
+}
+
+struct Draft {
+    group_id: Option<drover_protocol::RobotGroupId>,
+    robot_id: Option<RobotId>,
+    uses: u32,
+    seconds: u64,
+}
+
+fn make(tx: &mut Tx, draft: Draft, cidr: Option<ipnet::IpNet>, secrets: &Secrets) -> Result<(JoinToken, String)> {
+    let text = key_text(tx.random());
+    let token = JoinToken {
+        id: JoinTokenId::from_uuid(tx.new_id()),
+        hash: secrets.hash(&text),
+        group_id: draft.group_id,
+        robot_id: draft.robot_id,
+        uses: draft.uses,
+        uses_left: draft.uses,
+        expires_at: tx.now().plus_seconds(draft.seconds),
+        cidr,
+        created_at: tx.now(),
+    };
+    let value = rmp_serde::to_vec(&(tx.account(), token.id))
+        .map_err(|error| Error::Internal(format!("the entry of a join token cannot be written: {error}")))?;
+    tx.put(by_hash(&token.hash), value)?;
+    table::insert(tx, &token)?;
+    event::note(tx, token.id.uuid(), "join_token_created", "a join token was made", "coordinator")?;
+    Ok((token, text))
+}
+
+fn by_hash(hash: &[u8; 32]) -> Vec<u8> {
+    Key::new(Kind::JoinTokenByHash, SYSTEM_ACCOUNT).with(*hash).into_bytes()
+}
+
+/// The account that a join token leads into. `reading` is of the system account.
+pub fn account_of(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(drover_protocol::AccountId, JoinTokenId)> {
+    let value = reading.view.get(&by_hash(&secrets.hash(text)))?.ok_or(UNKNOWN)?;
+    rmp_serde::from_slice(&value)
+        .map_err(|error| Error::Internal(format!("the entry of a join token cannot be read: {error}")))
+}
+
+/// The token, if it is good for a host of this address. It is not used up by that.
+pub fn check(tx: &mut Tx, id: JoinTokenId, address: Option<IpAddr>) -> Result<JoinToken> {
+    let token: JoinToken = table::find(tx, id)?.ok_or(UNKNOWN)?;
+    if token.expires_at <= tx.now() {
+        return Err(UNKNOWN);
+    }
+    if let Some(cidr) = token.cidr
+        && !address.is_some_and(|address| cidr.contains(&address.to_canonical()))
+    {
+        return Err(Error::Forbidden("this join token is not valid from this host's address".to_owned()));
+    }
+    Ok(token)
+}
+
+/// Uses the token once.
+pub fn spend(tx: &mut Tx, token: &mut JoinToken) -> Result<()> {
+    if token.uses_left == 0 {
+        return Err(UNKNOWN);
+    }
+    token.uses_left -= 1;
+    table::update(tx, token)
+}
+
+/// Join tokens, newest first.
+pub fn list(reading: &dyn Reading, caller: &Caller, query: &PageQuery) -> Result<Page<JoinToken>> {
+    caller.require(Permission::JoinTokenRead)?;
+    let scan = Scan::of(reading, Kind::JoinToken, ()).newest_first();
+    list::page(reading, scan, Via::Records, query, |_: &JoinToken| true)
+}
+
+pub fn delete(tx: &mut Tx, caller: &Caller, id: JoinTokenId) -> Result<()> {
+    caller.require(Permission::JoinTokenDelete)?;
+    let token: JoinToken = table::get(tx, id)?;
+    tx.delete(by_hash(&token.hash));
+    table::delete::<JoinToken>(tx, id)
+}
+
+/// Removes tokens that expired a day ago or earlier, a page at a time; how many were looked at.
+pub fn expire_page(tx: &mut Tx, limit: usize) -> Result<usize> {
+    let before = tx.now().minus_seconds(86_400);
+    let found = Scan::of(tx, Kind::JoinToken, ()).records::<JoinToken>(tx, limit)?;
+    let mut removed = 0;
+    for (_, token) in found.into_iter().filter(|(_, token)| token.expires_at <= before) {
+        tx.delete(by_hash(&token.hash));
+        table::delete::<JoinToken>(tx, token.id)?;
+        removed += 1;
+    }
+    Ok(removed)
+}

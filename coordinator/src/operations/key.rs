@@ -1,0 +1,346 @@
+//! API keys: recognising them, and the keys that people hold.
+
+use drover_protocol::{
+    AccountId, KeyId, RobotId, Timestamp, UserId,
+    key::{NewKey, OwnKey},
+    page::PageQuery,
+};
+
+use super::{
+    Actor, Caller, event,
+    list::{self, Page, Via},
+};
+use crate::{
+    domain::{
+        account::User,
+        job::Job,
+        key::{ApiKey, LAST_USE_SECONDS, MAX_KEY_CHARS, Owner, PREFIX_CHARS},
+        name::Faults,
+        permission::{Permission, Permissions, Role},
+        robot::Robot,
+    },
+    error::{Error, Result},
+    secrets::{Secrets, key_text},
+    store::{
+        Reader, Reading, Scan, Tx,
+        key::{Key, Kind, SYSTEM_ACCOUNT},
+        table,
+    },
+};
+
+/// Longest grace of a refreshed key: a week.
+const MAX_GRACE_SECONDS: u64 = 604_800;
+const UNKNOWN: Error = Error::Unauthenticated("the key is unknown, expired or revoked");
+
+/// The caller whose key this is, and the time of last use if that is to be written again. `reading` is of the system
+/// account.
+pub fn authenticate(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(Caller, Option<KeyId>)> {
+    if text.is_empty() || text.len() > MAX_KEY_CHARS {
+        return Err(UNKNOWN);
+    }
+    let hash = secrets.hash(text);
+    let key = Key::new(Kind::KeyByHash, SYSTEM_ACCOUNT).with(hash).into_bytes();
+    let value = reading.view.get(&key)?.ok_or(UNKNOWN)?;
+    let (account, key_id) = rmp_serde::from_slice::<(AccountId, KeyId)>(&value)
+        .map_err(|error| Error::Internal(format!("the entry of a key cannot be read: {error}")))?;
+    let reading = Reader { view: reading.view, account, now: reading.now };
+    let key: ApiKey = table::find(&reading, key_id)?.ok_or(UNKNOWN)?;
+    if key.is_expired(reading.now) {
+        return Err(UNKNOWN);
+    }
+    let (actor, mut permissions) = actor_of(&reading, &key.owner)?;
+    if let Some(scope) = &key.permissions {
+        permissions.retain(|permission| scope.contains(permission));
+    }
+    let stale = key.last_used_at.is_none_or(|at| reading.now.since(at).as_secs() >= LAST_USE_SECONDS);
+    Ok((Caller { account, actor, key_id, permissions }, stale.then_some(key_id)))
+}
+
+fn actor_of(reading: &Reader, owner: &Owner) -> Result<(Actor, Permissions)> {
+    match *owner {
+        Owner::User(id) => {
+            let user: User = table::find(reading, id)?.filter(|user: &User| !user.blocked).ok_or(UNKNOWN)?;
+            let permissions = user.permissions();
+            Ok((Actor::User { id, login: user.login }, permissions))
+        }
+        Owner::Robot(id) => {
+            let robot: Robot = table::find(reading, id)?.ok_or(UNKNOWN)?;
+            Ok((Actor::Robot { id, name: robot.name }, Role::Robot.permissions()))
+        }
+        Owner::Job { job, attempt, robot } => {
+            let record: Job = table::find(reading, job)?.ok_or(UNKNOWN)?;
+            if !record.is_held_by(robot, attempt) {
+                return Err(UNKNOWN);
+            }
+            // What else an attempt may reach is written in its version's manifest; reading its own job always is.
+            Ok((Actor::Job { job, attempt, robot }, Permissions::from([Permission::JobRead])))
+        }
+    }
+}
+
+/// Writes down that the key was used.
+pub fn touch(tx: &mut Tx, id: KeyId) -> Result<()> {
+    let now = tx.now();
+    match table::find::<ApiKey>(tx, id)? {
+        Some(mut key) => {
+            key.last_used_at = Some(now);
+            table::update(tx, &mut key)
+        }
+        None => Ok(()),
+    }
+}
+
+fn add(tx: &mut Tx, key: &ApiKey) -> Result<()> {
+    let by_hash = Key::new(Kind::KeyByHash, SYSTEM_ACCOUNT).with(key.hash).into_bytes();
+    if tx.view().get(&by_hash)?.is_some() {
+        return Err(Error::invalid("key", "this text is in use as a key already"));
+    }
+    let value = rmp_serde::to_vec(&(tx.account(), key.id))
+        .map_err(|error| Error::Internal(format!("the entry of a key cannot be written: {error}")))?;
+    tx.put(by_hash, value)?;
+    table::insert(tx, key)
+}
+
+/// The key is unknown from now on.
+pub fn revoke(tx: &mut Tx, id: KeyId) -> Result<()> {
+    if let Some(key) = table::find::<ApiKey>(tx, id)? {
+        tx.delete(Key::new(Kind::KeyByHash, SYSTEM_ACCOUNT).with(key.hash).into_bytes());
+        table::delete::<ApiKey>(tx, id)?;
+    }
+    Ok(())
+}
+
+struct Draft {
+    owner: Owner,
+    name: Option<String>,
+    text: String,
+    permissions: Option<Permissions>,
+    expires_at: Option<Timestamp>,
+    revealable: bool,
+}
+
+fn make(tx: &mut Tx, draft: Draft, secrets: &Secrets) -> Result<ApiKey> {
+    let id = KeyId::from_uuid(tx.new_id());
+    let sealed = match draft.revealable {
+        true => Some(secrets.seal(id.uuid().as_bytes(), draft.text.as_bytes(), tx.random())?),
+        false => None,
+    };
+    let key = ApiKey {
+        id,
+        owner: draft.owner,
+        name: draft.name,
+        prefix: draft.text.chars().take(PREFIX_CHARS).collect(),
+        hash: secrets.hash(&draft.text),
+        sealed,
+        permissions: draft.permissions,
+        created_at: tx.now(),
+        last_used_at: None,
+        expires_at: draft.expires_at,
+    };
+    add(tx, &key)?;
+    Ok(key)
+}
+
+/// A user's own key; `text` comes from outside only when the first account is made.
+pub fn make_own(tx: &mut Tx, user: UserId, text: Option<String>, secrets: &Secrets) -> Result<(ApiKey, String)> {
+    let text = text.unwrap_or_else(|| key_text(tx.random()));
+    let draft = Draft {
+        owner: Owner::User(user),
+        name: None,
+        text: text.clone(),
+        permissions: None,
+        expires_at: None,
+        revealable: true,
+    };
+    Ok((make(tx, draft, secrets)?, text))
+}
+
+/// A new key for a robot; those it had are revoked.
+pub fn make_for_robot(tx: &mut Tx, robot: RobotId, secrets: &Secrets) -> Result<String> {
+    revoke_of(tx, Owner::Robot(robot))?;
+    let text = key_text(tx.random());
+    let draft = Draft {
+        owner: Owner::Robot(robot),
+        name: None,
+        text: text.clone(),
+        permissions: None,
+        expires_at: None,
+        revealable: false,
+    };
+    make(tx, draft, secrets)?;
+    Ok(text)
+}
+
+/// The key of one attempt.
+pub fn make_for_attempt(tx: &mut Tx, job: &Job, robot: RobotId, secrets: &Secrets) -> Result<KeyId> {
+    let draft = Draft {
+        owner: Owner::Job { job: job.id, attempt: job.attempt, robot },
+        name: None,
+        text: secrets.attempt_key(job.id, job.attempt),
+        permissions: None,
+        expires_at: None,
+        revealable: false,
+    };
+    Ok(make(tx, draft, secrets)?.id)
+}
+
+fn of_owner(reading: &dyn Reading, owner: Owner) -> Result<Vec<ApiKey>> {
+    let found = Scan::of(reading, Kind::ApiKeyByOwner, owner).indexed::<ApiKey>(reading, 1_000)?;
+    Ok(found.into_iter().map(|(_, key)| key).collect())
+}
+
+/// Revokes every key of an owner.
+pub fn revoke_of(tx: &mut Tx, owner: Owner) -> Result<()> {
+    for key in of_owner(tx, owner)? {
+        revoke(tx, key.id)?;
+    }
+    Ok(())
+}
+
+/// The user's own key, masked. It is the newest without a name: older ones live on only in their grace.
+pub fn own(reading: &dyn Reading, caller: &Caller) -> Result<OwnKey> {
+    let key = own_record(reading, caller.user()?)?;
+    Ok(OwnKey {
+        id: key.id,
+        masked: format!("{}••••••••", key.prefix),
+        prefix: key.prefix,
+        created_at: key.created_at,
+        last_used_at: key.last_used_at,
+        expires_at: key.expires_at,
+        header: "Bearer ••••".to_owned(),
+    })
+}
+
+fn own_record(reading: &dyn Reading, user: UserId) -> Result<ApiKey> {
+    let keys = of_owner(reading, Owner::User(user))?;
+    keys.into_iter().filter(|key| key.name.is_none()).max_by_key(|key| key.id).ok_or(Error::NotFound("key"))
+}
+
+/// Gives the user a new own key. Old ones end at once, or after a grace.
+pub fn replace_own(tx: &mut Tx, caller: &Caller, grace_seconds: u64, secrets: &Secrets) -> Result<(ApiKey, String)> {
+    let user = caller.user()?;
+    full_rights(tx, caller)?;
+    let mut faults = Faults::default();
+    faults.range("/grace_seconds", grace_seconds, 0, MAX_GRACE_SECONDS);
+    faults.check()?;
+    let ends_at = tx.now().plus_seconds(grace_seconds);
+    for mut key in of_owner(tx, Owner::User(user))?.into_iter().filter(|key| key.name.is_none()) {
+        if grace_seconds == 0 {
+            revoke(tx, key.id)?;
+            continue;
+        }
+        key.expires_at = Some(key.expires_at.map_or(ends_at, |at| at.min(ends_at)));
+        table::update(tx, &mut key)?;
+    }
+    let text = format!("the user's key was replaced; the old one works for {grace_seconds} s more");
+    event::note(tx, user.uuid(), "key_replaced", text, caller.by())?;
+    make_own(tx, user, None, secrets)
+}
+
+/// A named key with fewer rights must not give itself a key with more.
+fn full_rights(reading: &dyn Reading, caller: &Caller) -> Result<()> {
+    let key: ApiKey = table::get(reading, caller.key_id)?;
+    if key.permissions.is_some() {
+        return Err(Error::Forbidden("a key with a scope of its own cannot manage the user's key".to_owned()));
+    }
+    Ok(())
+}
+
+/// What is needed to reveal the user's key: the sealed text and the hash that the password must fit.
+pub fn prepare_reveal(reading: &dyn Reading, caller: &Caller) -> Result<(ApiKey, String)> {
+    let user: User = table::get(reading, caller.user()?)?;
+    let no_password = || Error::wrong_state("this user has no password; assign a new key instead");
+    let hash = user.password_hash.ok_or_else(no_password)?;
+    Ok((own_record(reading, user.id)?, hash))
+}
+
+/// Notes a try to reveal the key, good or bad.
+pub fn note_reveal(tx: &mut Tx, caller: &Caller, good: bool) -> Result<()> {
+    let (code, text) = match good {
+        true => ("key_revealed", "the user's key was revealed"),
+        false => ("key_reveal_refused", "the user's key was not revealed: the password was wrong"),
+    };
+    event::note(tx, caller.user()?.uuid(), code, text, caller.by()).map(|_| ())
+}
+
+/// The text of a key that was sealed for its user.
+pub fn unseal(key: &ApiKey, secrets: &Secrets) -> Result<String> {
+    let sealed = key.sealed.as_ref().ok_or_else(|| Error::wrong_state("this key cannot be revealed"))?;
+    let text = secrets.open_sealed(key.id.uuid().as_bytes(), sealed)?;
+    String::from_utf8(text).map_err(|_| Error::Internal("a sealed key is not text".to_owned()))
+}
+
+/// Named keys of the user, newest first.
+pub fn list_named(reading: &dyn Reading, caller: &Caller, query: &PageQuery) -> Result<Page<ApiKey>> {
+    caller.require(Permission::KeyManage)?;
+    let scan = Scan::of(reading, Kind::ApiKeyByOwner, Owner::User(caller.user()?)).newest_first();
+    list::page(reading, scan, Via::Index, query, |key: &ApiKey| key.name.is_some())
+}
+
+/// A named key, with at most the caller's own rights.
+pub fn create_named(tx: &mut Tx, caller: &Caller, new: &NewKey, secrets: &Secrets) -> Result<(ApiKey, String)> {
+    caller.require(Permission::KeyManage)?;
+    let user = caller.user()?;
+    let mut faults = Faults::default();
+    faults.name("/name", &new.name);
+    if new.expires_at.is_some_and(|at| at <= tx.now()) {
+        faults.add("/expires_at", "is in the past");
+    }
+    let permissions = scope(caller, new.permissions.as_deref(), &mut faults);
+    faults.check()?;
+    if of_owner(tx, Owner::User(user))?.len() >= 1_000 {
+        return Err(Error::wrong_state("this user has 1000 keys; delete some first"));
+    }
+    let text = key_text(tx.random());
+    let draft = Draft {
+        owner: Owner::User(user),
+        name: Some(new.name.clone()),
+        text: text.clone(),
+        permissions: Some(permissions),
+        expires_at: new.expires_at,
+        revealable: false,
+    };
+    let key = make(tx, draft, secrets)?;
+    event::note(tx, user.uuid(), "key_created", format!("the named key {} was made", new.name), caller.by())?;
+    Ok((key, text))
+}
+
+fn scope(caller: &Caller, wanted: Option<&[String]>, faults: &mut Faults) -> Permissions {
+    let Some(wanted) = wanted else { return caller.permissions.clone() };
+    let mut permissions = Permissions::new();
+    for (number, text) in wanted.iter().enumerate() {
+        match Permission::parse(text) {
+            Some(permission) if caller.permissions.contains(&permission) => {
+                permissions.insert(permission);
+            }
+            Some(_) => faults.add(format!("/permissions/{number}"), "you do not have this permission yourself"),
+            None => faults.add(format!("/permissions/{number}"), "there is no such permission"),
+        }
+    }
+    permissions
+}
+
+pub fn delete_named(tx: &mut Tx, caller: &Caller, id: KeyId) -> Result<()> {
+    caller.require(Permission::KeyManage)?;
+    let user = caller.user()?;
+    let key: ApiKey = table::get(tx, id)?;
+    if key.owner != Owner::User(user) {
+        return Err(Error::NotFound("key"));
+    }
+    let Some(name) = key.name else {
+        return Err(Error::wrong_state("this is the user's own key; assign a new one to end it"));
+    };
+    event::note(tx, user.uuid(), "key_deleted", format!("the named key {name} was deleted"), caller.by())?;
+    revoke(tx, id)
+}
+
+/// Names of the caller's roles.
+pub fn roles(reading: &dyn Reading, caller: &Caller) -> Result<Vec<String>> {
+    Ok(match caller.actor {
+        Actor::User { id, .. } => {
+            table::get::<User>(reading, id)?.roles.iter().map(|role| role.as_str().to_owned()).collect()
+        }
+        Actor::Robot { .. } => vec![Role::Robot.as_str().to_owned()],
+        Actor::Job { .. } => Vec::new(),
+    })
+}

@@ -1,0 +1,102 @@
+//! Pages of lists. A page looks at a bounded number of entries, whatever its filter matches.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use drover_protocol::page::PageQuery;
+
+use crate::{
+    error::{Error, Result},
+    store::{Reading, Record, Scan},
+};
+
+pub const DEFAULT_LIMIT: u32 = 50;
+pub const MAX_LIMIT: u32 = 1_000;
+/// Entries that one page looks at, at the most.
+const MAX_EXAMINED: usize = 2_000;
+const STEP: usize = 200;
+
+/// Some records of a list, and where it goes on.
+#[derive(Debug)]
+pub struct Page<R> {
+    pub items: Vec<R>,
+    pub next_cursor: Option<String>,
+}
+
+/// The limit asked for, checked.
+pub fn limit(asked: Option<u32>, default: u32) -> Result<usize> {
+    match asked.unwrap_or(default) {
+        limit @ 1..=MAX_LIMIT => Ok(limit as usize),
+        _ => Err(Error::invalid("limit", format!("must be from 1 to {MAX_LIMIT}"))),
+    }
+}
+
+/// Where the records of a list are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The scan is over the records themselves.
+    Records,
+    /// The scan is over an index of them.
+    Index,
+}
+
+/// A page of a scan: records that `matches` accepts, from the cursor on.
+///
+/// A cursor is the last key that was looked at, less the part that names kind and account; a forged one can therefore
+/// only move within the same list.
+pub fn page<R: Record>(
+    reading: &dyn Reading,
+    scan: Scan,
+    via: Via,
+    query: &PageQuery,
+    matches: impl Fn(&R) -> bool,
+) -> Result<Page<R>> {
+    let limit = limit(query.limit, DEFAULT_LIMIT)?;
+    let mut scan = match &query.cursor {
+        Some(cursor) => {
+            let bytes = URL_SAFE_NO_PAD
+                .decode(cursor)
+                .map_err(|_| Error::BadRequest("the cursor is not one that a list has given".to_owned()))?;
+            scan.resume(&bytes)
+        }
+        None => scan,
+    };
+    let mut items = Vec::new();
+    let mut examined = 0;
+    loop {
+        let wanted = STEP.min(MAX_EXAMINED - examined).max(1);
+        let found: Vec<(Vec<u8>, R)> = match via {
+            Via::Records => scan.records(reading, wanted)?,
+            Via::Index => scan.indexed(reading, wanted)?,
+        };
+        let ended = found.len() < wanted;
+        let mut last_key = None;
+        for (key, record) in found {
+            examined += 1;
+            if matches(&record) {
+                items.push(record);
+            }
+            last_key = Some(key);
+            if items.len() == limit {
+                break;
+            }
+        }
+        let Some(last_key) = last_key else { return Ok(Page { items, next_cursor: None }) };
+        scan = scan.after(&last_key);
+        if items.len() == limit || examined >= MAX_EXAMINED {
+            let more = !scan.pairs(reading, 1)?.is_empty();
+            let cursor = more.then(|| URL_SAFE_NO_PAD.encode(Scan::position(&last_key)));
+            return Ok(Page { items, next_cursor: cursor });
+        }
+        if ended {
+            return Ok(Page { items, next_cursor: None });
+        }
+    }
+}
+
+/// `key:value` filters, as pairs.
+pub fn parse_labels(texts: &[String]) -> Result<Vec<(String, String)>> {
+    let parse = |text: &String| match text.split_once(':') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err(Error::invalid("label", "must have the form key:value")),
+    };
+    texts.iter().map(parse).collect()
+}

@@ -1,0 +1,27 @@
+//! Use cases: one file per noun, one function per use case, over a transaction or a reader's view.
+//!
+//! A function checks permission, reads, decides through `domain`, writes, and names whom to wake. It never sleeps,
+//! calls out or spawns.
+
+pub mod account;
+pub mod agent;
+pub mod assignment;
+pub mod attempt;
+pub mod caller;
+pub mod event;
+pub mod file;
+pub mod garbage;
+pub mod idempotency;
+pub mod job;
+pub mod join_token;
+pub mod key;
+pub mod list;
+pub mod log;
+pub mod process;
+pub mod process_version;
+pub mod retention;
+pub mod robot;
+pub mod robot_group;
+pub mod system;
+
+pub use caller::{Actor, Caller};

@@ -1,0 +1,193 @@
+//! Processes.
+
+use drover_protocol::{
+    ProcessId, RobotGroupId,
+    page::PageQuery,
+    process::{NewProcess, ProcessDefaults, ProcessPatch},
+};
+
+use super::{
+    Caller, event,
+    list::{self, Page, Via},
+    process_version, robot_group,
+};
+use crate::{
+    domain::{
+        name::{Faults, MAX_DESCRIPTION_CHARS},
+        permission::Permission,
+        process::{MAX_PARALLEL, MAX_SECONDS, Process},
+    },
+    error::{Error, Result},
+    store::{Reading, Scan, Tx, key::Kind, table},
+};
+
+/// The largest default input, in bytes of JSON. A larger one belongs into the job or a file.
+const MAX_DEFAULT_INPUT_BYTES: usize = 32 * 1024;
+
+/// The process with this id or name, for paths.
+pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Process> {
+    match text.parse() {
+        Ok(id) => table::get(reading, id),
+        Err(_) => table::find_by(reading, Kind::ProcessByName, text)?.ok_or(Error::NotFound("process")),
+    }
+}
+
+/// The same for a field of a body.
+pub fn find(reading: &dyn Reading, text: &str, pointer: &str) -> Result<Process> {
+    resolve(reading, text).map_err(|error| match error {
+        Error::NotFound(_) => Error::invalid(pointer, "there is no such process"),
+        other => other,
+    })
+}
+
+pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Process> {
+    caller.require(Permission::ProcessRead)?;
+    resolve(reading, text)
+}
+
+pub fn list(reading: &dyn Reading, caller: &Caller, query: &PageQuery) -> Result<Page<Process>> {
+    caller.require(Permission::ProcessRead)?;
+    let scan = Scan::of(reading, Kind::Process, ()).newest_first();
+    list::page(reading, scan, Via::Records, query, |_: &Process| true)
+}
+
+pub fn create(tx: &mut Tx, caller: &Caller, new: &NewProcess) -> Result<Process> {
+    caller.require(Permission::ProcessCreate)?;
+    let mut faults = Faults::default();
+    faults.name("/name", &new.name);
+    faults.text("/description", &new.description, MAX_DESCRIPTION_CHARS);
+    check_defaults(&mut faults, &new.defaults);
+    faults.check()?;
+    let process = Process {
+        id: ProcessId::from_uuid(tx.new_id()),
+        name: new.name.clone(),
+        description: new.description.clone(),
+        active_version_id: None,
+        defaults: new.defaults.clone(),
+        group_pins: Default::default(),
+        last_version_number: 0,
+        created_at: tx.now(),
+        revision: 1,
+    };
+    table::insert(tx, &process)?;
+    event::note(tx, process.id.uuid(), "process_created", "the process was made", caller.by())?;
+    Ok(process)
+}
+
+fn check_defaults(faults: &mut Faults, defaults: &ProcessDefaults) {
+    if let Some(priority) = defaults.priority {
+        faults.range("/defaults/priority", u64::from(priority), 1, 3);
+    }
+    if let Some(seconds) = defaults.timeout_seconds {
+        faults.range("/defaults/timeout_seconds", seconds, 1, MAX_SECONDS);
+    }
+    if let Some(seconds) = defaults.stop_grace_seconds {
+        faults.range("/defaults/stop_grace_seconds", seconds, 0, MAX_SECONDS);
+    }
+    if let Some(parallel) = defaults.max_parallel {
+        faults.range("/defaults/max_parallel", u64::from(parallel), 1, u64::from(MAX_PARALLEL));
+    }
+    if let Some(retry) = &defaults.retry {
+        faults.range("/defaults/retry/max_attempts", u64::from(retry.max_attempts), 1, 100);
+        faults.range("/defaults/retry/delay_seconds", retry.delay_seconds, 0, MAX_SECONDS);
+        if retry.on.len() > 3 {
+            faults.add("/defaults/retry/on", "names an outcome more than once");
+        }
+    }
+    let bytes = defaults.input.as_ref().map_or(0, |input| serde_json::to_vec(input).map_or(0, |json| json.len()));
+    if bytes > MAX_DEFAULT_INPUT_BYTES {
+        faults.add("/defaults/input", format!("larger than {MAX_DEFAULT_INPUT_BYTES} bytes; use a file in a storage"));
+    }
+}
+
+pub fn update(
+    tx: &mut Tx,
+    caller: &Caller,
+    text: &str,
+    patch: &ProcessPatch,
+    revision: Option<u64>,
+) -> Result<Process> {
+    caller.require(Permission::ProcessUpdate)?;
+    let mut process = resolve(tx, text)?;
+    table::check_revision(process.revision, revision)?;
+    let mut faults = Faults::default();
+    if let Some(name) = &patch.name {
+        faults.name("/name", name);
+        process.name = name.clone();
+    }
+    if let Some(description) = &patch.description {
+        faults.text("/description", description, MAX_DESCRIPTION_CHARS);
+        process.description = description.clone();
+    }
+    if let Some(members) = &patch.defaults {
+        process.defaults = patched_defaults(&process.defaults, members)?;
+        check_defaults(&mut faults, &process.defaults);
+    }
+    faults.check()?;
+    for (group, version) in patch.group_pins.iter().flatten() {
+        pin(tx, &mut process, group, version.as_deref())?;
+    }
+    table::update(tx, &mut process)?;
+    event::note(tx, process.id.uuid(), "process_changed", "the process's settings were changed", caller.by())?;
+    Ok(process)
+}
+
+/// A merge patch of the defaults: null removes, anything else replaces.
+fn patched_defaults(
+    defaults: &ProcessDefaults,
+    members: &serde_json::Map<String, serde_json::Value>,
+) -> Result<ProcessDefaults> {
+    let unexpected = |error: serde_json::Error| Error::Internal(format!("defaults cannot be patched: {error}"));
+    let mut json = serde_json::to_value(defaults).map_err(unexpected)?;
+    if let Some(object) = json.as_object_mut() {
+        for (name, value) in members {
+            match value.is_null() {
+                true => object.remove(name),
+                false => object.insert(name.clone(), value.clone()),
+            };
+        }
+    }
+    serde_json::from_value(json).map_err(|error| Error::invalid("/defaults", error.to_string()))
+}
+
+fn pin(tx: &mut Tx, process: &mut Process, group: &str, version: Option<&str>) -> Result<()> {
+    let pointer = format!("/group_pins/{group}");
+    let group: RobotGroupId = robot_group::find(tx, group, &pointer)?.id;
+    match version {
+        Some(text) => {
+            let version = process_version::find(tx, process, text, &pointer)?;
+            process.group_pins.insert(group, version.id);
+        }
+        None => {
+            process.group_pins.remove(&group);
+        }
+    }
+    Ok(())
+}
+
+/// A process with versions or jobs is kept; delete those first.
+pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<()> {
+    caller.require(Permission::ProcessDelete)?;
+    let process = resolve(tx, text)?;
+    table::check_revision(process.revision, revision)?;
+    if !Scan::of(tx, Kind::JobByProcess, process.id).pairs(tx, 1)?.is_empty() {
+        return Err(Error::in_use("jobs of the process are kept; delete them first or wait for their retention"));
+    }
+    for version in process_version::all_of(tx, process.id)? {
+        process_version::remove(tx, &version)?;
+    }
+    table::delete::<Process>(tx, process.id)
+}
+
+/// Jobs of the process that robots hold now, counted up to `limit`.
+pub fn active_jobs(reading: &dyn Reading, process: ProcessId, limit: usize) -> Result<usize> {
+    Ok(Scan::of(reading, Kind::JobActive, process).pairs(reading, limit)?.len())
+}
+
+/// Whether a further job of the process may run now.
+pub fn may_run_more(reading: &dyn Reading, process: &Process) -> Result<bool> {
+    match process.defaults.max_parallel {
+        Some(most) => Ok(active_jobs(reading, process.id, most as usize)? < most as usize),
+        None => Ok(true),
+    }
+}

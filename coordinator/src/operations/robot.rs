@@ -1,0 +1,358 @@
+//! Robots as people see and set them. What their agents say is in `agent.rs`.
+
+use std::collections::BTreeSet;
+
+use drover_protocol::{
+    JobId, RobotGroupId, RobotId,
+    job::{Cause, CauseCode, StopMode},
+    page::PageQuery,
+    robot::{NewRobot, PauseMode, PauseRequest, RobotFilter, RobotPatch, RobotState},
+};
+
+use super::{
+    Caller, event, job, join_token, key,
+    list::{self, Page, Via},
+    robot_group,
+};
+use crate::{
+    domain::{
+        job::{Job, JobEvent, Leases, Target},
+        key::Owner,
+        name::{Faults, MAX_DESCRIPTION_CHARS, MAX_REASON_CHARS},
+        permission::Permission,
+        robot::{HEALTH_SLOTS, MAX_CAPACITY, Pause, Robot, RobotGroup, Sample, Standing, standing},
+    },
+    error::{Error, Result},
+    secrets::Secrets,
+    store::{Reading, Scan, Topic, Tx, key::Kind, schema::HealthSample, table},
+};
+
+/// A robot with what follows from its groups and jobs.
+#[derive(Clone, Debug)]
+pub struct RobotInFull {
+    pub robot: Robot,
+    pub standing: Standing,
+    pub held: Vec<JobId>,
+    pub state: RobotState,
+}
+
+/// The robot with this id or name, for paths.
+pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Robot> {
+    match text.parse() {
+        Ok(id) => table::get(reading, id),
+        Err(_) => table::find_by(reading, Kind::RobotByName, text)?.ok_or(Error::NotFound("robot")),
+    }
+}
+
+/// The same for a field of a body.
+pub fn find(reading: &dyn Reading, text: &str, pointer: &str) -> Result<Robot> {
+    resolve(reading, text).map_err(|error| match error {
+        Error::NotFound(_) => Error::invalid(pointer, "there is no such robot"),
+        other => other,
+    })
+}
+
+/// The jobs that a robot holds now.
+pub fn held_jobs(reading: &dyn Reading, robot: RobotId) -> Result<Vec<Job>> {
+    let limit = MAX_CAPACITY as usize + 1;
+    let found = Scan::of(reading, Kind::JobHeld, robot).indexed::<Job>(reading, limit)?;
+    Ok(found.into_iter().map(|(_, job)| job).collect())
+}
+
+/// Looks up what belongs to a robot.
+pub fn in_full(reading: &dyn Reading, robot: Robot) -> Result<RobotInFull> {
+    let groups = robot_group::of_robot(reading, &robot)?;
+    let standing = standing(&robot, groups.iter(), reading.now());
+    let held: Vec<JobId> = held_jobs(reading, robot.id)?.iter().map(|job| job.id).collect();
+    let state = robot.state(&standing, held.len(), reading.now());
+    Ok(RobotInFull { robot, standing, held, state })
+}
+
+pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<RobotInFull> {
+    caller.require(Permission::RobotRead)?;
+    in_full(reading, resolve(reading, text)?)
+}
+
+/// Robots that fit the filter, newest first.
+pub fn list(
+    reading: &dyn Reading,
+    caller: &Caller,
+    filter: &RobotFilter,
+    query: &PageQuery,
+) -> Result<Page<RobotInFull>> {
+    caller.require(Permission::RobotRead)?;
+    let labels = list::parse_labels(&filter.label)?;
+    let part = filter.q.as_ref().map(|text| text.to_lowercase());
+    let fits = |robot: &Robot| {
+        let has = robot.effective_labels();
+        labels.iter().all(|(key, value)| has.get(key) == Some(value))
+            && part.as_ref().is_none_or(|part| robot.name.to_lowercase().contains(part))
+            && filter.state.is_none_or(|state| {
+                in_full(reading, robot.clone()).is_ok_and(|full| full.state == state)
+            })
+    };
+    let group = filter.group.as_deref().map(|text| robot_group::find(reading, text, "group")).transpose()?;
+    let page = match group.filter(|group| !group.is_all()) {
+        Some(group) => {
+            let scan = Scan::of(reading, Kind::RobotByGroup, group.id).newest_first();
+            list::page(reading, scan, Via::Index, query, fits)?
+        }
+        None => list::page(reading, Scan::of(reading, Kind::Robot, ()).newest_first(), Via::Records, query, fits)?,
+    };
+    let items = page.items.into_iter().map(|robot| in_full(reading, robot)).collect::<Result<_>>()?;
+    Ok(Page { items, next_cursor: page.next_cursor })
+}
+
+/// Makes a robot record in advance, and the token with which its agent joins.
+pub fn create(tx: &mut Tx, caller: &Caller, new: &NewRobot, secrets: &Secrets) -> Result<(RobotInFull, String)> {
+    caller.require(Permission::RobotCreate)?;
+    let mut faults = Faults::default();
+    faults.name("/name", &new.name);
+    faults.text("/description", &new.description, MAX_DESCRIPTION_CHARS);
+    faults.labels("/labels", new.labels.iter());
+    if let Some(capacity) = new.capacity {
+        faults.range("/capacity", u64::from(capacity), 1, u64::from(MAX_CAPACITY));
+    }
+    faults.check()?;
+    let mut robot = blank(RobotId::from_uuid(tx.new_id()), new.name.clone(), tx.now());
+    robot.description = new.description.clone();
+    robot.kind = new.kind;
+    robot.labels = new.labels.clone();
+    robot.capacity = new.capacity;
+    insert(tx, &robot)?;
+    let groups = resolve_groups(tx, &new.groups)?;
+    set_groups(tx, &mut robot, groups, &caller.by())?;
+    event::note(tx, robot.id.uuid(), "robot_created", "the record was made in advance", caller.by())?;
+    let token = join_token::create_for_robot(tx, robot.id, secrets)?;
+    Ok((in_full(tx, robot)?, token))
+}
+
+/// A robot of which nothing is known but its name.
+pub fn blank(id: RobotId, name: String, now: drover_protocol::Timestamp) -> Robot {
+    Robot {
+        id,
+        name,
+        description: String::new(),
+        enabled: true,
+        kind: Default::default(),
+        groups: BTreeSet::new(),
+        labels: Default::default(),
+        capacity: None,
+        machine_id: None,
+        host: None,
+        pause: None,
+        last_seen_at: None,
+        joined_at: None,
+        created_at: now,
+        revision: 1,
+    }
+}
+
+/// Puts a new robot, which is in the group of all robots from then on.
+pub fn insert(tx: &mut Tx, robot: &Robot) -> Result<()> {
+    table::insert(tx, robot)?;
+    let all = robot_group::all(tx)?.id;
+    count_members(tx, all, 1)
+}
+
+fn count_members(tx: &mut Tx, group: RobotGroupId, change: i64) -> Result<()> {
+    let mut group: RobotGroup = table::get(tx, group)?;
+    group.robot_count = group.robot_count.saturating_add_signed(change);
+    table::rewrite(tx, &group)
+}
+
+fn resolve_groups(reading: &dyn Reading, texts: &[String]) -> Result<BTreeSet<RobotGroupId>> {
+    if texts.len() > 100 {
+        return Err(Error::invalid("/groups", "a robot may be in at most 100 groups"));
+    }
+    let mut groups = BTreeSet::new();
+    for (number, text) in texts.iter().enumerate() {
+        let group = robot_group::find(reading, text, &format!("/groups/{number}"))?;
+        if !group.is_all() {
+            groups.insert(group.id);
+        }
+    }
+    Ok(groups)
+}
+
+/// Changes the groups that a robot is in, and counts their members.
+pub fn set_groups(tx: &mut Tx, robot: &mut Robot, groups: BTreeSet<RobotGroupId>, by: &str) -> Result<()> {
+    if groups == robot.groups {
+        return Ok(());
+    }
+    for left in robot.groups.difference(&groups) {
+        count_members(tx, *left, -1)?;
+    }
+    for entered in groups.difference(&robot.groups) {
+        count_members(tx, *entered, 1)?;
+    }
+    robot.groups = groups;
+    table::update(tx, robot)?;
+    event::note(tx, robot.id.uuid(), "groups_changed", "the robot's groups were changed", by)?;
+    // Its agent waits for jobs of the groups it was in; it has to look again.
+    tx.wake(Topic::Robot(robot.id));
+    Ok(())
+}
+
+pub fn update(
+    tx: &mut Tx,
+    caller: &Caller,
+    text: &str,
+    patch: &RobotPatch,
+    revision: Option<u64>,
+) -> Result<RobotInFull> {
+    caller.require(Permission::RobotUpdate)?;
+    let mut robot = resolve(tx, text)?;
+    table::check_revision(robot.revision, revision)?;
+    let mut labels = robot.labels.clone();
+    for (key, value) in patch.labels.iter().flatten() {
+        match value {
+            Some(value) => labels.insert(key.clone(), value.clone()),
+            None => labels.remove(key),
+        };
+    }
+    let mut faults = Faults::default();
+    if let Some(name) = &patch.name {
+        faults.name("/name", name);
+    }
+    if let Some(description) = &patch.description {
+        faults.text("/description", description, MAX_DESCRIPTION_CHARS);
+    }
+    if let Some(capacity) = patch.capacity {
+        faults.range("/capacity", u64::from(capacity), 1, u64::from(MAX_CAPACITY));
+    }
+    faults.labels("/labels", labels.iter());
+    faults.check()?;
+    if let Some(groups) = &patch.groups {
+        let groups = resolve_groups(tx, groups)?;
+        set_groups(tx, &mut robot, groups, &caller.by())?;
+    }
+    robot.labels = labels;
+    robot.name = patch.name.clone().unwrap_or(robot.name);
+    robot.description = patch.description.clone().unwrap_or(robot.description);
+    robot.enabled = patch.enabled.unwrap_or(robot.enabled);
+    robot.kind = patch.kind.unwrap_or(robot.kind);
+    robot.capacity = patch.capacity.or(robot.capacity);
+    table::update(tx, &mut robot)?;
+    event::note(tx, robot.id.uuid(), "robot_changed", "the robot's settings were changed", caller.by())?;
+    tx.wake(Topic::Robot(robot.id));
+    in_full(tx, robot)
+}
+
+/// Removes a robot that holds nothing. Its key is unknown from then on; its finished jobs stay.
+pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<()> {
+    caller.require(Permission::RobotDelete)?;
+    let robot = resolve(tx, text)?;
+    table::check_revision(robot.revision, revision)?;
+    if !held_jobs(tx, robot.id)?.is_empty() {
+        return Err(Error::in_use("the robot holds jobs; stop or close them first"));
+    }
+    if robot_group::has_waiting_jobs(tx, Target::Robot(robot.id))? {
+        return Err(Error::in_use("jobs wait for this very robot; stop them first"));
+    }
+    for group in &robot.groups {
+        count_members(tx, *group, -1)?;
+    }
+    let all = robot_group::all(tx)?.id;
+    count_members(tx, all, -1)?;
+    for slot in 0..HEALTH_SLOTS {
+        table::delete::<HealthSample>(tx, (robot.id, slot))?;
+    }
+    key::revoke_of(tx, Owner::Robot(robot.id))?;
+    table::delete::<Robot>(tx, robot.id)?;
+    tx.wake(Topic::Robot(robot.id));
+    Ok(())
+}
+
+/// A pause as it is kept, if the request is sound.
+pub fn checked_pause(reading: &dyn Reading, caller: &Caller, request: &PauseRequest) -> Result<Pause> {
+    let mut faults = Faults::default();
+    faults.text("/reason", &request.reason, MAX_REASON_CHARS);
+    if request.until.is_some_and(|until| until <= reading.now()) {
+        faults.add("/until", "is in the past");
+    }
+    faults.check()?;
+    Ok(Pause {
+        mode: request.mode,
+        since: reading.now(),
+        until: request.until,
+        reason: request.reason.clone(),
+        by: caller.name(),
+    })
+}
+
+/// Pauses a robot; with `stop` or `abort` its jobs are told at once.
+pub fn pause(
+    tx: &mut Tx,
+    caller: &Caller,
+    text: &str,
+    request: &PauseRequest,
+    leases: &Leases,
+) -> Result<RobotInFull> {
+    caller.require(Permission::RobotPause)?;
+    let mut robot = resolve(tx, text)?;
+    let pause = checked_pause(tx, caller, request)?;
+    robot.pause = Some(pause.clone());
+    table::update(tx, &mut robot)?;
+    event::note(tx, robot.id.uuid(), "robot_paused", format!("paused: {}", request.reason), caller.by())?;
+    end_jobs_of_pause(tx, robot.id, &pause, &caller.by(), leases)?;
+    tx.wake(Topic::Robot(robot.id));
+    in_full(tx, robot)
+}
+
+/// Asks the jobs that a paused robot holds to end, if the pause says so; whether any was asked just now.
+pub fn end_jobs_of_pause(tx: &mut Tx, robot: RobotId, pause: &Pause, by: &str, leases: &Leases) -> Result<bool> {
+    let mode = match pause.mode {
+        PauseMode::Drain => return Ok(false),
+        PauseMode::Stop => StopMode::Stop,
+        PauseMode::Abort => StopMode::Abort,
+    };
+    let message = format!("the robot was paused: {}", pause.reason);
+    let mut asked = false;
+    for held in held_jobs(tx, robot)? {
+        let why = Cause { by: by.to_owned(), code: CauseCode::RobotPaused, message: message.clone() };
+        let before = held.revision;
+        asked |= job::apply(tx, held, JobEvent::Stop { mode, why }, leases)?.revision != before;
+    }
+    Ok(asked)
+}
+
+pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<RobotInFull> {
+    caller.require(Permission::RobotPause)?;
+    let mut robot = resolve(tx, text)?;
+    if robot.pause.take().is_some() {
+        table::update(tx, &mut robot)?;
+        event::note(tx, robot.id.uuid(), "robot_resumed", "the pause was ended", caller.by())?;
+        tx.wake(Topic::Robot(robot.id));
+    }
+    in_full(tx, robot)
+}
+
+pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> Result<RobotInFull> {
+    caller.require(Permission::RobotPause)?;
+    let mut robot = resolve(tx, text)?;
+    if robot.enabled != enabled {
+        robot.enabled = enabled;
+        table::update(tx, &mut robot)?;
+        let (code, text) = match enabled {
+            true => ("robot_enabled", "it takes jobs again"),
+            false => ("robot_disabled", "it takes no jobs from now on"),
+        };
+        event::note(tx, robot.id.uuid(), code, text, caller.by())?;
+        tx.wake(Topic::Robot(robot.id));
+    }
+    in_full(tx, robot)
+}
+
+/// Health samples of the last hours, oldest first.
+pub fn health(reading: &dyn Reading, caller: &Caller, text: &str, hours: u32) -> Result<Vec<Sample>> {
+    caller.require(Permission::RobotRead)?;
+    let robot = resolve(reading, text)?;
+    let from = reading.now().minus_seconds(u64::from(hours) * 3600);
+    let found = Scan::of(reading, Kind::HealthSample, robot.id)
+        .records::<HealthSample>(reading, usize::from(HEALTH_SLOTS))?;
+    let mut samples: Vec<Sample> = found.into_iter().map(|(_, kept)| kept.sample).collect();
+    samples.retain(|sample| sample.at >= from);
+    samples.sort_by_key(|sample| sample.at);
+    Ok(samples)
+}

@@ -1,0 +1,206 @@
+//! Robot groups.
+
+use drover_protocol::{
+    RobotGroupId,
+    page::PageQuery,
+    robot::PauseRequest,
+    robot_group::{NewRobotGroup, RobotGroupPatch},
+};
+
+use super::{
+    Caller, event,
+    list::{self, Page, Via},
+    robot,
+};
+use crate::{
+    domain::{
+        job::{Job, Target},
+        name::{Faults, MAX_DESCRIPTION_CHARS},
+        permission::Permission,
+        robot::{ALL_GROUP, Robot, RobotGroup},
+    },
+    error::{Error, Result},
+    store::{Reading, Scan, Topic, Tx, key::Kind, table},
+};
+
+/// The group with this id or name, for paths.
+pub fn resolve(reading: &dyn Reading, text: &str) -> Result<RobotGroup> {
+    match text.parse() {
+        Ok(id) => table::get(reading, id),
+        Err(_) => table::find_by(reading, Kind::RobotGroupByName, text)?.ok_or(Error::NotFound("robot group")),
+    }
+}
+
+/// The same for a field of a body: what is not there is a fault of that field.
+pub fn find(reading: &dyn Reading, text: &str, pointer: &str) -> Result<RobotGroup> {
+    resolve(reading, text).map_err(|error| match error {
+        Error::NotFound(_) => Error::invalid(pointer, "there is no such robot group"),
+        other => other,
+    })
+}
+
+/// The group that holds every robot.
+pub fn all(reading: &dyn Reading) -> Result<RobotGroup> {
+    table::find_by(reading, Kind::RobotGroupByName, ALL_GROUP)?
+        .ok_or_else(|| Error::Internal("the group of all robots is missing".to_owned()))
+}
+
+pub fn list(reading: &dyn Reading, caller: &Caller, query: &PageQuery) -> Result<Page<RobotGroup>> {
+    caller.require(Permission::RobotGroupRead)?;
+    let scan = Scan::of(reading, Kind::RobotGroup, ()).newest_first();
+    list::page(reading, scan, Via::Records, query, |_: &RobotGroup| true)
+}
+
+pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<RobotGroup> {
+    caller.require(Permission::RobotGroupRead)?;
+    resolve(reading, text)
+}
+
+pub fn create(tx: &mut Tx, caller: &Caller, new: &NewRobotGroup) -> Result<RobotGroup> {
+    caller.require(Permission::RobotGroupCreate)?;
+    let mut faults = Faults::default();
+    faults.name("/name", &new.name);
+    faults.text("/description", &new.description, MAX_DESCRIPTION_CHARS);
+    faults.check()?;
+    let group = RobotGroup {
+        id: RobotGroupId::from_uuid(tx.new_id()),
+        name: new.name.clone(),
+        description: new.description.clone(),
+        enabled: true,
+        pause: None,
+        robot_count: 0,
+        created_at: tx.now(),
+        revision: 1,
+    };
+    table::insert(tx, &group)?;
+    event::note(tx, group.id.uuid(), "group_created", "the group was made", caller.by())?;
+    Ok(group)
+}
+
+pub fn update(
+    tx: &mut Tx,
+    caller: &Caller,
+    text: &str,
+    patch: &RobotGroupPatch,
+    revision: Option<u64>,
+) -> Result<RobotGroup> {
+    caller.require(Permission::RobotGroupUpdate)?;
+    let mut group = resolve(tx, text)?;
+    table::check_revision(group.revision, revision)?;
+    let mut faults = Faults::default();
+    if let Some(name) = &patch.name {
+        faults.name("/name", name);
+        if group.is_all() && *name != group.name {
+            faults.add("/name", "the group of all robots keeps its name");
+        }
+    }
+    if let Some(description) = &patch.description {
+        faults.text("/description", description, MAX_DESCRIPTION_CHARS);
+    }
+    faults.check()?;
+    group.name = patch.name.clone().unwrap_or(group.name);
+    group.description = patch.description.clone().unwrap_or(group.description);
+    table::update(tx, &mut group)?;
+    event::note(tx, group.id.uuid(), "group_changed", "the group was changed", caller.by())?;
+    Ok(group)
+}
+
+/// A group that robots or unfinished jobs refer to is kept.
+pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<()> {
+    caller.require(Permission::RobotGroupDelete)?;
+    let group = resolve(tx, text)?;
+    table::check_revision(group.revision, revision)?;
+    if group.is_all() {
+        return Err(Error::in_use("the group of all robots always exists"));
+    }
+    if group.robot_count > 0 {
+        return Err(Error::in_use(format!("{} robots are in the group; remove them first", group.robot_count)));
+    }
+    if has_waiting_jobs(tx, Target::Group(group.id))? {
+        return Err(Error::in_use("jobs wait for robots of this group; stop them first"));
+    }
+    table::delete::<RobotGroup>(tx, group.id)
+}
+
+/// Whether a job waits for this target, now or for its time.
+pub fn has_waiting_jobs(reading: &dyn Reading, target: Target) -> Result<bool> {
+    if !Scan::of(reading, Kind::JobReady, target).pairs(reading, 1)?.is_empty() {
+        return Ok(true);
+    }
+    // Those that wait for their time are few; they have no index by target.
+    let waiting = crate::store::schema::unfinished_phase(drover_protocol::job::JobState::Waiting);
+    let found = Scan::of(reading, Kind::JobByPhase, waiting).indexed::<Job>(reading, 1_000)?;
+    Ok(found.iter().any(|(_, job)| job.target == target))
+}
+
+/// Makes the robot a member; nothing happens if it is one.
+pub fn add_robot(tx: &mut Tx, caller: &Caller, group: &str, robot: &str) -> Result<()> {
+    change_member(tx, caller, group, robot, true)
+}
+
+/// Removes the robot; nothing happens if it is no member.
+pub fn remove_robot(tx: &mut Tx, caller: &Caller, group: &str, robot: &str) -> Result<()> {
+    change_member(tx, caller, group, robot, false)
+}
+
+fn change_member(tx: &mut Tx, caller: &Caller, group: &str, robot: &str, member: bool) -> Result<()> {
+    caller.require(Permission::RobotGroupUpdate)?;
+    let group = resolve(tx, group)?;
+    let mut robot: Robot = robot::resolve(tx, robot)?;
+    if group.is_all() {
+        return match member {
+            true => Ok(()),
+            false => Err(Error::wrong_state("every robot is in the group of all robots")),
+        };
+    }
+    let mut groups = robot.groups.clone();
+    if member { groups.insert(group.id) } else { groups.remove(&group.id) };
+    robot::set_groups(tx, &mut robot, groups, &caller.by())
+}
+
+/// Pauses all robots of the group. Those that hold jobs are told at their next contact, which is at once.
+pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseRequest) -> Result<RobotGroup> {
+    caller.require(Permission::RobotPause)?;
+    let mut group = resolve(tx, text)?;
+    group.pause = Some(robot::checked_pause(tx, caller, request)?);
+    table::update(tx, &mut group)?;
+    event::note(tx, group.id.uuid(), "group_paused", format!("paused: {}", request.reason), caller.by())?;
+    tx.wake(Topic::Group(group.id));
+    Ok(group)
+}
+
+pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<RobotGroup> {
+    caller.require(Permission::RobotPause)?;
+    let mut group = resolve(tx, text)?;
+    if group.pause.take().is_some() {
+        table::update(tx, &mut group)?;
+        event::note(tx, group.id.uuid(), "group_resumed", "the pause was ended", caller.by())?;
+        tx.wake(Topic::Group(group.id));
+    }
+    Ok(group)
+}
+
+pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> Result<RobotGroup> {
+    caller.require(Permission::RobotPause)?;
+    let mut group = resolve(tx, text)?;
+    if group.enabled != enabled {
+        group.enabled = enabled;
+        table::update(tx, &mut group)?;
+        let (code, text) = match enabled {
+            true => ("group_enabled", "its robots take jobs again"),
+            false => ("group_disabled", "its robots take no jobs from now on"),
+        };
+        event::note(tx, group.id.uuid(), code, text, caller.by())?;
+        tx.wake(Topic::Group(group.id));
+    }
+    Ok(group)
+}
+
+/// The groups a robot is in, `all` included.
+pub fn of_robot(reading: &dyn Reading, robot: &Robot) -> Result<Vec<RobotGroup>> {
+    let mut groups = vec![all(reading)?];
+    for id in &robot.groups {
+        groups.extend(table::find::<RobotGroup>(reading, *id)?);
+    }
+    Ok(groups)
+}

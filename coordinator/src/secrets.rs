@@ -1,0 +1,185 @@
+//! The coordinator's own secret, and all that is derived from it: hashes of keys, seals, and the keys of attempts.
+//!
+//! The secret lies in a file of its own, outside of the store's files. Whoever has the store alone has no key.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce, aead::Aead};
+use drover_protocol::JobId;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use uuid::Builder;
+
+use crate::{
+    clock::Randomness,
+    error::{Error, Result},
+};
+
+const NONCE_BYTES: usize = 24;
+
+/// Why the secret cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretsError {
+    #[error("the key file {0} is missing; without it no API key of this store can be recognised: put it back")]
+    Missing(String),
+    #[error("the key file {0} must hold exactly 32 bytes; restore it from your copy")]
+    WrongSize(String),
+    #[error("cannot use the key file {path}: {source}")]
+    Io { path: String, source: std::io::Error },
+}
+
+/// Derived keys; the secret itself is not kept.
+pub struct Secrets {
+    hashing: [u8; 32],
+    sealing: [u8; 32],
+    attempts: [u8; 32],
+    fingerprint: [u8; 32],
+}
+
+fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
+impl Secrets {
+    pub fn from_bytes(secret: &[u8; 32]) -> Self {
+        let derive = |purpose: &str| mac(secret, &[b"drover ", purpose.as_bytes()]);
+        Self {
+            hashing: derive("hashing of keys"),
+            sealing: derive("sealing"),
+            attempts: derive("keys of attempts"),
+            fingerprint: derive("fingerprint"),
+        }
+    }
+
+    /// Reads the key file; makes it if `may_create`, which is so only for a new store.
+    pub fn open(path: &Path, may_create: bool, randomness: &dyn Randomness) -> Result<Self, SecretsError> {
+        let shown = path.display().to_string();
+        let io = |source| SecretsError::Io { path: path.display().to_string(), source };
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && may_create => {
+                return create(path, randomness).map_err(io);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(SecretsError::Missing(shown)),
+            Err(error) => return Err(io(error)),
+        };
+        let mut secret = [0; 33];
+        let mut length = 0;
+        while length < secret.len() {
+            match file.read(&mut secret[length..]).map_err(io)? {
+                0 => break,
+                read => length += read,
+            }
+        }
+        let secret: [u8; 32] = secret[..length].try_into().map_err(|_| SecretsError::WrongSize(shown))?;
+        Ok(Self::from_bytes(&secret))
+    }
+
+    /// Tells this secret from others without giving anything of it away.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+
+    /// By which a key or token is found.
+    pub fn hash(&self, text: &str) -> [u8; 32] {
+        mac(&self.hashing, &[text.as_bytes()])
+    }
+
+    /// The text of an attempt's key. It can be made again, so that an assignment whose answer was lost is given again.
+    pub fn attempt_key(&self, job: JobId, attempt: u32) -> String {
+        let digest = mac(&self.attempts, &[job.uuid().as_bytes(), &attempt.to_be_bytes()]);
+        let mut guid = [0; 16];
+        guid.copy_from_slice(&digest[..16]);
+        key_text(guid)
+    }
+
+    /// Seals bytes; `context` must be the same when they are opened.
+    pub fn seal(&self, context: &[u8], plain: &[u8], nonce: [u8; NONCE_BYTES]) -> Result<Vec<u8>> {
+        let cipher = XChaCha20Poly1305::new(&self.sealing.into());
+        let payload = chacha20poly1305::aead::Payload { msg: plain, aad: context };
+        let sealed = cipher
+            .encrypt(&XNonce::from(nonce), payload)
+            .map_err(|_| Error::Internal("sealing failed".to_owned()))?;
+        Ok([nonce.as_slice(), &sealed].concat())
+    }
+
+    /// Opens what was sealed under the same context.
+    pub fn open_sealed(&self, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
+        let broken = || Error::Internal("a sealed value cannot be opened with this key file".to_owned());
+        let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES).ok_or_else(broken)?;
+        let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| broken())?;
+        let cipher = XChaCha20Poly1305::new(&self.sealing.into());
+        let payload = chacha20poly1305::aead::Payload { msg: sealed, aad: context };
+        cipher.decrypt(&XNonce::from(nonce), payload).map_err(|_| broken())
+    }
+}
+
+fn create(path: &Path, randomness: &dyn Randomness) -> std::io::Result<Secrets> {
+    let mut secret = [0; 32];
+    randomness.fill(&mut secret);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    // Written beside and renamed: a crash in between must not leave half a key file behind.
+    let beside = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(&secret)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    File::open(folder)?.sync_all()?;
+    Ok(Secrets::from_bytes(&secret))
+}
+
+/// The text of a key: the Base64 of a random GUID's text.
+pub fn key_text(random: [u8; 16]) -> String {
+    STANDARD.encode(Builder::from_random_bytes(random).into_uuid().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_texts_are_the_base64_of_a_guids_text() {
+        let text = key_text([7; 16]);
+        let guid = String::from_utf8(STANDARD.decode(text).expect("it is Base64")).expect("it is text");
+        assert_eq!(uuid::Uuid::parse_str(&guid).map(|guid| guid.get_version_num()), Ok(4));
+    }
+
+    #[test]
+    fn seals_open_only_unchanged_and_in_their_context() {
+        let secrets = Secrets::from_bytes(&[1; 32]);
+        let sealed = secrets.seal(b"here", b"the text", [9; 24]).expect("sealing works");
+        assert_eq!(secrets.open_sealed(b"here", &sealed), Ok(b"the text".to_vec()));
+        assert!(secrets.open_sealed(b"there", &sealed).is_err());
+        assert!(Secrets::from_bytes(&[2; 32]).open_sealed(b"here", &sealed).is_err());
+        assert!(secrets.open_sealed(b"here", &sealed[..10]).is_err());
+        let mut flipped = sealed.clone();
+        flipped[30] ^= 1;
+        assert!(secrets.open_sealed(b"here", &flipped).is_err());
+    }
+
+    /// A store must never get a second secret by accident: its keys would all be unknown from then on.
+    #[test]
+    fn the_key_file_is_made_once_and_missed_when_gone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("secrets.key");
+        let randomness = crate::clock::SystemRandomness;
+        let made = Secrets::open(&path, true, &randomness).expect("a new one is made");
+        let read = Secrets::open(&path, false, &randomness).expect("it is read");
+        assert_eq!(made.hash("x"), read.hash("x"));
+        std::fs::write(&path, b"short").expect("the file is there");
+        assert!(matches!(Secrets::open(&path, true, &randomness), Err(SecretsError::WrongSize(_))));
+        std::fs::remove_file(&path).expect("the file is there");
+        assert!(matches!(Secrets::open(&path, false, &randomness), Err(SecretsError::Missing(_))));
+    }
+}
