@@ -11,7 +11,6 @@ use drover_protocol::{
     problem::Code,
 };
 use futures::StreamExt;
-use tokio::sync::oneshot;
 
 use crate::{
     client::{Answer, Client, reason},
@@ -323,14 +322,18 @@ fn is_passing(error: &Error) -> bool {
     }
 }
 
-/// Watches for Ctrl-C: the first asks the job to stop, the second aborts it, the third ends the future.
+/// Watches for Ctrl-C from now on: the first asks the job to stop, the second aborts it, the third ends the future.
 pub fn interrupts(client: Client, id: String) -> impl Future<Output = ()> {
-    let (leave, left) = oneshot::channel();
-    tokio::spawn(async move {
+    // One watch for all three: what is pressed between two of them is not lost.
+    #[cfg(unix)]
+    let presses = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
+    #[cfg(windows)]
+    let presses = tokio::signal::windows::ctrl_c();
+    async move {
+        // Where Ctrl-C cannot be watched, it simply ends the program.
+        let Ok(mut presses) = presses else { return std::future::pending().await };
         for mode in [StopMode::Stop, StopMode::Abort] {
-            if tokio::signal::ctrl_c().await.is_err() {
-                return;
-            }
+            presses.recv().await;
             note(match mode {
                 StopMode::Stop => "Asking the job to stop. Ctrl-C again aborts it.",
                 StopMode::Abort => "Aborting the job. Ctrl-C again leaves without waiting for its end.",
@@ -343,16 +346,7 @@ pub fn interrupts(client: Client, id: String) -> impl Future<Output = ()> {
                 }
             });
         }
-        if tokio::signal::ctrl_c().await.is_ok() {
-            // When nobody waits any more, the job has ended meanwhile.
-            let _ = leave.send(());
-        }
-    });
-    async move {
-        // Where Ctrl-C cannot be watched, nobody leaves.
-        if left.await.is_err() {
-            std::future::pending().await
-        }
+        presses.recv().await;
     }
 }
 

@@ -96,15 +96,11 @@ pub async fn start(session: &Session, args: StartArgs) -> Result<u8, Error> {
         return Ok(0);
     }
     let job: Job = answer.decode()?;
+    let left = follow::interrupts(session.client.clone(), job.id.to_string());
     note(&format!("Started job {} of {} {place}. Ctrl-C asks it to stop.", job.id, process::of_job(&job)));
-    follow_to_the_end(session, &job).await
-}
-
-async fn follow_to_the_end(session: &Session, job: &Job) -> Result<u8, Error> {
     let id = job.id.to_string();
     // A script that asked for JSON gets the finished job on standard output, and nothing else.
     let sink = if session.out.is_json() { Sink::StandardError } else { Sink::StandardOutput };
-    let left = follow::interrupts(session.client.clone(), id.clone());
     let answer = tokio::select! {
         answer = Follower::new(session, &id, sink).run_to_end() => answer?,
         () = left => return Err(Error::Left),

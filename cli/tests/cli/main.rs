@@ -1,0 +1,5 @@
+//! The `drover` binary as a whole, against a scripted coordinator over real TCP.
+
+mod calls;
+mod follow;
+mod support;
