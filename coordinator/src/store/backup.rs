@@ -10,9 +10,9 @@ use std::{
 };
 
 use drover_protocol::Timestamp;
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
 use super::embedded::{Contents, Embedded};
@@ -66,14 +66,14 @@ pub enum BlobsNote {
 pub struct BlobHold(RwLock<()>);
 
 impl BlobHold {
-    /// Held by a backup; waits for a deletion that is going on.
+    /// Held by a backup; waits for a deletion that is going on. Blocks: not for the threads of requests.
     pub fn hold(&self) -> RwLockReadGuard<'_, ()> {
-        self.0.read()
+        self.0.blocking_read()
     }
 
     /// Leave to delete while it is kept; `None` while a backup runs: try again later.
     pub fn try_delete(&self) -> Option<RwLockWriteGuard<'_, ()>> {
-        self.0.try_write()
+        self.0.try_write().ok()
     }
 }
 
@@ -116,7 +116,8 @@ pub fn write(engine: &Embedded, blobs: Option<Blobs>, about: &About, out: impl W
         blobs: if blobs.is_some() { BlobsNote::Included } else { BlobsNote::Elsewhere },
         secrets_key_fingerprint: about.secrets_key_fingerprint.clone(),
     };
-    let mut tar = Tar { out: tar::Builder::new(out), sums: tempfile::tempfile()?, entries: 0, bytes: 0, at: about.created_at };
+    let mut tar =
+        Tar { out: tar::Builder::new(out), sums: tempfile::tempfile()?, entries: 0, bytes: 0, at: about.created_at };
     let text = serde_json::to_vec_pretty(&manifest)?;
     tar.add(MANIFEST, text.len() as u64, text.as_slice())?;
     for (segment, mut file) in contents.segments {
@@ -142,7 +143,8 @@ fn earliest(contents: &Contents) -> Point {
 
 fn entry_name(folder: &str, path: &Path) -> io::Result<String> {
     let name = path.file_name().and_then(|name| name.to_str());
-    name.map(|name| format!("{folder}{name}")).ok_or_else(|| io::Error::other(format!("{} has no plain name", path.display())))
+    name.map(|name| format!("{folder}{name}"))
+        .ok_or_else(|| io::Error::other(format!("{} has no plain name", path.display())))
 }
 
 struct Tar<W: Write> {

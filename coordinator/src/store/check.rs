@@ -251,7 +251,7 @@ mod tests {
     fn every_disagreement_is_named() {
         let id = |number: u128| Uuid::from_u128(number);
         let key = |kind| Key::new(kind, ACCOUNT);
-        let cases: Vec<(Vec<u8>, Option<Vec<u8>>, &str)> = vec![
+        let cases = [
             (key(Kind::RobotByName).with("thing 0").into_bytes(), None, "has no index entry"),
             (key(Kind::RobotByName).with("thing 0").into_bytes(), Some(id(9).as_bytes().to_vec()), "names"),
             (key(Kind::RobotByName).with("nobody").into_bytes(), Some(id(9).as_bytes().to_vec()), "is not there"),

@@ -48,6 +48,9 @@ pub struct Segment {
     pub end: u64,
 }
 
+/// Takes number, time and payload of a commit.
+pub type Apply<'a> = dyn FnMut(u64, Timestamp, &[u8]) -> io::Result<()> + 'a;
+
 /// The log, open for appending.
 pub struct CommitLog {
     folder: PathBuf,
@@ -67,12 +70,7 @@ pub struct CommitLog {
 
 impl CommitLog {
     /// A new log whose first commit will be number 1.
-    pub fn create(
-        folder: &Path,
-        store: Uuid,
-        segment_bytes: u64,
-        randomness: Arc<dyn Randomness>,
-    ) -> io::Result<Self> {
+    pub fn create(folder: &Path, store: Uuid, segment_bytes: u64, randomness: Arc<dyn Randomness>) -> io::Result<Self> {
         let capacity = capacity(folder, segment_bytes, 0);
         fill(folder, capacity)?;
         let (file, segment, salt) = activate(folder, store, 1, Timestamp::EPOCH, &*randomness)?;
@@ -232,11 +230,7 @@ impl CommitLog {
     ///
     /// # Errors
     /// Whatever cannot be read, and what `apply` gives.
-    pub fn replay(
-        &self,
-        after: u64,
-        apply: &mut dyn FnMut(u64, Timestamp, &[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    pub fn replay(&self, after: u64, apply: &mut Apply<'_>) -> io::Result<()> {
         for segment in self.segments.iter().filter(|segment| segment.last_commit > after) {
             let mut reader = SegmentReader::open(&segment.path)?
                 .ok_or_else(|| io::Error::other(format!("{} has lost its header", segment.path.display())))?;

@@ -243,10 +243,7 @@ pub fn newest(folder: &Path) -> Result<Option<Export>, ExportError> {
 pub type RawPair<'a> = (&'a [u8], &'a [u8]);
 
 /// Gives all pairs of an export, in order of their keys, a page at a time; `Ok` means that all of it is sound.
-pub fn read(
-    path: &Path,
-    apply: &mut dyn FnMut(&[RawPair<'_>]) -> io::Result<()>,
-) -> Result<Export, ExportError> {
+pub fn read(path: &Path, apply: &mut dyn FnMut(&[RawPair<'_>]) -> io::Result<()>) -> Result<Export, ExportError> {
     let export = describe(path)?;
     let damaged = |offset, detail| ExportError::Damaged { path: path.to_owned(), offset, detail };
     let failed = |source| ExportError::Io { path: path.to_owned(), source };

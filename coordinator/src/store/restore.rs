@@ -32,7 +32,9 @@ pub enum RestoreError {
     NotEmpty(PathBuf),
     #[error("this is no backup of a coordinator: {0}")]
     NoBackup(String),
-    #[error("the backup was made by Drover {version} in the form {format}, this program reads form {FORMAT}; use a newer one")]
+    #[error(
+        "the backup was made by Drover {version} in the form {format}, this program reads form {FORMAT}; use a newer one"
+    )]
     UnknownFormat { version: String, format: u32 },
     #[error("the backup is cut off or damaged: {0}; take another copy of it, or an older backup")]
     Damaged(String),
@@ -63,14 +65,20 @@ pub struct RestoreReport {
 impl std::fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { manifest, restored, entries, bytes, blobs, check } = self;
-        writeln!(f, "backup of store {} made at {} by Drover {}", manifest.store, manifest.created_at, manifest.drover_version)?;
+        writeln!(
+            f,
+            "backup of store {} made at {} by Drover {}",
+            manifest.store, manifest.created_at, manifest.drover_version
+        )?;
         writeln!(f, "{entries} files with {bytes} bytes verified, {blobs} blobs among them")?;
         if manifest.blobs == BlobsNote::Elsewhere {
             writeln!(f, "blobs are not in it: they lie in an object store of their own")?;
         }
         writeln!(f, "state as of {} (commit {} of {})", restored.at, restored.commit, manifest.last.commit)?;
         match &manifest.secrets_key_fingerprint {
-            Some(fingerprint) => writeln!(f, "{SECRETS_KEY} is not in it: put the one with fingerprint {fingerprint} into the folder")?,
+            Some(fingerprint) => {
+                writeln!(f, "{SECRETS_KEY} is not in it: put the one with fingerprint {fingerprint} into the folder")?
+            }
             None => writeln!(f, "{SECRETS_KEY} is not in it")?,
         }
         write!(f, "{check}")
@@ -87,7 +95,8 @@ pub fn restore(
     verify_only: bool,
 ) -> Result<RestoreReport, RestoreError> {
     if verify_only {
-        let folder = tempfile::tempdir().map_err(|source| io_error("making a folder in", &std::env::temp_dir(), source))?;
+        let folder =
+            tempfile::tempdir().map_err(|source| io_error("making a folder in", &std::env::temp_dir(), source))?;
         return fill(from, folder.path(), settings, until, false);
     }
     let entries = disk_entries(to).map_err(|source| io_error("reading", to, source))?;
@@ -96,7 +105,8 @@ pub fn restore(
     }
     create_folder(to).map_err(|source| io_error("making", to, source))?;
     let unfinished = to.join(RESTORING);
-    disk::write_whole(&unfinished, b"a restore is filling this folder\n").map_err(|source| io_error("writing", &unfinished, source))?;
+    disk::write_whole(&unfinished, b"a restore is filling this folder\n")
+        .map_err(|source| io_error("writing", &unfinished, source))?;
     let restored = fill(from, to, settings, until, true);
     if restored.is_err() {
         clear(to).map_err(|source| io_error("clearing", to, source))?;
@@ -221,7 +231,10 @@ fn read_manifest(entry: impl Read) -> Result<(Manifest, String), RestoreError> {
     let format = facts.get("format").and_then(serde_json::Value::as_u64).ok_or_else(no_manifest)?;
     if format != u64::from(FORMAT) {
         let version = facts.get("drover_version").and_then(serde_json::Value::as_str).unwrap_or("?").chars().take(40);
-        return Err(RestoreError::UnknownFormat { version: version.collect(), format: u32::try_from(format).unwrap_or(u32::MAX) });
+        return Err(RestoreError::UnknownFormat {
+            version: version.collect(),
+            format: u32::try_from(format).unwrap_or(u32::MAX),
+        });
     }
     let manifest = serde_json::from_value(facts).map_err(|_| no_manifest())?;
     Ok((manifest, content.digest()))
@@ -265,10 +278,15 @@ fn cut(
     let folder = store.join(LOG);
     let read = |source| io_error("reading the log in", &folder, source);
     let randomness = settings.randomness.clone();
-    let log = CommitLog::open(&folder, settings.segment_bytes, randomness, Damage::Refuse, &|| Ok(())).map_err(OpenError::Log)?;
+    let log = CommitLog::open(&folder, settings.segment_bytes, randomness, Damage::Refuse, &|| Ok(()))
+        .map_err(OpenError::Log)?;
     let mut log = log.ok_or_else(|| RestoreError::Damaged("it has no log".to_owned()))?;
     if log.last_commit() != manifest.last.commit {
-        return Err(RestoreError::Damaged(format!("its log ends at commit {}, not at {}", log.last_commit(), manifest.last.commit)));
+        return Err(RestoreError::Damaged(format!(
+            "its log ends at commit {}, not at {}",
+            log.last_commit(),
+            manifest.last.commit
+        )));
     }
     let Some(until) = until else { return Ok(manifest.last) };
     if until < manifest.earliest.at {

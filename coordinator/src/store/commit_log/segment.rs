@@ -110,8 +110,11 @@ fn is_header(bytes: &[u8], salt: u32) -> bool {
     &bytes[..4] == RECORD_MAGIC && u32_at(bytes, 24) == crc32c_append(salt, &bytes[..24])
 }
 
+/// A key with its value, or with nothing if it is deleted.
+pub type RawWrite<'a> = (&'a [u8], Option<&'a [u8]>);
+
 /// The puts and deletes of a payload. What has passed its CRC was written by [`encode_record`]; anything else is `None`.
-pub fn writes_of(payload: &[u8]) -> Option<Vec<(&[u8], Option<&[u8]>)>> {
+pub fn writes_of(payload: &[u8]) -> Option<Vec<RawWrite<'_>>> {
     let mut writes = Vec::new();
     let mut rest = payload;
     while !rest.is_empty() {

@@ -142,7 +142,8 @@ impl Index {
         if start >= range.end.as_slice() || limit == 0 {
             return Ok(Vec::new());
         }
-        let pair = |found: sled::Result<(sled::IVec, sled::IVec)>| found.map(|(key, value)| (key.to_vec(), value.to_vec()));
+        let pair =
+            |found: sled::Result<(sled::IVec, sled::IVec)>| found.map(|(key, value)| (key.to_vec(), value.to_vec()));
         let scan = || {
             let found = self.tree.range(start..range.end.as_slice());
             match order {

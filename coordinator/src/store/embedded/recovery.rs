@@ -146,7 +146,8 @@ fn trusted(
     if Index::has_stray_pages(&folders.index) {
         return Err("pages lie in its blobs folder, which is never synced".to_owned());
     }
-    let index = Index::open(&folders.index, settings.cache_bytes).map_err(|error| format!("cannot be opened: {error}"))?;
+    let index =
+        Index::open(&folders.index, settings.cache_bytes).map_err(|error| format!("cannot be opened: {error}"))?;
     let (store, commit) = index.position()?.ok_or("it is empty or half filled")?;
     let first = log.segments().first().map_or(1, |segment| segment.first_commit);
     if store != log.store() {
@@ -236,7 +237,8 @@ fn replay(log: &CommitLog, index: &Index, after: u64) -> Result<(), OpenError> {
     let mut writes = WriteSet::new();
     let mut bytes = 0;
     let mut put = |_: u64, _: Timestamp, payload: &[u8]| {
-        let commit_writes = writes_of(payload).ok_or_else(|| io::Error::other("a record of the log has another form"))?;
+        let commit_writes =
+            writes_of(payload).ok_or_else(|| io::Error::other("a record of the log has another form"))?;
         for (key, value) in commit_writes {
             writes.insert(key.to_vec(), value.map(<[u8]>::to_vec));
         }

@@ -92,7 +92,10 @@ fn run(core: &Core) {
             }
         }
         let may_export = exported.is_none_or(|at: Instant| at.elapsed() > EXPORT_RETRY);
-        if may_export && core.export_is_due() && let Err(error) = core.export() {
+        if may_export
+            && core.export_is_due()
+            && let Err(error) = core.export()
+        {
             exported = Some(Instant::now());
             tracing::warn!(%error, "no export was made; the log goes on growing until one is");
         }
@@ -120,7 +123,9 @@ impl Core {
 
     fn save_marker(&self, left: Left, commit: u64) -> Result<(), EngineError> {
         let marker = Marker { store: self.store, left, boot: boot(), commit };
-        marker.save(&self.folders.store).map_err(|error| EngineError::Broken(format!("writing the marker failed: {error}")))
+        marker
+            .save(&self.folders.store)
+            .map_err(|error| EngineError::Broken(format!("writing the marker failed: {error}")))
     }
 
     /// The last steps of a clean end.
@@ -147,8 +152,7 @@ impl Core {
     }
 
     fn export_is_due(&self) -> bool {
-        let (start, raw_bytes) =
-            self.export.lock().as_ref().map_or((0, 0), |export| (export.start, export.raw_bytes));
+        let (start, raw_bytes) = self.export.lock().as_ref().map_or((0, 0), |export| (export.start, export.raw_bytes));
         let log_bytes = self.log.lock().as_ref().map_or(0, |log| log.bytes_after(start));
         log_bytes > raw_bytes.max(self.settings.export_bytes)
     }
@@ -190,6 +194,12 @@ impl Core {
         let needed = segments.into_iter().filter(|segment| segment.last_commit > from || segment.last_commit == commit);
         let segments = needed.map(|segment| File::open(&segment.path).map(|file| (segment, file)));
         let export = export.as_ref().map(|export| File::open(&export.path).map(|file| (export.clone(), file)));
-        Ok(Contents { store: self.store, commit, at, export: export.transpose()?, segments: segments.collect::<Result<_, _>>()? })
+        Ok(Contents {
+            store: self.store,
+            commit,
+            at,
+            export: export.transpose()?,
+            segments: segments.collect::<Result<_, _>>()?,
+        })
     }
 }
