@@ -1,6 +1,6 @@
 //! What all parts of a running coordinator share.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use drover_protocol::KeyId;
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use crate::{
     domain::job::Leases,
     json_schema::Schemas,
     secrets::Secrets,
-    store::{Db, blob::Blobs, embedded::Embedded},
+    store::{Db, backup::BlobHold, blob::Blobs, embedded::Embedded},
 };
 
 /// Sizes that the operator may set.
@@ -32,14 +32,22 @@ pub struct Rules {
     pub public_metrics: bool,
 }
 
+/// What lies on the disk.
+#[derive(Clone)]
+pub struct OnDisk {
+    pub engine: Arc<Embedded>,
+    pub blobs_folder: PathBuf,
+}
+
 pub struct App {
     pub db: Arc<Db>,
     pub blobs: Arc<Blobs>,
     pub secrets: Arc<Secrets>,
     pub rules: Rules,
     pub schemas: Schemas,
-    /// The engine itself, for backups; absent in tests on memory.
-    pub embedded: Option<Arc<Embedded>>,
+    /// What a backup is made of; absent when everything lies in memory.
+    pub on_disk: Option<OnDisk>,
+    pub blob_hold: Arc<BlobHold>,
     /// Cancelled when the coordinator is to stop: long polls and streams end then.
     pub stopping: CancellationToken,
     /// Keys whose last use is being written down, so that each is written once.
@@ -53,7 +61,7 @@ impl App {
         blobs: Arc<Blobs>,
         secrets: Arc<Secrets>,
         rules: Rules,
-        embedded: Option<Arc<Embedded>>,
+        on_disk: Option<OnDisk>,
     ) -> Arc<Self> {
         Arc::new(Self {
             db,
@@ -61,7 +69,8 @@ impl App {
             secrets,
             rules,
             schemas: Schemas::default(),
-            embedded,
+            on_disk,
+            blob_hold: Arc::default(),
             stopping: CancellationToken::new(),
             touching: Arc::default(),
             metrics: crate::http::metrics::Metrics::default(),

@@ -3,14 +3,18 @@
 //! Four layers, one direction: `http` and `background` → `operations` → `domain` and `store`.
 
 pub mod app;
+pub mod background;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod error;
 pub mod http;
 pub mod json_schema;
 pub mod log_reader;
+mod nearest;
 pub mod operations;
 pub mod package;
 pub mod password;
 pub mod secrets;
+pub mod start;
 pub mod store;

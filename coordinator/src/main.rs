@@ -1,1 +1,193 @@
-fn main() {}
+//! The program `drover-coordinator`: arguments, settings, tracing, and the commands for whoever operates it.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use drover_coordinator::{
+    config::{Config, LogFormat},
+    start::{self, engine_settings},
+    store::{
+        check,
+        embedded::Embedded,
+        engine::Engine,
+        restore::{self, RestoreReport},
+    },
+};
+use drover_protocol::Timestamp;
+use tracing_subscriber::EnvFilter;
+
+/// The coordinator of Drover: holds robots, processes, jobs and logs, and serves the API.
+#[derive(Parser)]
+#[command(name = "drover-coordinator", version)]
+struct Arguments {
+    /// File with settings; what it does not say is as built in.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the settings in force, secrets masked, and end.
+    #[arg(long, global = true)]
+    print_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or Ctrl-C.
+    Run,
+    /// Check the settings without starting.
+    CheckConfig,
+    /// Check the records of a stopped coordinator's store against their indexes, both ways.
+    Check,
+    /// Make the index of a stopped coordinator's store anew from export and log.
+    Rebuild {
+        /// Cut a damaged log before the damage, losing what follows; that is kept in `log.damaged`.
+        #[arg(long)]
+        accept_loss: bool,
+    },
+    /// Restore a backup (made with `drover backup FILE`) into the store's folder, which must be empty.
+    Restore {
+        /// The backup.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Only go through everything and say whether it can be restored.
+        #[arg(long)]
+        verify: bool,
+        /// Restore the state of this moment, for example 2026-11-23T08:05:11Z.
+        #[arg(long, value_name = "TIME")]
+        until: Option<Timestamp>,
+    },
+    /// Give a user of a stopped coordinator a new key, when the old one is lost.
+    NewKey {
+        /// The user's login.
+        #[arg(long, default_value = "admin")]
+        login: String,
+    },
+    /// Print the API's document (OpenAPI 3.1).
+    Openapi,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("drover-coordinator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let config = Config::load(arguments.config.as_deref(), std::env::vars())?;
+    if arguments.print_config {
+        print!("{}", config.printed());
+        return Ok(());
+    }
+    match arguments.command {
+        None => bail!("say what to do: `drover-coordinator run` serves, `--help` lists all commands"),
+        Some(Command::Run) => serve(&config),
+        Some(Command::CheckConfig) => {
+            println!("the settings are fine");
+            Ok(())
+        }
+        Some(Command::Openapi) => {
+            println!("{}", drover_coordinator::http::openapi::document_text()?);
+            Ok(())
+        }
+        Some(Command::Check) => check_store(&config),
+        Some(Command::Rebuild { accept_loss }) => rebuild(&config, accept_loss),
+        Some(Command::Restore { from, verify, until }) => restore_backup(&config, &from, verify, until),
+        Some(Command::NewKey { login }) => new_key(&config, &login),
+    }
+}
+
+fn trace(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log.level).context("log.level cannot be used")?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+fn serve(config: &Config) -> anyhow::Result<()> {
+    trace(config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let running = start::start(config).await?;
+        let address = running.server.address();
+        if let Some(key) = &running.new_key {
+            show_key(&config.bootstrap.login, key)?;
+        }
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "the coordinator serves");
+        let stopping = running.app.stopping.clone();
+        tokio::spawn(async move {
+            let signal = stop_signal().await;
+            tracing::info!(signal, "the coordinator stops");
+            stopping.cancel();
+        });
+        running.serve().await?;
+        tracing::info!("the coordinator has stopped");
+        Ok(())
+    })
+}
+
+/// The one time that the administrator's key is shown. It goes to standard output, never into the log.
+fn show_key(login: &str, key: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "The store is new. The key of its administrator {login} is shown only now:\n\n    {key}\n")?;
+    writeln!(out, "Use it as `Authorization: Bearer <key>`, with `drover login`, or on the page /docs.")?;
+    Ok(out.flush()?)
+}
+
+async fn stop_signal() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+fn check_store(config: &Config) -> anyhow::Result<()> {
+    let engine = Embedded::open(&config.store.path, engine_settings(config))?;
+    let report = check::check(&*engine.view())?;
+    println!("{report}");
+    engine.close()?;
+    if report.is_sound() {
+        Ok(())
+    } else {
+        bail!("the store is not sound; `drover-coordinator rebuild` makes its index anew")
+    }
+}
+
+fn rebuild(config: &Config, accept_loss: bool) -> anyhow::Result<()> {
+    let engine = Embedded::rebuild(&config.store.path, engine_settings(config), accept_loss)?;
+    let report = check::check(&*engine.view())?;
+    println!("the index was made anew\n{report}");
+    Ok(engine.close()?)
+}
+
+fn restore_backup(config: &Config, from: &Path, verify: bool, until: Option<Timestamp>) -> anyhow::Result<()> {
+    let file = std::fs::File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
+    let report: RestoreReport = restore::restore(file, &config.store.path, engine_settings(config), until, verify)?;
+    println!("{report}");
+    if !verify {
+        println!("Put the key file of that store at {} before you start.", config.key_file().display());
+    }
+    Ok(())
+}
+
+fn new_key(config: &Config, login: &str) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let key = runtime.block_on(start::new_key(config, login))?;
+    show_key(login, &key)
+}

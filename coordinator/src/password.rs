@@ -1,9 +1,6 @@
 //! Passwords: argon2id, off the request threads, a few at a time.
 
-use argon2::{
-    Argon2, PasswordHash, PasswordVerifier,
-    password_hash::PasswordHasher,
-};
+use argon2::{Argon2, PasswordHash, PasswordVerifier, password_hash::PasswordHasher};
 use tokio::sync::Semaphore;
 
 use crate::{

@@ -90,6 +90,11 @@ impl Secrets {
         self.fingerprint
     }
 
+    /// The fingerprint as people compare it.
+    pub fn fingerprint_text(&self) -> String {
+        self.fingerprint.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// By which a key or token is found.
     pub fn hash(&self, text: &str) -> [u8; 32] {
         mac(&self.hashing, &[text.as_bytes()])
@@ -107,9 +112,8 @@ impl Secrets {
     pub fn seal(&self, context: &[u8], plain: &[u8], nonce: [u8; NONCE_BYTES]) -> Result<Vec<u8>> {
         let cipher = XChaCha20Poly1305::new(&self.sealing.into());
         let payload = chacha20poly1305::aead::Payload { msg: plain, aad: context };
-        let sealed = cipher
-            .encrypt(&XNonce::from(nonce), payload)
-            .map_err(|_| Error::Internal("sealing failed".to_owned()))?;
+        let sealed =
+            cipher.encrypt(&XNonce::from(nonce), payload).map_err(|_| Error::Internal("sealing failed".to_owned()))?;
         Ok([nonce.as_slice(), &sealed].concat())
     }
 

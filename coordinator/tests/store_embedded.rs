@@ -6,7 +6,7 @@ mod store_kit;
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
     process::{Command, Stdio},
@@ -563,7 +563,7 @@ async fn call(db: Arc<Db>, caller: u8, mut number: u32) {
             Ok(())
         });
         write.await.unwrap();
-        writeln!(std::io::stdout(), "ack {caller} {number}").unwrap();
+        println!("ack {caller} {number}");
     }
 }
 

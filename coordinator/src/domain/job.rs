@@ -126,15 +126,36 @@ pub struct Report {
 /// What can happen to a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobEvent {
-    Assign { robot: Holder },
-    Accept { robot: RobotId, attempt: u32 },
+    Assign {
+        robot: Holder,
+    },
+    Accept {
+        robot: RobotId,
+        attempt: u32,
+    },
     /// The heartbeat of its holder.
-    Renew { robot: RobotId, attempt: u32, progress: Option<Progress> },
-    Finish { robot: RobotId, attempt: u32, report: Report },
-    Stop { mode: StopMode, why: Cause },
-    Close { outcome: Outcome, cause: Cause },
+    Renew {
+        robot: RobotId,
+        attempt: u32,
+        progress: Option<Progress>,
+    },
+    Finish {
+        robot: RobotId,
+        attempt: u32,
+        report: Report,
+    },
+    Stop {
+        mode: StopMode,
+        why: Cause,
+    },
+    Close {
+        outcome: Outcome,
+        cause: Cause,
+    },
     /// A person wants one more attempt.
-    Retry { by: String },
+    Retry {
+        by: String,
+    },
     /// Time has passed; what is due is done.
     Tick,
 }
@@ -315,7 +336,12 @@ fn renew(
     job.progress = progress.or(job.progress);
     job.state = State::Running { lease_ends_at };
     if came_back {
-        Ok(noted(job, "robot_came_back", "the robot was heard of again and goes on with the same attempt", "coordinator"))
+        Ok(noted(
+            job,
+            "robot_came_back",
+            "the robot was heard of again and goes on with the same attempt",
+            "coordinator",
+        ))
     } else {
         Ok(unchanged(job))
     }
@@ -494,8 +520,7 @@ fn force(mut job: Job, asked: Stop, now: Timestamp) -> Step {
             noted(job, "stop_forced", text, "coordinator")
         }
         StopMode::Abort => {
-            let outcome =
-                if asked.why.code == CauseCode::Timeout { Outcome::TimedOut } else { Outcome::Aborted };
+            let outcome = if asked.why.code == CauseCode::Timeout { Outcome::TimedOut } else { Outcome::Aborted };
             let message = format!(
                 "{}; the agent did not confirm the end within {CONFIRM_END_SECONDS} s, so the process may still run",
                 asked.why.message
@@ -568,9 +593,7 @@ fn is_tried_again(job: &Job, outcome: Outcome) -> bool {
         Outcome::Succeeded | Outcome::Stopped | Outcome::Aborted => None,
     };
     let business = job.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Business);
-    wanted.is_some_and(|on| job.retry.on.contains(&on))
-        && job.tries < job.retry.max_attempts
-        && !business
+    wanted.is_some_and(|on| job.retry.on.contains(&on)) && job.tries < job.retry.max_attempts && !business
 }
 
 fn wait_again(job: &mut Job, not_before: Option<Timestamp>) {

@@ -21,15 +21,7 @@ pub struct LogHead {
 
 impl LogHead {
     pub fn new(job_id: JobId, attempt: u32) -> Self {
-        Self {
-            job_id,
-            attempt,
-            next_seq: 1,
-            bytes: 0,
-            unsealed_chunks: 0,
-            unsealed_bytes: 0,
-            ended_at: None,
-        }
+        Self { job_id, attempt, next_seq: 1, bytes: 0, unsealed_chunks: 0, unsealed_bytes: 0, ended_at: None }
     }
 }
 

@@ -216,10 +216,8 @@ async fn accept(
 ) -> Result<Json<Accepted>, Fault> {
     let (id, leases): (JobId, _) = (id(&text, "job")?, app.rules.leases);
     let account = caller.account;
-    let lease_ends_at = app
-        .db
-        .write(account, move |tx| operations::agent::accept(tx, &caller, id, request.attempt, &leases))
-        .await?;
+    let lease_ends_at =
+        app.db.write(account, move |tx| operations::agent::accept(tx, &caller, id, request.attempt, &leases)).await?;
     Ok(Json(Accepted { lease_ends_at }))
 }
 
@@ -246,9 +244,7 @@ async fn finish(
     let account = caller.account;
     let reported = app
         .db
-        .write(account, move |tx| {
-            operations::agent::finish(tx, &caller, id, &report, bytes.as_deref(), &leases)
-        })
+        .write(account, move |tx| operations::agent::finish(tx, &caller, id, &report, bytes.as_deref(), &leases))
         .await?;
     match reported {
         Reported::Taken => Ok(StatusCode::NO_CONTENT),
@@ -277,7 +273,8 @@ fn check_output(
         return Ok(());
     }
     let texts: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.pointer, error.detail)).collect();
-    let message: String = format!("the output is not as its schema says: {}", texts.join("; ")).chars().take(900).collect();
+    let message: String =
+        format!("the output is not as its schema says: {}", texts.join("; ")).chars().take(900).collect();
     report.outcome = Outcome::Failed;
     report.cause = Cause { by: "coordinator".to_owned(), code: CauseCode::OutputInvalid, message: message.clone() };
     report.error = Some(JobError { kind: ErrorKind::Application, code: Some("output_invalid".to_owned()), message });
@@ -340,10 +337,7 @@ async fn put_artifact(
     app.blobs.keep(staged, &BlobName::file(content.id)).await?;
     let account = caller.account;
     let blob = BlobName::file(content.id);
-    let stored = app
-        .db
-        .write(account, move |tx| file::put_artifact(tx, &caller, job, attempt, &path, &content))
-        .await;
+    let stored = app.db.write(account, move |tx| file::put_artifact(tx, &caller, job, attempt, &path, &content)).await;
     match stored {
         Ok(stored) => Ok((StatusCode::CREATED, Json(storage::view(stored))).into_response()),
         Err(error) => {

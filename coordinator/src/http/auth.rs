@@ -27,9 +27,8 @@ impl FromRequestParts<Arc<App>> for Caller {
         if !scheme.eq_ignore_ascii_case("bearer") && !scheme.eq_ignore_ascii_case("basic") {
             return Err(NO_KEY.into());
         }
-        let (caller, stale) = app.db.read(SYSTEM_ACCOUNT, |reading| {
-            operations::key::authenticate(reading, key.trim(), &app.secrets)
-        })?;
+        let (caller, stale) =
+            app.db.read(SYSTEM_ACCOUNT, |reading| operations::key::authenticate(reading, key.trim(), &app.secrets))?;
         if let Some(key) = stale {
             write_last_use(app, caller.account, key);
         }

@@ -42,7 +42,8 @@ pub async fn send(app: &App, headers: &HeaderMap, sending: Sending<'_>) -> Resul
     } else {
         match wanted(headers, &tag, total) {
             Wanted::Impossible => {
-                let mut response = Fault::new(Code::RangeNotSatisfiable, format!("It has {total} bytes.")).into_response();
+                let mut response =
+                    Fault::new(Code::RangeNotSatisfiable, format!("It has {total} bytes.")).into_response();
                 set(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{total}"));
                 return Ok(response);
             }
@@ -55,7 +56,11 @@ pub async fn send(app: &App, headers: &HeaderMap, sending: Sending<'_>) -> Resul
     set(headers, header::ACCEPT_RANGES, "bytes");
     set(headers, header::CONTENT_TYPE, sending.content_type);
     // What robots made must never run as a page of this host.
-    set(headers, header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:");
+    set(
+        headers,
+        header::CONTENT_SECURITY_POLICY,
+        "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+    );
     let name: String = url::form_urlencoded::byte_serialize(sending.file_name.as_bytes()).collect();
     let disposition = format!("attachment; filename*=UTF-8''{}", name.replace('+', "%20"));
     set(headers, header::CONTENT_DISPOSITION, &disposition);
@@ -129,7 +134,9 @@ pub fn check_digest(headers: &HeaderMap, staged: &Staged) -> Result<(), Fault> {
     let Some(given) = given else { return Ok(()) };
     match STANDARD.decode(given).ok() == from_hex(&staged.sha256) {
         true => Ok(()),
-        false => Err(Error::invalid("Content-Digest", "the content that arrived has another digest; send it again").into()),
+        false => {
+            Err(Error::invalid("Content-Digest", "the content that arrived has another digest; send it again").into())
+        }
     }
 }
 

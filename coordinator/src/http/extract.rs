@@ -19,6 +19,7 @@ use crate::{
     app::App,
     domain::idempotency::MAX_KEY_CHARS,
     error::Error,
+    nearest::{nearest, unknown_name},
     operations::idempotency::{Repeatable, request_digest},
 };
 
@@ -132,7 +133,8 @@ impl FromRequestParts<Arc<App>> for IfMatch {
         if text == "*" {
             return Ok(Self(None));
         }
-        let revision = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
+        let revision =
+            text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
         match revision {
             Some(revision) => Ok(Self(Some(revision))),
             None => Err(Fault::bad_request("If-Match must hold a revision in quotes, such as \"3\".")),
@@ -226,10 +228,6 @@ fn data_fault(pointer: &str, message: &str) -> Fault {
     }
 }
 
-fn unknown_name(message: &str) -> Option<&str> {
-    message.strip_prefix("unknown field `")?.split('`').next()
-}
-
 /// One invalid field; an unknown one is answered with the nearest known name.
 fn field_fault(pointer: &str, message: &str) -> Fault {
     let detail = match unknown_name(message) {
@@ -240,19 +238,6 @@ fn field_fault(pointer: &str, message: &str) -> Fault {
         None => message.to_owned(),
     };
     Error::Invalid(vec![FieldError { pointer: pointer.to_owned(), detail }]).into()
-}
-
-/// The most similar of the names that serde lists in its message.
-fn nearest<'a>(name: &str, message: &'a str) -> Option<&'a str> {
-    let known = message.split_once("expected")?.1;
-    known
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .map(|known| (strsim::jaro_winkler(name, known), known))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(similarity, _)| *similarity > 0.6)
-        .map(|(_, known)| known)
 }
 
 /// The media types that the caller accepts, in its order; empty means anything.
@@ -277,7 +262,9 @@ impl Accept {
         for wanted in &self.0 {
             let group = wanted.strip_suffix("/*");
             let fits = |offer: &&&str| {
-                wanted == "*/*" || **offer == wanted || group.is_some_and(|group| offer.split('/').next() == Some(group))
+                wanted == "*/*"
+                    || **offer == wanted
+                    || group.is_some_and(|group| offer.split('/').next() == Some(group))
             };
             if let Some(offer) = offers.iter().find(fits) {
                 return Ok(offer);

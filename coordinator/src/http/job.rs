@@ -11,9 +11,7 @@ use axum::{
 use drover_protocol::{
     JobId,
     event::Event,
-    job::{
-        Attempt, CloseJob, Explanation, Job, JobFilter, JobWait, NewJob, StartedJobs, StopJob, Target,
-    },
+    job::{Attempt, CloseJob, Explanation, Job, JobFilter, JobWait, NewJob, StartedJobs, StopJob, Target},
     page::{Items, Page, PageQuery},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};

@@ -90,7 +90,8 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
         if operation.responses.responses.contains_key(&status) {
             continue;
         }
-        let titles: Vec<&str> = Code::ALL.iter().filter(|other| other.status() == code.status()).map(|c| c.as_str()).collect();
+        let titles: Vec<&str> =
+            Code::ALL.iter().filter(|other| other.status() == code.status()).map(|c| c.as_str()).collect();
         let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
         let response = ResponseBuilder::new()
             .description(format!("{} (`{}`)", code.title(), titles.join("`, `")))
@@ -126,6 +127,14 @@ fn possible_codes(path: &str, writes: bool, has_body: bool, open: bool) -> Vec<C
         codes.push(Code::UnsupportedMediaType);
     }
     codes
+}
+
+/// The document as text, in an order that does not change: for files that are compared.
+pub fn document_text() -> Result<String, serde_json::Error> {
+    let (_, document) = super::routes().split_for_parts();
+    let mut text = serde_json::to_string_pretty(&serde_json::to_value(finish(document))?)?;
+    text.push('\n');
+    Ok(text)
 }
 
 /// The document and the page that shows it.

@@ -20,7 +20,6 @@ use super::{
     content::{self, Sending},
     extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Query, repeatable, require_media_type},
     once::{self, Answer},
-    page,
 };
 use crate::{
     app::App,
@@ -156,9 +155,8 @@ fn merge(query: UploadQuery, form: UploadQuery) -> UploadQuery {
 
 async fn receive_form(app: &Arc<App>, request: Request<HttpBody>) -> Result<(Staged, UploadQuery), Fault> {
     let broken = |error: axum::extract::multipart::MultipartError| Fault::bad_request(error.body_text());
-    let mut form = Multipart::from_request(request, app)
-        .await
-        .map_err(|rejection| Fault::bad_request(rejection.body_text()))?;
+    let mut form =
+        Multipart::from_request(request, app).await.map_err(|rejection| Fault::bad_request(rejection.body_text()))?;
     let (mut staged, mut fields) = (None, UploadQuery::default());
     while let Some(mut field) = form.next_field().await.map_err(broken)? {
         let name = field.name().unwrap_or_default().to_owned();
@@ -199,9 +197,11 @@ async fn get_version(
     caller: Caller,
     Path((process, version)): Path<(String, String)>,
 ) -> Result<Json<ProcessVersion>, Fault> {
-    Ok(Json(app.db.read(caller.account, |reading| {
-        view(reading, process_version::get(reading, &caller, &process, &version)?)
-    })?))
+    Ok(Json(
+        app.db.read(caller.account, |reading| {
+            view(reading, process_version::get(reading, &caller, &process, &version)?)
+        })?,
+    ))
 }
 
 /// Change label, notes or state of a version
@@ -276,7 +276,6 @@ async fn get_package(
         app.db.read(caller.account, |reading| process_version::get(reading, &caller, &process, &version))?;
     let file_name = format!("{}-{}.zip", process.name, version.number);
     let name = BlobName::package(&version.sha256)?;
-    let sending =
-        Sending { name, sha256: &version.sha256, content_type: "application/zip", file_name: &file_name };
+    let sending = Sending { name, sha256: &version.sha256, content_type: "application/zip", file_name: &file_name };
     content::send(&app, &headers, sending).await
 }

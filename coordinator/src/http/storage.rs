@@ -70,11 +70,7 @@ async fn get_file(
 ) -> Result<Response, Fault> {
     let found = app.db.read(caller.account, |reading| file::get(reading, &caller, &folder, &path))?;
     let file_name = found.path.rsplit('/').next().unwrap_or("file");
-    let sending = Sending {
-        name: BlobName::file(found.id),
-        sha256: &found.sha256,
-        content_type: &found.content_type,
-        file_name,
-    };
+    let sending =
+        Sending { name: BlobName::file(found.id), sha256: &found.sha256, content_type: &found.content_type, file_name };
     content::send(&app, &headers, sending).await
 }

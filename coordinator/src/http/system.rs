@@ -1,14 +1,19 @@
 //! Operation of the coordinator itself: whether it lives and serves, its figures, and its backup.
 
-use std::sync::Arc;
+use std::{
+    io::{self, BufWriter, Write},
+    sync::Arc,
+};
 
 use axum::{
     Json,
+    body::{Body, Bytes},
     extract::State,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use drover_protocol::{job::JobState, system::ServiceState};
+use tokio_stream::wrappers::ReceiverStream;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Fault, auth::MaybeCaller};
@@ -17,8 +22,15 @@ use crate::{
     domain::permission::Permission,
     error::{Error, Result as OperationResult},
     operations::{Caller, account, system},
-    store::key::SYSTEM_ACCOUNT,
+    store::{
+        backup::{self, About},
+        key::SYSTEM_ACCOUNT,
+    },
 };
+
+/// How a backup is handed over: pieces of this size, so many ahead of the reader.
+const PIECE_BYTES: usize = 256 * 1024;
+const PIECES_AHEAD: usize = 4;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(get_health)).routes(routes!(get_readiness)).routes(routes!(get_metrics))
@@ -68,10 +80,13 @@ async fn get_metrics(State(app): State<Arc<App>>, MaybeCaller(caller): MaybeCall
 }
 
 fn set_gauges(app: &App) -> OperationResult<()> {
-    let figures = app.db.read(SYSTEM_ACCOUNT, |reading| account::all(reading))?.into_iter().try_fold(
-        system::Figures::default(),
-        |sum, account| Ok::<_, Error>(sum.plus(app.db.read(account, system::figures)?)),
-    )?;
+    let figures = app
+        .db
+        .read(SYSTEM_ACCOUNT, |reading| account::all(reading))?
+        .into_iter()
+        .try_fold(system::Figures::default(), |sum, account| {
+            Ok::<_, Error>(sum.plus(app.db.read(account, system::figures)?))
+        })?;
     for state in JobState::ALL.into_iter().filter(|state| *state != JobState::Finished) {
         let labels = vec![("state", state.as_str().to_owned())];
         app.metrics.set("drover_jobs", labels, figures.jobs_in(state) as f64);
@@ -84,9 +99,46 @@ fn set_gauges(app: &App) -> OperationResult<()> {
 }
 
 /// A backup of everything but the key file, taken while the coordinator works
+///
+/// A tar file; `drover-coordinator restore` reads it. One that was cut off is known as such by its end.
 #[utoipa::path(get, path = "/system/backup", tag = "System",
     responses((status = 200, body = Vec<u8>, content_type = "application/x-tar")))]
 async fn get_backup(State(app): State<Arc<App>>, caller: Caller) -> Result<Response, Fault> {
     caller.require(Permission::SystemBackup)?;
-    Err(Error::Unavailable("no backup".to_owned()).into())
+    let on_disk = app.on_disk.clone();
+    let on_disk = on_disk.ok_or_else(|| Error::wrong_state("the store lies in memory and cannot be backed up"))?;
+    let (sender, pieces) = tokio::sync::mpsc::channel(PIECES_AHEAD);
+    let about = About { created_at: app.db.now(), secrets_key_fingerprint: Some(app.secrets.fingerprint_text()) };
+    let hold = Arc::clone(&app.blob_hold);
+    tokio::task::spawn_blocking(move || {
+        let blobs = backup::Blobs { folder: &on_disk.blobs_folder, hold: &hold };
+        let mut out = BufWriter::with_capacity(PIECE_BYTES, Pieces(sender.clone()));
+        let written = backup::write(&on_disk.engine, Some(blobs), &about, &mut out).and_then(|_| out.flush());
+        if let Err(error) = written {
+            tracing::warn!(%error, "a backup was not finished");
+            // The reader sees a broken stream and not an end.
+            let _ = sender.blocking_send(Err(error));
+        }
+    });
+    let mut response = Body::from_stream(ReceiverStream::new(pieces)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    let disposition = HeaderValue::from_static("attachment; filename=\"drover-backup.tar\"");
+    headers.insert(header::CONTENT_DISPOSITION, disposition);
+    Ok(response)
+}
+
+/// Hands what is written on a blocking thread to an answer, and waits when the reader is slow.
+struct Pieces(tokio::sync::mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the reader of the backup has gone away");
+        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(gone)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use drover_protocol::{
     JobId, JoinTokenId, RobotId, Timestamp,
     agent::{
-        AgentConfig, Command, Finish, Heartbeat, Join, JobCommand, MAX_CAUSE_BYTES, MAX_ERROR_BYTES, MAX_ERROR_CODE_BYTES,
-        MAX_JOBS, RenewedJob,
+        AgentConfig, Command, Finish, Heartbeat, JobCommand, Join, MAX_CAUSE_BYTES, MAX_ERROR_BYTES,
+        MAX_ERROR_CODE_BYTES, MAX_JOBS, RenewedJob,
     },
     job::{Outcome, StopMode},
     robot::Host,

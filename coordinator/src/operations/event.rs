@@ -13,8 +13,7 @@ use crate::{
 /// Notes what happened to an object.
 pub fn note(tx: &mut Tx, object: Uuid, code: &str, text: impl Into<String>, by: impl Into<String>) -> Result<EventId> {
     let id = EventId::from_uuid(tx.new_id());
-    let event =
-        Event { id, object, at: tx.now(), code: code.to_owned(), text: text.into(), by: by.into() };
+    let event = Event { id, object, at: tx.now(), code: code.to_owned(), text: text.into(), by: by.into() };
     table::insert(tx, &event)?;
     Ok(id)
 }

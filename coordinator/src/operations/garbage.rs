@@ -3,7 +3,7 @@
 use crate::{
     domain::{garbage::Garbage, process::ProcessVersion},
     error::Result,
-    store::{Reading, Scan, Tx, Topic, key::Kind, table},
+    store::{Reading, Scan, Topic, Tx, key::Kind, table},
 };
 
 /// Notes that nobody needs the blob any more.

@@ -11,7 +11,7 @@ use crate::{
     store::{
         Reading, Scan, Tx,
         document::{self, Slot},
-        key::{Kind, KeyPart},
+        key::{KeyPart, Kind},
         table,
     },
 };
@@ -91,4 +91,3 @@ pub fn request_digest(parts: &[&[u8]]) -> [u8; 32] {
     }
     digest.finalize().into()
 }
-

@@ -266,7 +266,9 @@ pub fn list(reading: &dyn Reading, caller: &Caller, filter: &JobFilter, query: &
     };
     let fits = |job: &Job| {
         filter.state.is_none_or(|state| job.state.kind() == state)
-            && filter.outcome.is_none_or(|wanted| matches!(job.state, State::Finished { outcome, .. } if outcome == wanted))
+            && filter
+                .outcome
+                .is_none_or(|wanted| matches!(job.state, State::Finished { outcome, .. } if outcome == wanted))
             && robot.as_ref().is_none_or(|robot| job.robot.as_ref().is_some_and(|holder| holder.id == robot.id))
             && process.as_ref().is_none_or(|process| job.process_id == process.id)
             && group.as_ref().is_none_or(|group| job.target == Target::Group(group.id))

@@ -25,17 +25,19 @@ const MAX_SECONDS: u64 = 31_536_000;
 const MAX_USES: u64 = 10_000;
 /// How long the token that comes with a robot record made in advance is valid: a week.
 const ADVANCE_SECONDS: u64 = 604_800;
-const UNKNOWN: Error =
-    Error::Unauthenticated("the join token is unknown, used up or expired; create a new one with `drover join-token create`");
+const UNKNOWN: Error = Error::Unauthenticated(
+    "the join token is unknown, used up or expired; create a new one with `drover join-token create`",
+);
 
 pub fn create(tx: &mut Tx, caller: &Caller, new: &NewJoinToken, secrets: &Secrets) -> Result<(JoinToken, String)> {
     caller.require(Permission::JoinTokenCreate)?;
     let mut faults = Faults::default();
     faults.range("/uses", u64::from(new.uses), 1, MAX_USES);
     faults.range("/expires_in_seconds", new.expires_in_seconds, MIN_SECONDS, MAX_SECONDS);
-    let cidr = new.cidr.as_deref().map(|text| {
-        text.parse::<ipnet::IpNet>().or_else(|_| text.parse::<IpAddr>().map(ipnet::IpNet::from))
-    });
+    let cidr = new
+        .cidr
+        .as_deref()
+        .map(|text| text.parse::<ipnet::IpNet>().or_else(|_| text.parse::<IpAddr>().map(ipnet::IpNet::from)));
     if matches!(cidr, Some(Err(_))) {
         faults.add("/cidr", "is not a network such as 10.1.0.0/16");
     }
@@ -87,7 +89,11 @@ fn by_hash(hash: &[u8; 32]) -> Vec<u8> {
 }
 
 /// The account that a join token leads into. `reading` is of the system account.
-pub fn account_of(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(drover_protocol::AccountId, JoinTokenId)> {
+pub fn account_of(
+    reading: &Reader,
+    text: &str,
+    secrets: &Secrets,
+) -> Result<(drover_protocol::AccountId, JoinTokenId)> {
     let value = reading.view.get(&by_hash(&secrets.hash(text)))?.ok_or(UNKNOWN)?;
     rmp_serde::from_slice(&value)
         .map_err(|error| Error::Internal(format!("the entry of a join token cannot be read: {error}")))

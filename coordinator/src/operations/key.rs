@@ -237,6 +237,16 @@ pub fn replace_own(tx: &mut Tx, caller: &Caller, grace_seconds: u64, secrets: &S
     make_own(tx, user, None, secrets)
 }
 
+/// Replaces the own key of the user with this login, if the account has one: for whoever has the host itself.
+pub fn replace_for_login(tx: &mut Tx, login: &str, secrets: &Secrets) -> Result<Option<String>> {
+    let Some(user) = table::find_by::<User>(tx, Kind::UserByLogin, login)? else { return Ok(None) };
+    for key in of_owner(tx, Owner::User(user.id))?.into_iter().filter(|key| key.name.is_none()) {
+        revoke(tx, key.id)?;
+    }
+    event::note(tx, user.id.uuid(), "key_replaced", "the user's key was replaced on the host itself", "coordinator")?;
+    Ok(Some(make_own(tx, user.id, None, secrets)?.1))
+}
+
 /// A named key with fewer rights must not give itself a key with more.
 fn full_rights(reading: &dyn Reading, caller: &Caller) -> Result<()> {
     let key: ApiKey = table::get(reading, caller.key_id)?;

@@ -133,7 +133,11 @@ pub fn append(tx: &mut Tx, caller: &Caller, job_id: JobId, chunk: &PackedChunk) 
     }
     head.next_seq = end;
     head.ended_at = attempt.ended_at;
-    if is_new { table::insert(tx, &head)? } else { table::update(tx, &mut head)? }
+    if is_new {
+        table::insert(tx, &head)?
+    } else {
+        table::update(tx, &mut head)?
+    }
     tx.wake(Topic::JobLog(job_id));
     if head.is_long() {
         tx.wake(Topic::Sealing);
@@ -145,9 +149,8 @@ fn put_groups(tx: &mut Tx, head: &mut LogHead, groups: &[Group]) -> Result<()> {
     for group in groups {
         for (number, piece) in group.packed.chunks(PIECE_BYTES).enumerate() {
             let number = u16::try_from(number).map_err(|_| Error::Internal("a log chunk is too large".to_owned()))?;
-            let key = Key::new(Kind::LogChunk, tx.account())
-                .with((head.job_id, head.attempt, group.first_seq))
-                .with(number);
+            let key =
+                Key::new(Kind::LogChunk, tx.account()).with((head.job_id, head.attempt, group.first_seq)).with(number);
             tx.put(key.into_bytes(), piece.to_vec())?;
         }
         head.unsealed_chunks += 1;

@@ -113,12 +113,7 @@ pub fn list(
     Ok((process, page))
 }
 
-pub fn get(
-    reading: &dyn Reading,
-    caller: &Caller,
-    process: &str,
-    version: &str,
-) -> Result<(Process, ProcessVersion)> {
+pub fn get(reading: &dyn Reading, caller: &Caller, process: &str, version: &str) -> Result<(Process, ProcessVersion)> {
     caller.require(Permission::VersionRead)?;
     let process = process::resolve(reading, process)?;
     let version = resolve(reading, &process, version)?;

@@ -87,9 +87,7 @@ pub fn list(
         let has = robot.effective_labels();
         labels.iter().all(|(key, value)| has.get(key) == Some(value))
             && part.as_ref().is_none_or(|part| robot.name.to_lowercase().contains(part))
-            && filter.state.is_none_or(|state| {
-                in_full(reading, robot.clone()).is_ok_and(|full| full.state == state)
-            })
+            && filter.state.is_none_or(|state| in_full(reading, robot.clone()).is_ok_and(|full| full.state == state))
     };
     let group = filter.group.as_deref().map(|text| robot_group::find(reading, text, "group")).transpose()?;
     let page = match group.filter(|group| !group.is_all()) {
@@ -282,13 +280,7 @@ pub fn checked_pause(reading: &dyn Reading, caller: &Caller, request: &PauseRequ
 }
 
 /// Pauses a robot; with `stop` or `abort` its jobs are told at once.
-pub fn pause(
-    tx: &mut Tx,
-    caller: &Caller,
-    text: &str,
-    request: &PauseRequest,
-    leases: &Leases,
-) -> Result<RobotInFull> {
+pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseRequest, leases: &Leases) -> Result<RobotInFull> {
     caller.require(Permission::RobotPause)?;
     let mut robot = resolve(tx, text)?;
     let pause = checked_pause(tx, caller, request)?;
@@ -349,8 +341,8 @@ pub fn health(reading: &dyn Reading, caller: &Caller, text: &str, hours: u32) ->
     caller.require(Permission::RobotRead)?;
     let robot = resolve(reading, text)?;
     let from = reading.now().minus_seconds(u64::from(hours) * 3600);
-    let found = Scan::of(reading, Kind::HealthSample, robot.id)
-        .records::<HealthSample>(reading, usize::from(HEALTH_SLOTS))?;
+    let found =
+        Scan::of(reading, Kind::HealthSample, robot.id).records::<HealthSample>(reading, usize::from(HEALTH_SLOTS))?;
     let mut samples: Vec<Sample> = found.into_iter().map(|(_, kept)| kept.sample).collect();
     samples.retain(|sample| sample.at >= from);
     samples.sort_by_key(|sample| sample.at);

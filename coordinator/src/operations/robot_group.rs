@@ -154,7 +154,11 @@ fn change_member(tx: &mut Tx, caller: &Caller, group: &str, robot: &str, member:
         };
     }
     let mut groups = robot.groups.clone();
-    if member { groups.insert(group.id) } else { groups.remove(&group.id) };
+    if member {
+        groups.insert(group.id)
+    } else {
+        groups.remove(&group.id)
+    };
     robot::set_groups(tx, &mut robot, groups, &caller.by())
 }
 

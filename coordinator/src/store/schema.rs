@@ -1,8 +1,8 @@
 //! Every record of the store with its indexes and version, on one page.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, RobotGroupId,
-    RobotId, Timestamp, UserId, job::JobState,
+    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, RobotGroupId, RobotId,
+    Timestamp, UserId, job::JobState,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -299,10 +299,7 @@ impl Record for LogBlock {
         if self.expired {
             return Vec::new();
         }
-        vec![
-            IndexEntry::many(Kind::LogBlockByTime, self.last_time),
-            IndexEntry::many(Kind::LogBlockByBlob, self.blob),
-        ]
+        vec![IndexEntry::many(Kind::LogBlockByTime, self.last_time), IndexEntry::many(Kind::LogBlockByBlob, self.blob)]
     }
 }
 

@@ -57,6 +57,13 @@ impl BlobName {
         Self { kind: BlobKind::Log, key: id.to_string() }
     }
 
+    /// The name that was shown as this text, if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (word, key) = text.split_once('/')?;
+        let kind = [BlobKind::Package, BlobKind::File, BlobKind::Log].into_iter().find(|kind| kind.as_str() == word)?;
+        is_key(kind, key).then(|| Self { kind, key: key.to_owned() })
+    }
+
     pub fn kind(&self) -> BlobKind {
         self.kind
     }
@@ -67,7 +74,7 @@ impl BlobName {
     }
 
     /// The digest that content of this name must have, if the name tells.
-    pub(super) fn digest(&self) -> Option<&str> {
+    pub fn digest(&self) -> Option<&str> {
         (self.kind == BlobKind::Package).then_some(self.key.as_str())
     }
 

@@ -1,0 +1,49 @@
+//! Does what is due for jobs: leases that ran out, limits that passed, times that came.
+
+use std::{sync::Arc, time::Duration};
+
+use drover_protocol::Timestamp;
+
+use super::{accounts, measured};
+use crate::{app::App, error::Result, operations::job, store::Topic};
+
+const PAGE: usize = 100;
+/// The clock of the host may be set; no deadline is slept for longer than this without looking at it.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
+
+/// Runs until the coordinator stops.
+pub async fn run(app: Arc<App>) {
+    loop {
+        let watch = app.db.watch(&[Topic::Deadlines]);
+        measured(&app, "deadlines", pass(&app)).await;
+        let sleep = next(&app).map_or(MAX_SLEEP, |at| at.since(app.db.now()).min(MAX_SLEEP));
+        tokio::select! {
+            () = watch.woken() => {}
+            // Never twice within the same millisecond: a deadline of now is due then.
+            () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {}
+            () = app.stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Does everything that is due now.
+pub async fn pass(app: &App) -> Result<()> {
+    let leases = app.rules.leases;
+    for account in accounts(app)? {
+        // A look costs nothing; a transaction is only begun when something is due.
+        while app.db.read(account, |reading| job::next_deadline(reading))?.is_some_and(|at| at <= app.db.now()) {
+            let done = app.db.write(account, move |tx| job::tick_page(tx, &leases, PAGE)).await?;
+            if done < PAGE {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The next deadline of all accounts.
+fn next(app: &App) -> Option<Timestamp> {
+    let accounts = accounts(app).ok()?;
+    let deadlines = accounts.into_iter().filter_map(|account| app.db.read(account, |r| job::next_deadline(r)).ok()?);
+    deadlines.min()
+}

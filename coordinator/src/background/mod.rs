@@ -1,0 +1,86 @@
+//! Loops: what the coordinator does by itself. Each is woken by a topic or a period, takes no input, may run twice
+//! without harm, works in bounded pages and measures itself.
+
+pub mod deadlines;
+pub mod garbage;
+pub mod retention;
+pub mod sealing;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{task::JoinSet, time::Instant};
+use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+
+use crate::{
+    app::App,
+    error::Result,
+    store::{Topic, key::SYSTEM_ACCOUNT},
+};
+
+/// Everything that runs beside the requests.
+pub struct Background {
+    loops: JoinSet<()>,
+    scheduler: JobScheduler,
+}
+
+/// Starts all loops. They end when `app.stopping` is cancelled.
+pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result<Background, JobSchedulerError> {
+    let mut loops = JoinSet::new();
+    loops.spawn(deadlines::run(Arc::clone(app)));
+    loops.spawn(repeat(Arc::clone(app), "sealing", Topic::Sealing, Duration::from_secs(5), sealing::pass));
+    loops.spawn(repeat(Arc::clone(app), "garbage", Topic::Garbage, Duration::from_secs(60), garbage::pass));
+    let mut scheduler = JobScheduler::new().await?;
+    let app = Arc::clone(app);
+    let hourly = Job::new_repeated_async(Duration::from_secs(60), move |_, _| {
+        let app = Arc::clone(&app);
+        Box::pin(async move { measured(&app, "retention", retention::pass(&app, ages)).await })
+    })?;
+    scheduler.add(hourly).await?;
+    scheduler.start().await?;
+    scheduler.set_shutdown_handler(Box::new(|| Box::pin(async {})));
+    Ok(Background { loops, scheduler })
+}
+
+impl Background {
+    /// Waits until all loops have ended; `app.stopping` has been cancelled before.
+    pub async fn ended(mut self) {
+        if let Err(error) = self.scheduler.shutdown().await {
+            tracing::debug!(%error, "the scheduler was not shut down");
+        }
+        while let Some(ended) = self.loops.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a loop ended badly");
+            }
+        }
+    }
+}
+
+/// Runs `pass` whenever the topic is announced and at least once in a period.
+async fn repeat<F>(app: Arc<App>, name: &'static str, topic: Topic, period: Duration, pass: F)
+where
+    F: AsyncFn(&App) -> Result<()>,
+{
+    loop {
+        let watch = app.db.watch(&[topic]);
+        measured(&app, name, pass(&app)).await;
+        tokio::select! {
+            () = watch.woken() => {}
+            () = tokio::time::sleep(period) => {}
+            () = app.stopping.cancelled() => return,
+        }
+    }
+}
+
+/// A failure is logged once, here; the next pass tries again.
+async fn measured(app: &App, name: &'static str, pass: impl Future<Output = Result<()>>) {
+    let started = Instant::now();
+    if let Err(error) = pass.await {
+        tracing::warn!(%error, loop_name = name, "a loop could not do its work; it tries again");
+    }
+    app.metrics.set("drover_loop_seconds", vec![("loop", name.to_owned())], started.elapsed().as_secs_f64());
+}
+
+/// Ids of all accounts.
+fn accounts(app: &App) -> Result<Vec<drover_protocol::AccountId>> {
+    app.db.read(SYSTEM_ACCOUNT, |reading| crate::operations::account::all(reading))
+}

@@ -1,0 +1,56 @@
+//! Removes what has become too old: finished jobs, lines of logs, kept answers, join tokens.
+
+use drover_protocol::AccountId;
+
+use super::accounts;
+use crate::{
+    app::App,
+    error::Result,
+    operations::{idempotency, join_token, log, retention},
+};
+
+const PAGE: usize = 200;
+const DAY_SECONDS: u64 = 86_400;
+
+/// How old things may become; 0 means for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct Ages {
+    pub jobs_days: u64,
+    pub logs_days: u64,
+}
+
+/// Removes everything that is too old now.
+pub async fn pass(app: &App, ages: Ages) -> Result<()> {
+    for account in accounts(app)? {
+        while app.db.write(account, |tx| idempotency::expire_page(tx, PAGE)).await? == PAGE {}
+        while app.db.write(account, |tx| join_token::expire_page(tx, PAGE)).await? == PAGE {}
+        if ages.logs_days > 0 {
+            let before = app.db.now().minus_seconds(ages.logs_days * DAY_SECONDS);
+            while app.db.write(account, move |tx| log::expire_page(tx, before, PAGE)).await? == PAGE {}
+        }
+        if ages.jobs_days > 0 {
+            remove_jobs(app, account, ages.jobs_days).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn remove_jobs(app: &App, account: AccountId, days: u64) -> Result<()> {
+    let before = app.db.now().minus_seconds(days * DAY_SECONDS);
+    let mut position = None;
+    loop {
+        let (expired, next) =
+            app.db.read(account, |reading| retention::expired_jobs(reading, before, position.as_deref(), PAGE))?;
+        for job in expired {
+            if app.stopping.is_cancelled() {
+                return Ok(());
+            }
+            while !app.db.write(account, move |tx| retention::remove_job_page(tx, job.id)).await? {}
+            tracing::info!(job = %job.id, days, "a finished job was removed by retention");
+        }
+        match next {
+            Some(next) => position = Some(next),
+            None => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Seals logs: moves the lines of ended attempts, and the older lines of long ones, from the store into compressed
+//! blocks. The lines of many attempts go into one blob, so that a thousand short jobs make one file and not a thousand.
+
+use drover_protocol::LogBlockId;
+
+use super::accounts;
+use crate::{
+    app::App,
+    error::{Error, Result},
+    operations::log::{self, Sealable, Sealed, pack_lines},
+    store::blob::BlobName,
+};
+
+/// Logs that are looked at for one blob.
+const MAX_LOGS: usize = 500;
+/// A good balance for text that is written once and read seldom.
+const COMPRESSION: i32 = 6;
+
+/// Seals all that can be sealed now.
+pub async fn pass(app: &App) -> Result<()> {
+    for account in accounts(app)? {
+        loop {
+            let runs = app.db.read(account, |reading| log::sealable(reading, MAX_LOGS))?;
+            if runs.is_empty() || app.stopping.is_cancelled() {
+                break;
+            }
+            let blob = LogBlockId::from_uuid(app.db.new_id());
+            let (content, sealed) = tokio::task::spawn_blocking(move || packed(runs))
+                .await
+                .map_err(|error| Error::Internal(format!("log lines were not packed: {error}")))??;
+            // The blob is on disk before any record refers to it, and before the chunks are deleted.
+            app.blobs.put(&BlobName::log(blob), content.into()).await?;
+            app.db.write(account, move |tx| log::seal(tx, blob, &sealed)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn packed(runs: Vec<Sealable>) -> Result<(Vec<u8>, Vec<Sealed>)> {
+    let mut content = Vec::new();
+    let mut sealed = Vec::with_capacity(runs.len());
+    for run in runs {
+        let lines = pack_lines(&run.lines, COMPRESSION)?;
+        sealed.push(Sealed { run, offset: content.len() as u64, length: lines.len() as u64 });
+        content.extend_from_slice(&lines);
+    }
+    Ok((content, sealed))
+}

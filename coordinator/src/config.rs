@@ -1,0 +1,268 @@
+//! Settings: the built-in file, then the operator's file, then the environment. Unknown names are errors.
+
+use std::path::{Path, PathBuf};
+
+use config::{Config as Sources, Environment, File, FileFormat};
+use serde::{Deserialize, Serialize};
+
+use crate::nearest::{nearest, unknown_name};
+
+/// The commented file with every setting and its default.
+pub const DEFAULTS: &str = include_str!("../../config/coordinator.toml");
+const PREFIX: &str = "DROVER_";
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the settings cannot be used: {0}")]
+    Unusable(String),
+    #[error("the settings have no {name}; did you mean {near}?")]
+    Unknown { name: String, near: String },
+    #[error("{setting} cannot be read from {path}: {source}")]
+    Secret { setting: &'static str, path: String, source: std::io::Error },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub http: Http,
+    pub store: Store,
+    pub secrets: Secrets,
+    pub bootstrap: Bootstrap,
+    pub leases: Leases,
+    pub limits: Limits,
+    pub retention: Retention,
+    pub metrics: Metrics,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    pub listen: String,
+    pub shutdown_seconds: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    Embedded,
+    Memory,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    pub path: PathBuf,
+    pub engine: EngineKind,
+    pub cache_mib: u64,
+    pub segment_mib: u64,
+    pub archive: PathBuf,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secrets {
+    pub key_file: PathBuf,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bootstrap {
+    pub account: String,
+    pub login: String,
+    #[serde(serialize_with = "masked")]
+    pub password: String,
+    pub password_file: PathBuf,
+    #[serde(serialize_with = "masked")]
+    pub api_key: String,
+    pub api_key_file: PathBuf,
+}
+
+impl std::fmt::Debug for Bootstrap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bootstrap").field("account", &self.account).field("login", &self.login).finish_non_exhaustive()
+    }
+}
+
+/// Secrets are never printed, not even to the one who set them.
+fn masked<S: serde::Serializer>(secret: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(if secret.is_empty() { "" } else { "••••" })
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leases {
+    pub job_seconds: u64,
+    pub accept_seconds: u64,
+    pub lost_after_seconds: u64,
+    pub heartbeat_seconds: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub package_mib: u64,
+    pub artifact_mib: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    pub jobs_days: u64,
+    pub logs_days: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    pub public: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: String,
+}
+
+impl Config {
+    /// Reads the settings. `environment` is the process's own, or a test's.
+    pub fn load(file: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut sources = Sources::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(file) = file {
+            sources = sources.add_source(File::from(file).format(FileFormat::Toml));
+        }
+        // A name without a section (DROVER_URL, DROVER_KEY) is for the command line; the agent has a section of its own.
+        let own = environment
+            .filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?.to_owned(), value)))
+            .filter(|(name, _)| name.contains("__") && !name.starts_with("AGENT__"))
+            .collect();
+        let source = Environment::default().separator("__").try_parsing(true).source(Some(own));
+        let config: Self = sources
+            .add_source(source)
+            .build()
+            .and_then(Sources::try_deserialize)
+            .map_err(|error| explained(&error.to_string()))?;
+        config.check()?;
+        config.with_files()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |text: &str| Err(ConfigError::Unusable(text.to_owned()));
+        let leases = &self.leases;
+        if leases.heartbeat_seconds == 0 || leases.heartbeat_seconds * 2 > leases.job_seconds {
+            return refuse("leases.heartbeat_seconds must be at least 1 and at most half of leases.job_seconds");
+        }
+        if leases.accept_seconds == 0 {
+            return refuse("leases.accept_seconds must be at least 1");
+        }
+        if self.store.segment_mib == 0 || self.store.segment_mib > 4096 {
+            return refuse("store.segment_mib must be from 1 to 4096");
+        }
+        if self.bootstrap.api_key.len() > crate::domain::key::MAX_KEY_CHARS {
+            return refuse("bootstrap.api_key must have at most 256 characters");
+        }
+        Ok(())
+    }
+
+    /// Secrets that lie in files of their own.
+    fn with_files(mut self) -> Result<Self, ConfigError> {
+        let bootstrap = &mut self.bootstrap;
+        read_secret("bootstrap.password_file", &bootstrap.password_file, &mut bootstrap.password)?;
+        read_secret("bootstrap.api_key_file", &bootstrap.api_key_file, &mut bootstrap.api_key)?;
+        Ok(self)
+    }
+
+    /// Where the key file lies.
+    pub fn key_file(&self) -> PathBuf {
+        match self.secrets.key_file.as_os_str().is_empty() {
+            true => self.store.path.join("secrets.key"),
+            false => self.secrets.key_file.clone(),
+        }
+    }
+
+    /// The settings as they are in force, secrets masked.
+    pub fn printed(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|error| format!("# the settings cannot be printed: {error}"))
+    }
+}
+
+fn read_secret(setting: &'static str, path: &Path, secret: &mut String) -> Result<(), ConfigError> {
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Secret {
+        setting,
+        path: path.display().to_string(),
+        source,
+    })?;
+    *secret = text.trim_end_matches(['\r', '\n']).to_owned();
+    Ok(())
+}
+
+fn explained(message: &str) -> ConfigError {
+    match unknown_name(message) {
+        Some(name) => match nearest(name, message) {
+            Some(near) => ConfigError::Unknown { name: name.to_owned(), near: near.to_owned() },
+            None => ConfigError::Unusable(format!("there is no setting {name}")),
+        },
+        None => ConfigError::Unusable(message.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let pairs: Vec<(String, String)> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::load(None, pairs.into_iter())
+    }
+
+    /// The built-in file is the only source of defaults, so it must be whole.
+    #[test]
+    fn the_built_in_file_has_every_setting() {
+        let config = load(&[]).expect("the built-in file is whole");
+        assert_eq!(config.http.listen, "127.0.0.1:7070");
+        assert_eq!(config.leases.lost_after_seconds, 300);
+        assert_eq!(config.key_file(), Path::new("/var/lib/drover/secrets.key"));
+    }
+
+    #[test]
+    fn the_environment_wins_and_foreign_variables_do_not_matter() {
+        let config = load(&[
+            ("DROVER_HTTP__LISTEN", "127.0.0.1:0"),
+            ("DROVER_LEASES__LOST_AFTER_SECONDS", "7"),
+            ("DROVER_BOOTSTRAP__API_KEY", "secret-key"),
+            ("DROVER_URL", "http://localhost"),
+            ("DROVER_AGENT__CAPACITY", "3"),
+        ])
+        .expect("these settings are fine");
+        assert_eq!((config.http.listen.as_str(), config.leases.lost_after_seconds), ("127.0.0.1:0", 7));
+        assert!(!config.printed().contains("secret-key"));
+        assert!(!format!("{config:?}").contains("secret-key"));
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_nearest() {
+        let error = load(&[("DROVER_HTTP__LISTN", "x")]).expect_err("there is no such setting");
+        assert_eq!(error.to_string(), "the settings have no listn; did you mean listen?");
+        assert!(load(&[("DROVER_LEASES__HEARTBEAT_SECONDS", "50")]).is_err());
+        assert!(load(&[("DROVER_STORE__CACHE_MIB", "much")]).is_err());
+    }
+
+    #[test]
+    fn a_key_that_looks_like_a_number_stays_text() {
+        let config = load(&[("DROVER_BOOTSTRAP__API_KEY", "0012345")]).expect("it is a text");
+        assert_eq!(config.bootstrap.api_key, "0012345");
+    }
+}

@@ -1,0 +1,203 @@
+//! Starting and ending a coordinator: opens what is on the disk, makes the first account, runs loops and service.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use drover_protocol::AccountId;
+
+use crate::{
+    app::{App, Limits, OnDisk, Rules},
+    background::{self, Background, retention::Ages},
+    clock::{Randomness, SystemClock, SystemRandomness},
+    config::{Config, EngineKind},
+    domain::job::Leases,
+    http::{self, Server},
+    operations::{
+        account::{self, Bootstrap},
+        key,
+    },
+    password,
+    secrets::Secrets,
+    store::{
+        Db, Reading,
+        blob::Blobs,
+        embedded::{Embedded, Settings},
+        engine::Engine,
+        key::{Key, Kind, SYSTEM_ACCOUNT},
+        memory::Memory,
+    },
+};
+
+const MIB: u64 = 1024 * 1024;
+
+/// A coordinator that runs.
+pub struct Running {
+    pub app: Arc<App>,
+    pub server: Server,
+    background: Background,
+    engine: Option<Arc<Embedded>>,
+    /// The administrator's key, if it was made just now: to be shown once.
+    pub new_key: Option<String>,
+    patience: Duration,
+}
+
+/// What the settings of the store come to.
+pub fn engine_settings(config: &Config) -> Settings {
+    let archive = &config.store.archive;
+    Settings {
+        segment_bytes: config.store.segment_mib * MIB,
+        cache_bytes: config.store.cache_mib * MIB,
+        archive: (!archive.as_os_str().is_empty()).then(|| archive.clone()),
+        on_broken: Arc::new(|reason| broken(reason)),
+        ..Settings::default()
+    }
+}
+
+/// The engine can no longer be trusted in this process. A supervisor starts the next one, and replay makes it right.
+fn broken(reason: &str) {
+    tracing::error!(reason, "the store is broken; the coordinator ends at once and can be started again");
+    std::process::exit(70);
+}
+
+/// Opens everything and begins to serve.
+pub async fn start(config: &Config) -> anyhow::Result<Running> {
+    let (engine, blobs, on_disk) = open_store(config).await?;
+    let randomness = Arc::new(SystemRandomness);
+    let db = Arc::new(Db::new(engine, Arc::new(SystemClock), randomness.clone(), Box::new(broken)));
+    let is_new = db.read(SYSTEM_ACCOUNT, |reading| account::all(reading))?.is_empty();
+    let secrets = Arc::new(Secrets::open(&config.key_file(), is_new, &*randomness)?);
+    let new_key = match is_new {
+        true => first_account(&db, config, &secrets, &*randomness).await?,
+        false => {
+            check_fingerprint(&db, &secrets, &config.key_file())?;
+            None
+        }
+    };
+    let engine = on_disk.as_ref().map(|on_disk| Arc::clone(&on_disk.engine));
+    let app = App::new(db, Arc::new(blobs), secrets, rules(config), on_disk);
+    let server = Server::bind(&config.http.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} (setting http.listen)", config.http.listen))?;
+    let ages = Ages { jobs_days: config.retention.jobs_days, logs_days: config.retention.logs_days };
+    let background = background::start(&app, ages).await.context("the periodic loops cannot be started")?;
+    let patience = Duration::from_secs(config.http.shutdown_seconds);
+    Ok(Running { app, server, background, engine, new_key, patience })
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Blobs, Option<OnDisk>)> {
+    if config.store.engine == EngineKind::Memory {
+        tracing::warn!("store.engine is memory: everything is forgotten at the end");
+        return Ok((Arc::new(Memory::default()), Blobs::memory(), None));
+    }
+    let (path, settings) = (config.store.path.clone(), engine_settings(config));
+    let blobs_folder = path.join("blobs");
+    let (engine, blobs) = tokio::task::spawn_blocking(move || {
+        let engine = Embedded::open(&path, settings)
+            .with_context(|| format!("the store in {} (setting store.path) cannot be opened", path.display()))?;
+        let blobs = Blobs::open(&path.join("blobs")).context("the folder of blobs cannot be opened")?;
+        anyhow::Ok((Arc::new(engine), blobs))
+    })
+    .await??;
+    Ok((engine.clone(), blobs, Some(OnDisk { engine, blobs_folder })))
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules {
+        leases: Leases {
+            job_seconds: config.leases.job_seconds,
+            accept_seconds: config.leases.accept_seconds,
+            lost_after_seconds: config.leases.lost_after_seconds,
+        },
+        heartbeat_seconds: config.leases.heartbeat_seconds,
+        limits: Limits {
+            package_bytes: config.limits.package_mib * MIB,
+            artifact_bytes: config.limits.artifact_mib * MIB,
+        },
+        public_metrics: config.metrics.public,
+    }
+}
+
+fn fingerprint_key() -> Vec<u8> {
+    Key::new(Kind::System, SYSTEM_ACCOUNT).with("secrets fingerprint").into_bytes()
+}
+
+/// Makes the first account; gives its administrator's key unless that came from the settings.
+pub async fn first_account(
+    db: &Db,
+    config: &Config,
+    secrets: &Arc<Secrets>,
+    randomness: &dyn Randomness,
+) -> anyhow::Result<Option<String>> {
+    let bootstrap = &config.bootstrap;
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let password_hash = match given(&bootstrap.password) {
+        Some(password) => Some(password::hash(&password, randomness)?),
+        None => None,
+    };
+    let wanted = Bootstrap {
+        account: bootstrap.account.clone(),
+        login: bootstrap.login.clone(),
+        password_hash,
+        api_key: given(&bootstrap.api_key),
+    };
+    let is_given = wanted.api_key.is_some();
+    let account = AccountId::from_uuid(db.new_id());
+    let secrets = Arc::clone(secrets);
+    let text = db
+        .write(account, move |tx| {
+            tx.put(fingerprint_key(), secrets.fingerprint().to_vec())?;
+            account::bootstrap(tx, account, &wanted, &secrets)
+        })
+        .await?;
+    Ok((!is_given).then_some(text))
+}
+
+/// A key file of another store would make every key unknown; that is said at once and not found out later.
+fn check_fingerprint(db: &Db, secrets: &Secrets, path: &Path) -> anyhow::Result<()> {
+    let kept = db.read(SYSTEM_ACCOUNT, |reading| Ok(reading.view().get(&fingerprint_key())?))?;
+    if kept.is_some_and(|kept| kept != secrets.fingerprint()) {
+        bail!("the key file {} is not the one of this store; put the right one there", path.display());
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Serves until `app.stopping` is cancelled, then ends everything in order.
+    pub async fn serve(self) -> anyhow::Result<()> {
+        http::serve(self.server, Arc::clone(&self.app), self.patience).await;
+        self.background.ended().await;
+        let (db, engine) = (Arc::clone(&self.app.db), self.engine);
+        tokio::task::spawn_blocking(move || {
+            db.close();
+            match engine {
+                Some(engine) => {
+                    engine.close().map_err(|error| anyhow::anyhow!("the store was not closed cleanly: {error}"))
+                }
+                None => Ok(()),
+            }
+        })
+        .await?
+    }
+}
+
+/// Gives a user of a stopped coordinator a new own key, in whichever account has a user of this login.
+pub async fn new_key(config: &Config, login: &str) -> anyhow::Result<String> {
+    let (engine, _, on_disk) = open_store(config).await?;
+    let randomness = Arc::new(SystemRandomness);
+    let secrets = Arc::new(Secrets::open(&config.key_file(), false, &*randomness)?);
+    let db = Db::new(engine, Arc::new(SystemClock), randomness, Box::new(broken));
+    check_fingerprint(&db, &secrets, &config.key_file())?;
+    let mut found = None;
+    for account in db.read(SYSTEM_ACCOUNT, |reading| account::all(reading))? {
+        let (login, secrets) = (login.to_owned(), Arc::clone(&secrets));
+        found = db.write(account, move |tx| key::replace_for_login(tx, &login, &secrets)).await?;
+        if found.is_some() {
+            break;
+        }
+    }
+    db.close();
+    if let Some(on_disk) = on_disk {
+        on_disk.engine.close().map_err(|error| anyhow::anyhow!("the store was not closed cleanly: {error}"))?;
+    }
+    found.with_context(|| format!("there is no user with the login {login}"))
+}
