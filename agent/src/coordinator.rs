@@ -59,7 +59,7 @@ impl CallError {
 /// The coordinator, as one robot sees it.
 pub struct Coordinator<T> {
     transport: T,
-    key: Option<Arc<str>>,
+    key: RefCell<Option<Arc<str>>>,
     /// Told when a call succeeds: whoever waits to try again need not wait longer.
     recovered: Notify,
     jitter: RefCell<Jitter>,
@@ -69,7 +69,13 @@ impl<T: Transport> Coordinator<T> {
     /// `key` is the robot's; join goes without. `seed` is for the jitter of retries.
     pub fn new(transport: T, key: Option<&str>, seed: u64) -> Self {
         let jitter = RefCell::new(Jitter::new(seed));
-        Self { transport, key: key.map(Arc::from), recovered: Notify::new(), jitter }
+        Self { transport, key: RefCell::new(key.map(Arc::from)), recovered: Notify::new(), jitter }
+    }
+
+    /// Uses another key from now on.
+    pub fn set_key(&self, key: &str) {
+        *self.key.borrow_mut() = Some(Arc::from(key));
+        self.recovered.notify_waiters();
     }
 
     /// Exchanges a join token for a robot and its key.
@@ -206,8 +212,14 @@ impl<T: Transport> Coordinator<T> {
         if matches!(body, Body::Bytes(_)) && !headers.contains_key(header::CONTENT_TYPE) {
             headers.extend(json_headers());
         }
-        let request =
-            Request { method, path: format!("{API_BASE}{path}"), key: self.key.clone(), headers, body, timeout };
+        let request = Request {
+            method,
+            path: format!("{API_BASE}{path}"),
+            key: self.key.borrow().clone(),
+            headers,
+            body,
+            timeout,
+        };
         let answer = self.transport.call(request).await.map_err(|error| CallError::unreachable(error.0))?;
         if answer.status.is_success() {
             self.recovered.notify_waiters();

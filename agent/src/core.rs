@@ -775,7 +775,10 @@ impl Core {
             self.poll_at = now;
         }
         if self.polling.is_none() && self.wants_poll() && self.poll_at <= now {
-            let mut known: Vec<JobId> = self.jobs.keys().map(|id| id.job_id).collect();
+            // Those that the coordinator has taken away are left out: it would only say so again, at once and for ever.
+            let ours = |held: &Held| !held.stale && !matches!(held.phase, JobPhase::Dropping(_));
+            let mut known: Vec<JobId> =
+                self.jobs.iter().filter(|(_, held)| ours(held)).map(|(id, _)| id.job_id).collect();
             known.dedup();
             known.truncate(MAX_JOBS);
             self.polling = Some(free);

@@ -8,6 +8,9 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, Networks, RefreshKind, System};
 
 use crate::{config::Settings, daemon::HostProbe};
 
+/// What the coordinator takes at the most of each text.
+const MAX_TEXT_CHARS: usize = 256;
+
 /// Reads the host that the agent runs on.
 pub struct SystemProbe {
     system: Option<System>,
@@ -40,7 +43,7 @@ impl HostProbe for SystemProbe {
         for (name, value) in [("os", std::env::consts::OS), ("arch", std::env::consts::ARCH)] {
             labels.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
-        Host {
+        let mut host = Host {
             hostname: host_name(),
             os: std::env::consts::OS.to_owned(),
             os_version: System::long_os_version().or_else(|_| System::os_version()).unwrap_or_default(),
@@ -57,7 +60,11 @@ impl HostProbe for SystemProbe {
             time_zone: time_zone().unwrap_or_default(),
             labels,
             capacity: self.capacity,
+        };
+        for text in [&mut host.hostname, &mut host.os_version, &mut host.user, &mut host.time_zone] {
+            *text = text.chars().filter(|character| !character.is_control()).take(MAX_TEXT_CHARS).collect();
         }
+        host
     }
 
     fn health(&mut self) -> Health {

@@ -46,13 +46,21 @@ pub struct ProcessRunner<T, L> {
     coordinator: Rc<Coordinator<T>>,
     launcher: L,
     settings: Settings,
-    server: String,
+    robot: RobotFacts,
     clock: Clock,
     account: Option<Account>,
     packages: PackageCache,
     environments: PythonEnvironments,
     /// One at a time per package and per environment.
     locks: RefCell<HashMap<String, Rc<Mutex<()>>>>,
+}
+
+/// What processes are told about the robot that runs them.
+#[derive(Clone, Debug)]
+pub struct RobotFacts {
+    /// The coordinator's root, without `/api/v1`.
+    pub server: String,
+    pub name: String,
 }
 
 /// Not ready, and why: becomes the end report.
@@ -75,7 +83,7 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         coordinator: Rc<Coordinator<T>>,
         launcher: L,
         settings: Settings,
-        server: String,
+        robot: RobotFacts,
         clock: Clock,
         account: Option<Account>,
     ) -> io::Result<Self> {
@@ -96,7 +104,7 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             }
         }
         let locks = RefCell::default();
-        Ok(Self { coordinator, launcher, settings, server, clock, account, packages, environments, locks })
+        Ok(Self { coordinator, launcher, settings, robot, clock, account, packages, environments, locks })
     }
 
     fn run_folder(&self, id: AttemptId) -> RunFolder {
@@ -220,7 +228,7 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         let work = self.work_folder(id);
         let allowed = &self.settings.policy.environment;
         let mut environment =
-            work_folder::environment(assignment, &work, &self.server, std::env::vars(), allowed, self.account.as_ref());
+            work_folder::environment(assignment, &work, &self.robot, std::env::vars(), allowed, self.account.as_ref());
         if let Ok(name) = fs::read_to_string(self.run_folder(id).environment()) {
             enter_environment(&mut environment, &self.settings.work_folder().join("environments").join(name));
         }
@@ -261,6 +269,14 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
                 Found::Gone => None,
             }
         } else {
+            None
+        };
+        // Without an identity no supervisor has come so far as to start the command: the agent was ended just between
+        // writing that it will and doing it. Starting it now is the first time.
+        let never_started =
+            adopt && supervisor.is_none() && !run.identity().exists() && self.work_folder(id).package().exists();
+        let supervisor = if !adopt || never_started {
+            durable::remove(&run.abandoned())?;
             match self.launcher.start(&run, &self.spec(assignment, server_ahead_ms)) {
                 Ok(supervisor) => Some(supervisor),
                 Err(error) => {
@@ -268,6 +284,8 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
                     return Ok(Box::new(report::not_started(id, CauseCode::LaunchFailed, &message)));
                 }
             }
+        } else {
+            supervisor
         };
         let known_supervisor = supervisor.is_some();
         if let Some(mut supervisor) = supervisor {
@@ -318,7 +336,8 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             spool.sync()
         });
         if let Err(error) = added {
-            tracing::error!(%error, ?lines, "lines cannot be added to the job's log");
+            // Without the lines themselves: they may hold what is masked only on its way to the spool.
+            tracing::error!(%error, "lines cannot be added to the job's log");
         }
     }
 

@@ -174,12 +174,17 @@ pub fn escape_invalid(bytes: &[u8]) -> String {
     text
 }
 
+/// The largest index up to `most` at which the text may be cut.
+pub fn floor_char_boundary(text: &str, most: usize) -> usize {
+    (0..=most.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
 /// The text in pieces that fit a message; one empty piece if it is empty.
 fn pieces_of(text: &str) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while rest.len() > MAX_MESSAGE_BYTES {
-        let (piece, after) = rest.split_at(rest.floor_char_boundary(MAX_MESSAGE_BYTES));
+        let (piece, after) = rest.split_at(floor_char_boundary(rest, MAX_MESSAGE_BYTES));
         pieces.push(piece);
         rest = after;
     }

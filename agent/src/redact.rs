@@ -196,7 +196,7 @@ fn add_secret(secret: &str, forms: &mut BTreeSet<Vec<u8>>) {
 fn add_pieces(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
     let with_encodings = secret.len() <= MAX_ENCODED_BYTES;
     let mut pieces: Vec<&[u8]> = secret.chunks(PIECE_BYTES).collect();
-    if pieces.len() > 1 && secret.len() % PIECE_BYTES != 0 {
+    if pieces.len() > 1 && !secret.len().is_multiple_of(PIECE_BYTES) {
         // The last piece reaches back, so that it is not too short to be told from other text.
         pieces.pop();
         pieces.push(&secret[secret.len() - PIECE_BYTES..]);

@@ -2,7 +2,7 @@
 //! only, no I/O.
 
 use drover_protocol::{
-    agent::{ErrorFile, Finish},
+    agent::{ErrorFile, Finish, MAX_CAUSE_BYTES, MAX_ERROR_BYTES, MAX_ERROR_CODE_BYTES},
     job::{Cause, CauseCode, ErrorKind, Exit, JobError, Outcome},
     problem::{Code, Problem},
 };
@@ -12,14 +12,12 @@ use crate::{
     attempt::AttemptId,
     exit::meaning,
     launcher::{EndMode, EndRequest, Ended, Interference},
+    output::floor_char_boundary,
     redact::Redactor,
 };
 
 /// The largest output, as JSON.
 pub const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
-/// A longer message of an error is cut, and says so.
-const MAX_MESSAGE_BYTES: usize = 16 * 1024;
-const MAX_CODE_CHARS: usize = 128;
 
 /// What was found in a result file.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,12 +29,12 @@ pub enum ResultFile<T> {
 }
 
 /// Who is named in a cause.
-fn cause(by: &str, code: CauseCode, message: impl Into<String>) -> Cause {
-    Cause { by: by.to_owned(), code, message: message.into() }
+fn cause(by: &str, code: CauseCode, message: impl AsRef<str>) -> Cause {
+    Cause { by: by.to_owned(), code, message: shortened(message.as_ref(), MAX_CAUSE_BYTES) }
 }
 
 fn infrastructure(message: &str) -> JobError {
-    JobError { kind: ErrorKind::Infrastructure, code: None, message: message.to_owned() }
+    JobError { kind: ErrorKind::Infrastructure, code: None, message: shortened(message, MAX_ERROR_BYTES) }
 }
 
 /// A report without exit, output and usage.
@@ -46,8 +44,7 @@ fn bare(id: AttemptId, outcome: Outcome, cause: Cause, error: Option<JobError>) 
 
 /// The agent could not get so far as to start the process.
 pub fn not_started(id: AttemptId, code: CauseCode, message: &str) -> Finish {
-    let message = shortened(message);
-    bare(id, Outcome::Failed, cause("agent", code, message.clone()), Some(infrastructure(&message)))
+    bare(id, Outcome::Failed, cause("agent", code, message), Some(infrastructure(message)))
 }
 
 /// An end was asked before the process was started.
@@ -57,14 +54,14 @@ pub fn ended_before_start(id: AttemptId, request: &EndRequest) -> Finish {
         EndMode::Hard => Outcome::Aborted,
     };
     let mut cause = request.cause.clone();
-    cause.message.push_str("; the process had not been started");
+    cause.message = shortened(&format!("{}; the process had not been started", cause.message), MAX_CAUSE_BYTES);
     bare(id, outcome, cause, None)
 }
 
 /// Nobody can know how the process ended.
 pub fn lost(id: AttemptId, why: &str) -> Finish {
     let message = format!("{why}; whatever was left of the process has been ended");
-    bare(id, Outcome::Lost, cause("agent", CauseCode::AgentRestarted, message.clone()), Some(infrastructure(&message)))
+    bare(id, Outcome::Lost, cause("agent", CauseCode::AgentRestarted, &message), Some(infrastructure(&message)))
 }
 
 /// The supervisor was killed while the agent was there.
@@ -109,7 +106,7 @@ pub fn of_process(
         ResultFile::Unusable(reason) => {
             // Worth knowing also when something else decided the outcome.
             if let Some(error) = job_error.as_mut().filter(|_| cause.code != CauseCode::OutputInvalid) {
-                error.message = shortened(&format!("{} (besides, {reason})", error.message));
+                error.message = shortened(&format!("{} (besides, {reason})", error.message), MAX_ERROR_BYTES);
             }
             None
         }
@@ -136,8 +133,8 @@ fn judge(
         ResultFile::Absent => None,
         ResultFile::Content(file) => Some(JobError {
             kind: file.kind,
-            code: file.code.map(|code| redactor.text(&code).chars().take(MAX_CODE_CHARS).collect()),
-            message: shortened(&redactor.text(&file.message)),
+            code: file.code.map(|code| shortened(&redactor.text(&code), MAX_ERROR_CODE_BYTES)),
+            message: shortened(&redactor.text(&file.message), MAX_ERROR_BYTES),
         }),
         ResultFile::Unusable(reason) => Some(application(&redactor.text(&reason))),
     };
@@ -192,15 +189,17 @@ fn by_itself(
 }
 
 fn application(message: &str) -> JobError {
-    JobError { kind: ErrorKind::Application, code: None, message: message.to_owned() }
+    JobError { kind: ErrorKind::Application, code: None, message: shortened(message, MAX_ERROR_BYTES) }
 }
 
-fn shortened(message: &str) -> String {
-    if message.len() <= MAX_MESSAGE_BYTES {
-        return message.to_owned();
+/// A text of at most `limit` bytes; what is cut says so.
+fn shortened(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
     }
-    let end = message.floor_char_boundary(MAX_MESSAGE_BYTES - 100);
-    format!("{} … (cut; the whole message has {} bytes)", &message[..end], message.len())
+    let note = format!(" … (cut; it has {} bytes)", text.len());
+    let end = floor_char_boundary(text, limit.saturating_sub(note.len()));
+    format!("{}{note}", &text[..end])
 }
 
 /// Makes a report acceptable that the coordinator has refused as it is: a final state must be reachable. Returns false if
@@ -209,18 +208,18 @@ pub fn reduce(report: &mut Finish, problem: &Problem) -> bool {
     if !matches!(problem.code, Code::TooLarge | Code::Invalid | Code::BadRequest) {
         return false;
     }
-    let message = format!("the coordinator refused the report: {}", shortened(&problem.detail));
+    let message = format!("the coordinator refused the report: {}", shortened(&problem.detail, 1000));
     if report.output.take().is_some() {
         if report.outcome == Outcome::Succeeded {
             report.outcome = Outcome::Failed;
-            report.cause = cause("agent", CauseCode::OutputInvalid, message.clone());
+            report.cause = cause("agent", CauseCode::OutputInvalid, &message);
             report.error = Some(application(&message));
         }
         return true;
     }
     if report.error.as_ref().is_some_and(|error| error.message != message) {
         report.error = Some(application(&message));
-        report.cause.message.truncate(report.cause.message.floor_char_boundary(500));
+        report.cause.message = shortened(&report.cause.message, 500);
         return true;
     }
     false
@@ -340,7 +339,7 @@ mod tests {
         let pretty = format!("[{}1]", " ".repeat(2 * MAX_OUTPUT_BYTES));
         assert_eq!(parse_output(pretty.as_bytes()), ResultFile::Content(json!([1])));
         let report = not_started(id(), CauseCode::EnvironmentFailed, &"é".repeat(100_000));
-        assert!(report.cause.message.len() <= MAX_MESSAGE_BYTES && report.cause.message.contains("200000 bytes"));
+        assert!(report.cause.message.len() <= MAX_CAUSE_BYTES && report.cause.message.contains("200000 bytes"));
     }
 
     /// A report that is refused again and again becomes smaller, and then that ends.

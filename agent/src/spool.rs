@@ -235,7 +235,7 @@ impl Reader {
 
     fn open_segment_of(&mut self, seq: u64) -> io::Result<()> {
         self.segment = None;
-        let Some(first_seq) = segments(&self.folder)?.into_iter().filter(|&first| first <= seq).next_back() else {
+        let Some(first_seq) = segments(&self.folder)?.into_iter().rfind(|&first| first <= seq) else {
             return Ok(());
         };
         let file = File::open(segment_path(&self.folder, first_seq))?;

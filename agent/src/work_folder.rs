@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     config::matches_pattern,
+    job_runner::RobotFacts,
     launcher::Account,
     package::hex,
     report::{self, ResultFile},
@@ -130,7 +131,7 @@ pub fn open_plain(path: &Path) -> io::Result<File> {
 pub fn environment(
     assignment: &Assignment,
     folder: &WorkFolder,
-    server: &str,
+    robot: &RobotFacts,
     inherited: impl Iterator<Item = (String, String)>,
     allowed: &[String],
     account: Option<&Account>,
@@ -150,11 +151,11 @@ pub fn environment(
     let own = [
         // Lines are to be seen when they are printed, not when a buffer is full.
         ("PYTHONUNBUFFERED", "1".to_owned()),
-        ("DROVER_URL", server.to_owned()),
+        ("DROVER_URL", robot.server.clone()),
         ("DROVER_TOKEN", assignment.key.clone()),
         ("DROVER_JOB_ID", job.id.to_string()),
         ("DROVER_ATTEMPT", assignment.attempt.to_string()),
-        ("DROVER_ROBOT", job.robot_name.clone().unwrap_or_default()),
+        ("DROVER_ROBOT", job.robot_name.clone().unwrap_or_else(|| robot.name.clone())),
         ("DROVER_PROCESS", job.process_name.clone()),
         ("DROVER_VERSION", assignment.version.number.to_string()),
         ("DROVER_INPUT", path(folder.input())),

@@ -74,6 +74,10 @@ pub async fn join(settings: &Settings, arguments: &Arguments) -> anyhow::Result<
         ),
         None => println!("joined {server} as robot \"{}\" ({})", identity.robot_name, identity.robot_id),
     }
+    if identity::running_agent(state).ok().flatten().is_some() {
+        println!("the agent that runs takes the new key within 10 seconds");
+        return Ok(ExitCode::SUCCESS);
+    }
     println!("start it with: drover-agent run --state {}", state.display());
     Ok(ExitCode::SUCCESS)
 }

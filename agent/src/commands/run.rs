@@ -1,6 +1,13 @@
 //! `drover-agent run`: puts the real parts together and runs the daemon until a signal ends it.
 
-use std::{cell::Cell, convert::Infallible, path::PathBuf, process::ExitCode, rc::Rc};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    rc::Rc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use drover_agent::{
@@ -12,10 +19,10 @@ use drover_agent::{
     durable,
     host::SystemProbe,
     identity::{Identity, RunLock, random_bytes},
-    job_runner::ProcessRunner,
+    job_runner::{ProcessRunner, RobotFacts},
     journal::FolderJournal,
     launcher::UnixLauncher,
-    transport::{HttpTransport, server_root},
+    transport::{HttpTransport, Transport, server_root},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -26,6 +33,8 @@ use tokio::{
 const DRAINED: u8 = 80;
 /// The program that runs, also when its file was replaced by a newer one meanwhile.
 const OWN_PROGRAM: &str = "/proc/self/exe";
+/// How often it is looked whether the folder was joined again.
+const LOOK_FOR_KEY_EVERY: Duration = Duration::from_secs(10);
 /// How long one poll for jobs waits.
 const POLL_SECONDS: u64 = 30;
 
@@ -56,15 +65,25 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     };
     let probe = Box::new(SystemProbe::new(&settings, &server));
     let journal = FolderJournal::open(&state.join("journal")).context("the journal cannot be opened")?;
-    let runner = ProcessRunner::new(Rc::clone(&coordinator), launcher, settings, server.clone(), clock, account)
+    let robot = RobotFacts { server: server.clone(), name: identity.robot_name.clone() };
+    let runner = ProcessRunner::new(Rc::clone(&coordinator), launcher, settings, robot, clock, account)
         .context("the work folders cannot be made")?;
-    let parts = Parts { coordinator, runner: Rc::new(runner), journal, probe, clock, settings: core_settings, seed };
+    let parts = Parts {
+        coordinator: Rc::clone(&coordinator),
+        runner: Rc::new(runner),
+        journal,
+        probe,
+        clock,
+        settings: core_settings,
+        seed,
+    };
     tracing::info!(server, robot = identity.robot_name, id = %identity.robot_id, version = env!("CARGO_PKG_VERSION"), "the agent runs");
     let (signals, received) = mpsc::unbounded_channel();
     let drained = Cell::new(false);
     let mut daemon = Daemon::new(parts);
     tokio::select! {
         result = daemon.run(received) => result.context("the journal cannot be read")?,
+        never = follow_key(&state, &identity, &coordinator) => match never {},
         error = forward_signals(&signals, &drained) => {
             let Err(error) = error;
             return Err(error);
@@ -72,6 +91,25 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     }
     tracing::info!("the agent has ended");
     Ok(if drained.get() { ExitCode::from(DRAINED) } else { ExitCode::SUCCESS })
+}
+
+/// Takes over the new key when somebody joins this folder again.
+async fn follow_key<T: Transport>(state: &Path, started_as: &Identity, coordinator: &Coordinator<T>) -> Infallible {
+    let mut key = started_as.key.clone();
+    loop {
+        tokio::time::sleep(LOOK_FOR_KEY_EVERY).await;
+        let Ok(Some(identity)) = Identity::load(state) else { continue };
+        if identity.key == key {
+            continue;
+        }
+        key.clone_from(&identity.key);
+        if identity.robot_id == started_as.robot_id && identity.server == started_as.server {
+            tracing::info!("the robot has joined again; its new key is used from now on");
+            coordinator.set_key(&identity.key);
+        } else {
+            tracing::error!("this folder was joined as another robot; restart the agent to become that one");
+        }
+    }
 }
 
 /// Passes the signals of the operating system on. Ends only if that is not possible.

@@ -51,7 +51,8 @@ pub fn supervise(folder: &Path) -> io::Result<()> {
     }
     let lock = File::options().read(true).write(true).create(true).truncate(false).open(run.lock())?;
     flock(&lock, FlockOperation::LockExclusive)?;
-    if run.abandoned().exists() || run.ended().exists() {
+    // Whoever was here before has started the command, or the agent has given it up: never twice.
+    if run.abandoned().exists() || run.identity().exists() || run.ended().exists() {
         return Ok(());
     }
     let signals = block_signals()?;
@@ -154,6 +155,14 @@ impl Supervision {
         let leftovers = self.clear_leftovers()?;
         let survivors = self.kill_all()?;
         self.read_rest()?;
+        if leftovers > 0 && self.interference == Interference::None {
+            let text = format!("the process ended and left {leftovers} others behind; they were ended as well");
+            self.store(vec![Record::new(wall_clock(), Level::Warning, text)])?;
+        }
+        if survivors > 0 {
+            let text = format!("{survivors} processes of the job could not be ended; see to them on the robot's host");
+            self.store(vec![Record::new(wall_clock(), Level::Error, text)])?;
+        }
         self.spool.sync()?;
         let status = self.main.expect("the loop above ends only with a status");
         Ok(Ended {
