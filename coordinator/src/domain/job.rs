@@ -364,18 +364,19 @@ fn finish(mut job: Job, robot: RobotId, attempt: u32, report: Report, now: Times
 
 /// What a report means when the coordinator had asked for the end: whoever asked is the cause, not the agent that obeyed.
 fn after_stop(stop: &Stop, report: Report) -> Report {
-    let asked = match report.outcome {
+    let asked = &stop.why;
+    match report.outcome {
         // It ended by itself before the stop had reached it.
         Outcome::Succeeded | Outcome::Failed | Outcome::Lost => return report,
-        Outcome::Stopped | Outcome::Aborted | Outcome::TimedOut => stop.why.clone(),
-    };
+        Outcome::TimedOut if asked.code != CauseCode::Timeout => return report,
+        Outcome::Stopped | Outcome::Aborted | Outcome::TimedOut => {}
+    }
     if asked.code == CauseCode::Timeout {
-        return Report { outcome: Outcome::TimedOut, cause: asked, ..report };
+        return Report { outcome: Outcome::TimedOut, cause: asked.clone(), ..report };
     }
     let forced = report.outcome == Outcome::Aborted && report.cause.code == CauseCode::StopGraceExceeded;
-    let cause = if forced { grace_exceeded(&asked) } else { asked };
-    let outcome = if report.outcome == Outcome::TimedOut { Outcome::Stopped } else { report.outcome };
-    Report { outcome, cause, ..report }
+    let cause = if forced { grace_exceeded(asked) } else { asked.clone() };
+    Report { cause, ..report }
 }
 
 fn grace_exceeded(asked: &Cause) -> Cause {
@@ -601,3 +602,7 @@ fn wait_again(job: &mut Job, not_before: Option<Timestamp>) {
     job.finished_at = None;
     job.progress = None;
 }
+
+#[cfg(test)]
+#[path = "job_tests.rs"]
+mod tests;

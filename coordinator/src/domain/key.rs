@@ -7,6 +7,8 @@ use super::permission::Permissions;
 
 /// Characters of a key that may be shown.
 pub const PREFIX_CHARS: usize = 4;
+/// A key must be so long that its first characters help nobody to guess the rest.
+pub const MIN_CHARS_FOR_PREFIX: usize = 24;
 /// The longest text that is looked up as a key.
 pub const MAX_KEY_CHARS: usize = 256;
 /// Last use is written at most this often per key.

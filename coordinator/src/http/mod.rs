@@ -60,7 +60,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
 /// The whole service.
 pub fn router(app: Arc<App>) -> Router {
     let (router, document) = routes().split_for_parts();
-    let document = Arc::new(openapi::finish(document));
+    let document = openapi::finish(document);
     router
         .merge(openapi::pages(&document))
         .fallback(problem::not_found)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, Router, response::Redirect, routing::get};
+use axum::{Router, body::Bytes, http::header, response::Redirect, routing::get};
 use drover_protocol::problem::{Code, Problem};
 use utoipa::{
     OpenApi, PartialSchema, ToSchema,
@@ -138,11 +138,12 @@ pub fn document_text() -> Result<String, serde_json::Error> {
 }
 
 /// The document and the page that shows it.
-pub fn pages(document: &Arc<openapi::OpenApi>) -> Router<Arc<App>> {
-    let json = Arc::clone(document);
+pub fn pages(document: &openapi::OpenApi) -> Router<Arc<App>> {
+    let json = Bytes::from(serde_json::to_vec(document).expect("a document of names and texts can be written"));
+    let headers = [(header::CONTENT_TYPE, "application/json")];
     let config = Config::from(DOCUMENT_PATH).persist_authorization(true).try_it_out_enabled(true).validator_url("none");
     Router::new()
-        .route(DOCUMENT_PATH, get(move || async move { Json((*json).clone()) }))
+        .route(DOCUMENT_PATH, get(move || async move { (headers, json) }))
         .merge(SwaggerUi::new("/docs").config(config))
         .route("/", get(|| async { Redirect::temporary("/docs") }))
 }

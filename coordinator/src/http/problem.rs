@@ -75,7 +75,10 @@ impl From<Error> for Fault {
 fn sentence(fragment: &str) -> String {
     let mut chars = fragment.chars();
     match chars.next() {
-        Some(first) => format!("{}{}.", first.to_uppercase(), chars.as_str()),
+        Some(first) => {
+            let end = if fragment.ends_with(['.', '?', '!']) { "" } else { "." };
+            format!("{}{}{end}", first.to_uppercase(), chars.as_str())
+        }
         None => String::new(),
     }
 }

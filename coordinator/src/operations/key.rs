@@ -14,7 +14,7 @@ use crate::{
     domain::{
         account::User,
         job::Job,
-        key::{ApiKey, LAST_USE_SECONDS, MAX_KEY_CHARS, Owner, PREFIX_CHARS},
+        key::{ApiKey, LAST_USE_SECONDS, MAX_KEY_CHARS, MIN_CHARS_FOR_PREFIX, Owner, PREFIX_CHARS},
         name::Faults,
         permission::{Permission, Permissions, Role},
         robot::Robot,
@@ -129,7 +129,7 @@ fn make(tx: &mut Tx, draft: Draft, secrets: &Secrets) -> Result<ApiKey> {
         id,
         owner: draft.owner,
         name: draft.name,
-        prefix: draft.text.chars().take(PREFIX_CHARS).collect(),
+        prefix: shown_prefix(&draft.text),
         hash: secrets.hash(&draft.text),
         sealed,
         permissions: draft.permissions,
@@ -139,6 +139,11 @@ fn make(tx: &mut Tx, draft: Draft, secrets: &Secrets) -> Result<ApiKey> {
     };
     add(tx, &key)?;
     Ok(key)
+}
+
+/// The beginning of a key, to recognise it by; of a short one, given from outside, nothing is shown.
+fn shown_prefix(text: &str) -> String {
+    if text.len() < MIN_CHARS_FOR_PREFIX { String::new() } else { text.chars().take(PREFIX_CHARS).collect() }
 }
 
 /// A user's own key; `text` comes from outside only when the first account is made.
