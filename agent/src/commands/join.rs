@@ -39,6 +39,7 @@ pub async fn join(settings: &Settings, arguments: &Arguments) -> anyhow::Result<
     durable::create_private_folder(state).with_context(|| {
         format!("the state folder {} cannot be made; choose another with --state DIR", state.display())
     })?;
+    tighten(state);
     let before = Identity::load(state).context("agent.json in the state folder cannot be read")?;
     let machine_id = identity::machine_id(&settings.machine_id, state).context("the machine id cannot be found out")?;
     let transport = HttpTransport::new(&super::connection(settings, &server))?;
@@ -80,6 +81,15 @@ pub async fn join(settings: &Settings, arguments: &Arguments) -> anyhow::Result<
     }
     println!("start it with: drover-agent run --state {}", state.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// A folder that was made for the agent, and so is empty, is closed to others. One with other things in it is left as it is: what
+/// the agent puts there is closed anyway.
+fn tighten(state: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if std::fs::read_dir(state).is_ok_and(|mut entries| entries.next().is_none()) {
+        let _ = std::fs::set_permissions(state, std::fs::Permissions::from_mode(0o700));
+    }
 }
 
 /// What went wrong and what helps.
