@@ -153,6 +153,7 @@ async fn stop_signal() -> &'static str {
         return std::future::pending().await;
     };
     tokio::select! {
+        biased;
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     }

@@ -18,10 +18,11 @@ pub async fn run(app: Arc<App>) {
         measured(&app, "deadlines", pass(&app)).await;
         let sleep = next(&app).map_or(MAX_SLEEP, |at| at.since(app.db.now()).min(MAX_SLEEP));
         tokio::select! {
+            biased;
+            () = app.stopping.cancelled() => return,
             () = watch.woken() => {}
             // Never twice within the same millisecond: a deadline of now is due then.
             () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {}
-            () = app.stopping.cancelled() => return,
         }
     }
 }

@@ -64,9 +64,10 @@ where
         let watch = app.db.watch(&[topic]);
         measured(&app, name, pass(&app)).await;
         tokio::select! {
+            biased;
+            () = app.stopping.cancelled() => return,
             () = watch.woken() => {}
             () = tokio::time::sleep(period) => {}
-            () = app.stopping.cancelled() => return,
         }
     }
 }

@@ -15,6 +15,8 @@ use crate::{
 const MAX_LOGS: usize = 500;
 /// A good balance for text that is written once and read seldom.
 const COMPRESSION: i32 = 6;
+/// So much is compressed in about a millisecond.
+const SMALL_BYTES: u64 = 64 * 1024;
 
 /// Seals all that can be sealed now.
 pub async fn pass(app: &App) -> Result<()> {
@@ -25,9 +27,7 @@ pub async fn pass(app: &App) -> Result<()> {
                 break;
             }
             let blob = LogBlockId::from_uuid(app.db.new_id());
-            let (content, sealed) = tokio::task::spawn_blocking(move || packed(runs))
-                .await
-                .map_err(|error| Error::Internal(format!("log lines were not packed: {error}")))??;
+            let (content, sealed) = packed(runs).await?;
             // The blob is on disk before any record refers to it, and before the chunks are deleted.
             app.blobs.put(&BlobName::log(blob), content.into()).await?;
             app.db.write(account, move |tx| log::seal(tx, blob, &sealed)).await?;
@@ -36,7 +36,17 @@ pub async fn pass(app: &App) -> Result<()> {
     Ok(())
 }
 
-fn packed(runs: Vec<Sealable>) -> Result<(Vec<u8>, Vec<Sealed>)> {
+/// Compresses runs; many of them on a thread where that holds nobody up.
+async fn packed(runs: Vec<Sealable>) -> Result<(Vec<u8>, Vec<Sealed>)> {
+    if runs.iter().map(|run| run.bytes).sum::<u64>() < SMALL_BYTES {
+        return pack(runs);
+    }
+    tokio::task::spawn_blocking(move || pack(runs))
+        .await
+        .unwrap_or_else(|error| Err(Error::Internal(format!("log lines were not packed: {error}"))))
+}
+
+fn pack(runs: Vec<Sealable>) -> Result<(Vec<u8>, Vec<Sealed>)> {
     let mut content = Vec::new();
     let mut sealed = Vec::with_capacity(runs.len());
     for run in runs {

@@ -127,10 +127,11 @@ async fn next(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<N
         }
         let pause_ends = look.pause_ends_in.map_or(ends_at, |time| tokio::time::Instant::now() + time);
         tokio::select! {
+            biased;
+            () = app.stopping.cancelled() => return Ok(StatusCode::NO_CONTENT.into_response()),
             () = watch.woken() => {}
             () = tokio::time::sleep_until(pause_ends), if pause_ends < ends_at => {}
             () = tokio::time::sleep_until(ends_at) => return Ok(StatusCode::NO_CONTENT.into_response()),
-            () = app.stopping.cancelled() => return Ok(StatusCode::NO_CONTENT.into_response()),
         }
     }
 }

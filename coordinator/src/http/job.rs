@@ -215,9 +215,10 @@ async fn wait_for(app: &App, caller: &Caller, id: JobId, wait: &JobWait, time: D
             return Ok(job);
         }
         tokio::select! {
+            biased;
+            () = app.stopping.cancelled() => return Ok(job),
             () = watch.woken() => job = read()?,
             () = tokio::time::sleep_until(ends_at) => return Ok(job),
-            () = app.stopping.cancelled() => return Ok(job),
         }
     }
 }

@@ -173,8 +173,9 @@ impl Tail {
         }
         if !moved || page.items.is_empty() {
             tokio::select! {
-                () = self.watch.woken() => {}
+                biased;
                 () = self.app.stopping.cancelled() => return false,
+                () = self.watch.woken() => {}
             }
         }
         true

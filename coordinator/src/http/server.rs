@@ -47,8 +47,9 @@ pub async fn serve(server: Server, app: Arc<App>, patience: Duration) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&server.listener, &places) => accepted,
+            biased;
             () = app.stopping.cancelled() => break,
+            accepted = accept(&server.listener, &places) => accepted,
         };
         if let Some((stream, peer, place)) = accepted {
             serve_connection(stream, peer, place, router.clone(), &graceful);

@@ -170,9 +170,16 @@ pub fn end(tx: &mut Tx, job: JobId, attempt: u32) -> Result<()> {
     Ok(())
 }
 
-/// How far the log of an attempt is; one that has no line yet is at its beginning.
+/// How far the log of an attempt is. One without any line has ended with its attempt, or with a job that never had one.
 pub fn head(reading: &dyn Reading, job: JobId, attempt: u32) -> Result<LogHead> {
-    Ok(table::find(reading, (job, attempt))?.unwrap_or_else(|| LogHead::new(job, attempt)))
+    if let Some(head) = table::find(reading, (job, attempt))? {
+        return Ok(head);
+    }
+    let ended_at = match table::find::<Attempt>(reading, (job, attempt))? {
+        Some(attempt) => attempt.ended_at,
+        None => table::find::<Job>(reading, job)?.and_then(|job| job.finished_at),
+    };
+    Ok(LogHead { ended_at, ..LogHead::new(job, attempt) })
 }
 
 /// Where a run of lines is found.

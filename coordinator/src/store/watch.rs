@@ -3,7 +3,7 @@
 //! A watch is armed before its holder looks at the store, so that no change between the look and the wait is missed.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -33,7 +33,8 @@ pub enum Topic {
     Garbage,
 }
 
-type Waiters = HashMap<Topic, HashMap<u64, Arc<Notify>>>;
+/// The inner order is that of arming, so that who waited first is woken first.
+type Waiters = HashMap<Topic, BTreeMap<u64, Arc<Notify>>>;
 
 /// Everybody who waits.
 #[derive(Debug, Default)]
@@ -60,7 +61,7 @@ impl Watches {
             return;
         }
         let waiters = self.waiters.lock();
-        for waiter in topics.iter().filter_map(|topic| waiters.get(topic)).flat_map(HashMap::values) {
+        for waiter in topics.iter().filter_map(|topic| waiters.get(topic)).flat_map(BTreeMap::values) {
             waiter.notify_one();
         }
     }
