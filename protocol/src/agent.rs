@@ -10,6 +10,7 @@ use crate::{
     log::{Level, NewLogLine},
     manifest::Manifest,
     robot::{Health, Host, Paused, Robot, RobotState},
+    words::words,
 };
 
 /// Most jobs that one agent may hold or report at once.
@@ -27,10 +28,11 @@ pub const MAX_ERROR_CODE_BYTES: usize = 512;
 pub struct Join {
     pub token: String,
     /// Names the host and the agent's state folder; joining again with it gives the same robot back.
-    #[schema(max_length = 128)]
+    #[schema(min_length = 1, max_length = 128)]
     pub machine_id: String,
     /// Name for a new robot; absent: the host's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 128)]
     pub name: Option<String>,
     pub host: Host,
 }
@@ -42,15 +44,18 @@ pub struct Joined {
     pub key: String,
 }
 
-/// How far the agent is with a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    Preparing,
-    Running,
-    Stopping,
-    /// It has ended, its report is on the way.
-    Ended,
+words! {
+    /// How far the agent is with a job.
+    pub enum Phase {
+        /// The package is fetched, the environment built.
+        Preparing,
+        /// The process runs.
+        Running,
+        /// The process is being ended.
+        Stopping,
+        /// It has ended, its report is on the way.
+        Ended,
+    }
 }
 
 /// A job that the agent holds.
@@ -73,19 +78,20 @@ pub struct Heartbeat {
     pub host: Option<Host>,
     pub health: Health,
     #[serde(default)]
+    #[schema(max_items = 1000)]
     pub jobs: Vec<HeldJob>,
 }
 
-/// What the agent is to do with a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum JobCommand {
-    /// Ask the process to end, force it after its grace.
-    Stop,
-    /// End the whole process tree now.
-    Abort,
-    /// The attempt is not this agent's any more: end the process tree and forget it; a report is not awaited.
-    Drop,
+words! {
+    /// What the agent is to do with a job.
+    pub enum JobCommand {
+        /// Ask the process to end, force it after its grace.
+        Stop,
+        /// End the whole process tree now.
+        Abort,
+        /// The attempt is not this agent's any more: end the process tree and forget it; a report is not awaited.
+        Drop,
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -111,6 +117,7 @@ pub struct HeartbeatAnswer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RobotBrief {
     pub state: RobotState,
+    #[schema(required)]
     pub paused: Option<Paused>,
 }
 
@@ -129,10 +136,11 @@ pub struct Next {
     #[schema(minimum = 0, maximum = 1000)]
     pub free: u32,
     /// How long to wait at the most.
-    #[schema(maximum = 60)]
+    #[schema(minimum = 0, maximum = 60)]
     pub wait_seconds: u64,
     /// Every job that the agent holds; assignments that it does not know are given to it again.
     #[serde(default)]
+    #[schema(max_items = 1000)]
     pub known: Vec<JobId>,
 }
 
@@ -141,6 +149,7 @@ pub struct Next {
 pub struct AssignedVersion {
     pub id: ProcessVersionId,
     pub number: u32,
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
     pub size_bytes: u64,
     pub manifest: Manifest,

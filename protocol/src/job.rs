@@ -6,20 +6,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{JobId, ProcessId, ProcessVersionId, RobotId, Timestamp};
+use crate::{JobId, ProcessId, ProcessVersionId, RobotId, Timestamp, words::words};
 
-/// Where a job stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum JobState {
-    Waiting,
-    Assigned,
-    Running,
-    /// Its robot has not been heard of for longer than the lease.
-    Silent,
-    /// A stop or abort was asked and the end is awaited.
-    Stopping,
-    Finished,
+words! {
+    /// Where a job stands.
+    pub enum JobState {
+        /// No robot has it.
+        Waiting,
+        /// Given to a robot that has not accepted it yet.
+        Assigned,
+        /// A robot has accepted it and renews its lease.
+        Running,
+        /// Its robot has not been heard of for longer than the lease.
+        Silent,
+        /// A stop or abort was asked and the end is awaited.
+        Stopping,
+        /// It has ended, see `outcome`.
+        Finished,
+    }
 }
 
 impl JobState {
@@ -40,19 +44,22 @@ impl JobState {
     }
 }
 
-/// How a job ended, apart from why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    Succeeded,
-    Failed,
-    /// Ended in order after a soft stop.
-    Stopped,
-    /// Ended by force.
-    Aborted,
-    TimedOut,
-    /// Nobody knows: its robot was not heard of again.
-    Lost,
+words! {
+    /// How a job ended, apart from why.
+    pub enum Outcome {
+        /// The process ended well.
+        Succeeded,
+        /// The process ended with an error, or could not be run.
+        Failed,
+        /// Ended in order after a soft stop.
+        Stopped,
+        /// Ended by force.
+        Aborted,
+        /// Its time limit was over.
+        TimedOut,
+        /// Nobody knows: its robot was not heard of again.
+        Lost,
+    }
 }
 
 impl Outcome {
@@ -73,60 +80,60 @@ impl Outcome {
     }
 }
 
-/// Why a job ended, from a closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CauseCode {
-    /// The process ended with exit code 0.
-    Completed,
-    /// The process ended with another exit code.
-    ExitCode,
-    /// The process was ended by a signal that Drover did not send.
-    Signal,
-    /// The host ended the process for lack of memory.
-    OutOfMemory,
-    /// The process wrote an error of kind `business`.
-    BusinessError,
-    /// The process wrote an error of kind `application`.
-    ApplicationError,
-    /// The process wrote an error of kind `infrastructure`.
-    InfrastructureError,
-    /// The output is not JSON, too large, or not as its schema says.
-    OutputInvalid,
-    /// A person or program asked for a soft stop.
-    StopRequested,
-    /// A soft stop had to be forced when its grace was over.
-    StopGraceExceeded,
-    /// A person or program asked for an abort.
-    AbortRequested,
-    /// The job's time limit.
-    Timeout,
-    /// The job's `stop_after`.
-    StopAfter,
-    /// The job's `abort_after`.
-    AbortAfter,
-    /// An end was asked, and the agent did not confirm it in time.
-    EndUnconfirmed,
-    /// The package could not be fetched.
-    PackageUnavailable,
-    /// The package is damaged or could not be unpacked.
-    PackageInvalid,
-    /// The environment (for example the Python requirements) could not be built.
-    EnvironmentFailed,
-    /// The command could not be started.
-    LaunchFailed,
-    /// The host's own configuration forbids this process.
-    HostPolicy,
-    /// The agent was restarted and could not go on with the job.
-    AgentRestarted,
-    /// The agent was told to quit.
-    AgentStopped,
-    /// The robot was silent for too long.
-    RobotSilent,
-    /// The robot was paused with stop or abort.
-    RobotPaused,
-    /// An operator closed the job.
-    ClosedByOperator,
+words! {
+    /// Why a job ended, from a closed list.
+    pub enum CauseCode {
+        /// The process ended with exit code 0.
+        Completed,
+        /// The process ended with another exit code.
+        ExitCode,
+        /// The process was ended by a signal that Drover did not send.
+        Signal,
+        /// The host ended the process for lack of memory.
+        OutOfMemory,
+        /// The process wrote an error of kind `business`.
+        BusinessError,
+        /// The process wrote an error of kind `application`.
+        ApplicationError,
+        /// The process wrote an error of kind `infrastructure`.
+        InfrastructureError,
+        /// The output is not JSON, too large, or not as its schema says.
+        OutputInvalid,
+        /// A person or program asked for a soft stop.
+        StopRequested,
+        /// A soft stop had to be forced when its grace was over.
+        StopGraceExceeded,
+        /// A person or program asked for an abort.
+        AbortRequested,
+        /// The job's time limit.
+        Timeout,
+        /// The job's `stop_after`.
+        StopAfter,
+        /// The job's `abort_after`.
+        AbortAfter,
+        /// An end was asked, and the agent did not confirm it in time.
+        EndUnconfirmed,
+        /// The package could not be fetched.
+        PackageUnavailable,
+        /// The package is damaged or could not be unpacked.
+        PackageInvalid,
+        /// The environment (for example the Python requirements) could not be built.
+        EnvironmentFailed,
+        /// The command could not be started.
+        LaunchFailed,
+        /// The host's own configuration forbids this process.
+        HostPolicy,
+        /// The agent was restarted and could not go on with the job.
+        AgentRestarted,
+        /// The agent was told to quit.
+        AgentStopped,
+        /// The robot was silent for too long.
+        RobotSilent,
+        /// The robot was paused with stop or abort.
+        RobotPaused,
+        /// An operator closed the job.
+        ClosedByOperator,
+    }
 }
 
 /// Who ended the job and why.
@@ -139,15 +146,16 @@ pub struct Cause {
     pub message: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorKind {
-    /// The data or the rules of the business forbid it; trying again does not help.
-    Business,
-    /// The program or the applications it drives failed.
-    Application,
-    /// Host, network or package failed; the program itself is not to blame.
-    Infrastructure,
+words! {
+    /// Whom an error concerns.
+    pub enum ErrorKind {
+        /// The data or the rules of the business forbid it; trying again does not help.
+        Business,
+        /// The program or the applications it drives failed.
+        Application,
+        /// Host, network or package failed; the program itself is not to blame.
+        Infrastructure,
+    }
 }
 
 /// What went wrong, as the process or the agent says.
@@ -199,14 +207,20 @@ pub struct Source {
     pub id: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceKind {
-    User,
-    Api,
-    Trigger,
-    Retry,
-    Job,
+words! {
+    /// What kind of thing started a job.
+    pub enum SourceKind {
+        /// A person in the console.
+        User,
+        /// A call with a key.
+        Api,
+        /// A trigger.
+        Trigger,
+        /// A repetition of another job.
+        Retry,
+        /// Another job.
+        Job,
+    }
 }
 
 /// A robot or a group; exactly one of both.
@@ -218,18 +232,17 @@ pub struct Target {
     pub robot: Option<String>,
     /// Id (in requests also the name) of a robot group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "all")]
     pub group: Option<String>,
 }
 
-/// How a running job is ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StopMode {
-    /// The process sees it and ends in order; forced when its grace is over.
-    Stop,
-    /// The whole process tree is ended at once.
-    Abort,
+words! {
+    /// How a running job is ended.
+    pub enum StopMode {
+        /// The process sees it and ends in order; forced when its grace is over.
+        Stop,
+        /// The whole process tree is ended at once.
+        Abort,
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -242,14 +255,18 @@ pub struct Job {
     pub version_number: u32,
     pub target: Target,
     pub state: JobState,
+    #[schema(required)]
     pub outcome: Option<Outcome>,
+    #[schema(required)]
     pub cause: Option<Cause>,
     /// Number of the newest attempt; 0 before the first.
     pub attempt: u32,
     /// How many attempts were accepted by a robot.
     pub tries: u32,
+    #[schema(required)]
     pub robot_id: Option<RobotId>,
     /// The robot's name when it took the job.
+    #[schema(required)]
     pub robot_name: Option<String>,
     pub priority: u8,
     /// Absent in lists.
@@ -259,22 +276,35 @@ pub struct Job {
     /// Absent in lists and until the process has given one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Value>,
+    #[schema(required)]
     pub error: Option<JobError>,
+    #[schema(required)]
     pub exit: Option<Exit>,
+    #[schema(required)]
     pub usage: Option<Usage>,
+    #[schema(required)]
     pub progress: Option<Progress>,
     pub source: Source,
     pub created_at: Timestamp,
+    #[schema(required)]
     pub not_before: Option<Timestamp>,
+    #[schema(required)]
     pub assigned_at: Option<Timestamp>,
+    #[schema(required)]
     pub started_at: Option<Timestamp>,
+    #[schema(required)]
     pub finished_at: Option<Timestamp>,
+    #[schema(required)]
     pub stop_after: Option<Timestamp>,
+    #[schema(required)]
     pub abort_after: Option<Timestamp>,
+    #[schema(required)]
     pub timeout_seconds: Option<u64>,
     pub stop_grace_seconds: u64,
+    #[schema(required)]
     pub lease_ends_at: Option<Timestamp>,
     pub labels: BTreeMap<String, String>,
+    #[schema(required)]
     pub parent_job_id: Option<JobId>,
     pub revision: u64,
 }
@@ -282,7 +312,6 @@ pub struct Job {
 /// `POST /jobs`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"process": "invoices", "target": {"group": "all"}, "input": {"limit": 100}}))]
 pub struct NewJob {
     /// Id or name.
     pub process: String,
@@ -298,7 +327,7 @@ pub struct NewJob {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 3)]
     pub priority: Option<u8>,
-    /// How many equal jobs (1 to 100).
+    /// How many equal jobs; their inputs together have at most 8 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 100)]
     pub count: Option<u32>,
@@ -310,12 +339,12 @@ pub struct NewJob {
     /// It is aborted at this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abort_after: Option<Timestamp>,
-    /// Longest time that one attempt may run (1 to 31536000).
+    /// Longest time that one attempt may run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 31536000)]
     pub timeout_seconds: Option<u64>,
-    /// At most 32, each key and value at most 128 characters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(schema_with = crate::labels::schema)]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -339,7 +368,7 @@ pub struct StopJob {
 #[serde(deny_unknown_fields)]
 pub struct CloseJob {
     pub outcome: Outcome,
-    #[schema(max_length = 512, example = "the host burned down")]
+    #[schema(max_length = 512)]
     pub reason: String,
 }
 
@@ -351,12 +380,19 @@ pub struct Attempt {
     pub robot_name: String,
     pub process_version_id: ProcessVersionId,
     pub assigned_at: Timestamp,
+    #[schema(required)]
     pub accepted_at: Option<Timestamp>,
+    #[schema(required)]
     pub ended_at: Option<Timestamp>,
+    #[schema(required)]
     pub outcome: Option<Outcome>,
+    #[schema(required)]
     pub cause: Option<Cause>,
+    #[schema(required)]
     pub error: Option<JobError>,
+    #[schema(required)]
     pub exit: Option<Exit>,
+    #[schema(required)]
     pub usage: Option<Usage>,
 }
 
@@ -387,24 +423,38 @@ pub struct Reason {
     pub text: String,
 }
 
-/// Why a job is not given to a robot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ReasonCode {
-    NotBefore,
-    MaxParallel,
-    GroupDisabled,
-    GroupPaused,
-    NoRobots,
-    NotJoined,
-    Offline,
-    Disabled,
-    Paused,
-    Attended,
-    Busy,
-    LabelMissing,
-    NoCommandForOs,
-    BehindOthers,
+words! {
+    /// Why a job is not given to a robot.
+    pub enum ReasonCode {
+        /// Its time has not come.
+        NotBefore,
+        /// As many jobs of the process run as may run at once.
+        MaxParallel,
+        /// The group is disabled.
+        GroupDisabled,
+        /// The group is paused.
+        GroupPaused,
+        /// The group has no robots.
+        NoRobots,
+        /// The agent of the robot has never joined.
+        NotJoined,
+        /// The robot has not been heard of.
+        Offline,
+        /// The robot is disabled.
+        Disabled,
+        /// The robot is paused.
+        Paused,
+        /// The robot takes jobs only from the person at it.
+        Attended,
+        /// The robot holds as many jobs as it can.
+        Busy,
+        /// The robot lacks a label that the version requires.
+        LabelMissing,
+        /// The version has no command for the system of the robot.
+        NoCommandForOs,
+        /// Other jobs go first.
+        BehindOthers,
+    }
 }
 
 /// Filters of `GET /jobs`.
@@ -446,9 +496,9 @@ pub struct JobFilter {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct JobWait {
-    /// How long to wait at the most (0 to 60).
+    /// How long to wait at the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(maximum = 60)]
+    #[param(minimum = 0, maximum = 60, default = 0)]
     pub wait_seconds: Option<u64>,
     /// The state to wait for; absent: any change of the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]

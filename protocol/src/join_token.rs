@@ -10,13 +10,16 @@ use crate::{JoinTokenId, RobotGroupId, RobotId, Timestamp};
 pub struct JoinToken {
     pub id: JoinTokenId,
     /// Robots that join with it become members of this group.
+    #[schema(required)]
     pub group_id: Option<RobotGroupId>,
     /// It binds to this robot record, made in advance.
+    #[schema(required)]
     pub robot_id: Option<RobotId>,
     pub uses: u32,
     pub uses_left: u32,
     pub expires_at: Timestamp,
     /// Joining is possible only from these addresses.
+    #[schema(required)]
     pub cidr: Option<String>,
     pub created_at: Timestamp,
 }

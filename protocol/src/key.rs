@@ -16,7 +16,9 @@ pub struct OwnKey {
     pub prefix: String,
     pub created_at: Timestamp,
     /// Accurate to a few minutes.
+    #[schema(required)]
     pub last_used_at: Option<Timestamp>,
+    #[schema(required)]
     pub expires_at: Option<Timestamp>,
     #[schema(example = "Bearer ••••")]
     pub header: String,
@@ -37,7 +39,7 @@ pub struct FullKey {
 pub struct KeyRefresh {
     /// How long the old key still works (0 to 604800).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(maximum = 604800, example = 3600)]
+    #[schema(minimum = 0, maximum = 604800)]
     pub grace_seconds: Option<u64>,
 }
 
@@ -59,7 +61,9 @@ pub struct Key {
     /// What the key may do, at most what its user may.
     pub permissions: Vec<String>,
     pub created_at: Timestamp,
+    #[schema(required)]
     pub last_used_at: Option<Timestamp>,
+    #[schema(required)]
     pub expires_at: Option<Timestamp>,
 }
 
@@ -67,7 +71,7 @@ pub struct Key {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewKey {
-    #[schema(max_length = 128, example = "nightly import")]
+    #[schema(min_length = 1, max_length = 128)]
     pub name: String,
     /// `noun:verb`, each one that the caller has; absent: all that the caller has.
     #[serde(default, skip_serializing_if = "Option::is_none")]

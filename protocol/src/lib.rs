@@ -10,6 +10,7 @@ pub mod id;
 pub mod job;
 pub mod join_token;
 pub mod key;
+mod labels;
 pub mod log;
 pub mod manifest;
 pub mod page;
@@ -21,6 +22,7 @@ pub mod robot_group;
 pub mod storage;
 pub mod system;
 pub mod time;
+mod words;
 
 pub use id::*;
 pub use time::Timestamp;

@@ -36,7 +36,10 @@ impl Level {
 pub struct NewLogLine {
     pub time: Timestamp,
     pub level: Level,
+    /// At most 64 KiB of UTF-8.
+    #[schema(max_length = 65536)]
     pub message: String,
+    /// At most 16 KiB of JSON.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schema(value_type = Object)]
     pub fields: Map<String, Value>,
@@ -71,18 +74,21 @@ pub struct LogQuery {
     /// The first line (forward: default 1) or the last one (backward: default the newest).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_seq: Option<u64>,
-    /// How many lines at the most (1 to 1000, default 200). As `text/plain`, absent means the whole log.
+    /// How many lines at the most (default 200). As `text/plain`, absent means the whole log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
     /// This level and worse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<Level>,
     /// Only lines that contain this text, whatever the case of letters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(max_length = 256)]
     pub text: Option<String>,
     /// Which attempt; absent: the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
+    /// Which way to read from `from_seq`; streams go forward.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
 }

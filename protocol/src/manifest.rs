@@ -6,16 +6,18 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// From which file the manifest was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ManifestSource {
-    /// `process.toml` at the root of the package.
-    ProcessToml,
-    /// `robot.yaml` (Robocorp layout).
-    RobotYaml,
-    /// A lone `main.py`, `main.sh`, `main.ps1` or `*.robot`.
-    Inferred,
+use crate::words::words;
+
+words! {
+    /// From which file the manifest was read.
+    pub enum ManifestSource {
+        /// `process.toml` at the root of the package.
+        ProcessToml,
+        /// `robot.yaml` (Robocorp layout).
+        RobotYaml,
+        /// A lone `main.py`, `main.sh`, `main.ps1` or `*.robot`.
+        Inferred,
+    }
 }
 
 /// How a process version is run, and what it needs.
@@ -23,6 +25,7 @@ pub enum ManifestSource {
 pub struct Manifest {
     pub source: ManifestSource,
     #[schema(example = "invoices")]
+    #[schema(required)]
     pub name: Option<String>,
     #[serde(default)]
     pub description: String,

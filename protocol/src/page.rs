@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Give this back as `cursor` to read on; null at the end.
+    #[schema(required)]
     pub next_cursor: Option<String>,
     /// How many there are in all, where `count=true` was asked and a counter knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,9 +23,9 @@ pub struct Page<T> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// How many items at the most (1 to 1000).
+    /// How many items at the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1, maximum = 1000, example = 50)]
+    #[param(minimum = 1, maximum = 1000, default = 50)]
     pub limit: Option<u32>,
     /// `next_cursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,3 +10,12 @@ where
 {
     Option::<T>::deserialize(deserializer).map(Some)
 }
+
+/// For `#[serde(default, deserialize_with = "patch::present")]` on an `Option<T>` that cannot be removed: null is refused.
+pub fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}

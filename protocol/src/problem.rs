@@ -3,13 +3,25 @@
 //! The doc comment of each code is its reference; the API documents show it.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, schema::Schema},
+};
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])* $name:ident = $text:literal, $status:literal, $title:literal;)*) => {
         /// What went wrong, in one stable word.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum Code { $($(#[doc = $doc])* #[serde(rename = $text)] $name,)* }
+
+        impl ToSchema for Code {}
+
+        impl PartialSchema for Code {
+            fn schema() -> RefOr<Schema> {
+                let words = Self::ALL.iter().map(|code| (serde_json::to_value(code), code.explanation()));
+                crate::words::schema("What went wrong, in one stable word.", words)
+            }
+        }
 
         impl Code {
             /// Every code there is.

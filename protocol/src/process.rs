@@ -5,25 +5,30 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{ProcessId, ProcessVersionId, RobotGroupId, Timestamp, manifest::Manifest};
+use crate::{ProcessId, ProcessVersionId, RobotGroupId, Timestamp, manifest::Manifest, words::words};
 
-/// Outcomes after which a job is tried again by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RetryOn {
-    Failed,
-    Lost,
-    TimedOut,
+words! {
+    /// Outcomes after which a job is tried again by itself.
+    pub enum RetryOn {
+        /// It failed.
+        Failed,
+        /// Its robot was lost.
+        Lost,
+        /// Its time limit was over.
+        TimedOut,
+    }
 }
 
 /// When and how often a job is tried again by itself. By default never: running a payment twice is worse than asking.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retry {
-    /// Tries in all, the first one included (1 to 100).
+    /// Tries in all, the first one included.
     #[schema(minimum = 1, maximum = 100)]
     pub max_attempts: u32,
+    #[schema(max_items = 3)]
     pub on: Vec<RetryOn>,
+    #[schema(minimum = 0, maximum = 31536000)]
     pub delay_seconds: u64,
 }
 
@@ -55,8 +60,10 @@ pub struct ProcessDefaults {
     #[schema(minimum = 1, maximum = 3)]
     pub priority: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 31536000)]
     pub timeout_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 31536000)]
     pub stop_grace_seconds: Option<u64>,
     /// Members that the job's input does not have are taken from here (at most 32 KiB).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,6 +86,7 @@ pub struct Process {
     #[schema(example = "invoices")]
     pub name: String,
     pub description: String,
+    #[schema(required)]
     pub active_version_id: Option<ProcessVersionId>,
     pub defaults: ProcessDefaults,
     /// Robot groups that run a version of their own.
@@ -91,7 +99,7 @@ pub struct Process {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewProcess {
-    #[schema(max_length = 128, example = "invoices")]
+    #[schema(min_length = 1, max_length = 128)]
     pub name: String,
     #[serde(default)]
     #[schema(max_length = 2048)]
@@ -104,16 +112,19 @@ pub struct NewProcess {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessPatch {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 128)]
     pub name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, max_length = 2048)]
     pub description: Option<String>,
     /// A merge patch of `defaults`: a member that is null is removed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = ProcessDefaults, required = false)]
     pub defaults: Option<serde_json::Map<String, serde_json::Value>>,
     /// Group (id or name) to version (id, number or label); null unpins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = BTreeMap<String, Option<String>>, required = false)]
     pub group_pins: Option<BTreeMap<String, Option<String>>>,
 }
 
@@ -132,9 +143,11 @@ pub struct ProcessVersion {
     pub process_id: ProcessId,
     /// 1, 2, 3 … within the process.
     pub number: u32,
+    #[schema(required)]
     pub label: Option<String>,
     pub notes: String,
     /// Digest of the package, lower-case hexadecimal.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
     pub size_bytes: u64,
     pub manifest: Manifest,
@@ -151,10 +164,13 @@ pub struct ProcessVersion {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct UploadQuery {
-    /// For example a semantic version (at most 128 characters).
+    /// For example a semantic version; not a number, an id, or the word `active`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(min_length = 1, max_length = 128, example = "1.4.0")]
     pub label: Option<String>,
+    /// What is new in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(max_length = 2048)]
     pub notes: Option<String>,
     /// Make it the active version at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,11 +181,14 @@ pub struct UploadQuery {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VersionPatch {
+    /// Null removes it. Not a number, an id, or the word `active`.
     #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 128)]
     pub label: Option<Option<String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, max_length = 2048)]
     pub notes: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = VersionState, required = false)]
     pub state: Option<VersionState>,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{JobId, RobotGroupId, RobotId, Timestamp};
+use crate::{JobId, RobotGroupId, RobotId, Timestamp, words::words};
 
 /// Who may start jobs on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -16,41 +16,56 @@ pub enum RobotKind {
     Attended,
 }
 
-/// What the coordinator knows of it, by time and settings alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RobotState {
-    /// No contact for 60 seconds.
-    Offline,
-    Idle,
-    Busy,
-    /// Finishes its jobs, takes none.
-    Draining,
-    Paused,
-    Disabled,
+words! {
+    /// What the coordinator knows of it, by time and settings alone.
+    pub enum RobotState {
+        /// No contact for 60 seconds.
+        Offline,
+        /// Ready, holds no job.
+        Idle,
+        /// Holds jobs.
+        Busy,
+        /// Finishes its jobs, takes none.
+        Draining,
+        /// Takes no jobs until the pause ends.
+        Paused,
+        /// Takes no jobs until it is enabled.
+        Disabled,
+    }
 }
 
 /// Facts about the host, as its agent reports them at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
+    #[schema(max_length = 256)]
     pub hostname: String,
     /// `linux`, `windows`, …
+    #[schema(max_length = 256)]
     pub os: String,
+    #[schema(max_length = 256)]
     pub os_version: String,
+    #[schema(max_length = 256)]
     pub arch: String,
     pub cpus: u32,
     pub memory_bytes: u64,
+    #[schema(max_length = 256)]
     pub agent_version: String,
+    #[schema(max_length = 256)]
     pub ip: String,
+    #[schema(max_length = 256)]
     pub mac: String,
     /// The OS account that the agent runs as.
+    #[schema(max_length = 256)]
     pub user: String,
     /// IANA name.
+    #[schema(max_length = 256)]
     pub time_zone: String,
     /// Labels that the host's own configuration gives the robot; those set by people win.
+    #[schema(schema_with = crate::labels::schema)]
     pub labels: BTreeMap<String, String>,
     /// Jobs at once, if the host's own configuration limits them.
+    #[schema(minimum = 1, maximum = 1000)]
     pub capacity: Option<u32>,
 }
 
@@ -75,16 +90,16 @@ pub struct HealthSample {
     pub health: Health,
 }
 
-/// How a pause treats the jobs that run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PauseMode {
-    /// Let them end.
-    Drain,
-    /// Ask them to stop, force after their grace.
-    Stop,
-    /// End them at once.
-    Abort,
+words! {
+    /// How a pause treats the jobs that run.
+    pub enum PauseMode {
+        /// Let them end.
+        Drain,
+        /// Ask them to stop, force after their grace.
+        Stop,
+        /// End them at once.
+        Abort,
+    }
 }
 
 /// That no new jobs are taken, and why.
@@ -92,6 +107,7 @@ pub enum PauseMode {
 pub struct Paused {
     pub since: Timestamp,
     /// It ends by itself then.
+    #[schema(required)]
     pub until: Option<Timestamp>,
     pub reason: String,
     pub by: String,
@@ -106,7 +122,7 @@ pub struct Paused {
 #[serde(deny_unknown_fields)]
 pub struct PauseRequest {
     pub mode: PauseMode,
-    #[schema(max_length = 512, example = "Windows updates")]
+    #[schema(max_length = 512)]
     pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
@@ -127,12 +143,16 @@ pub struct Robot {
     /// Jobs at once.
     pub capacity: u32,
     /// Empty until the agent has joined.
+    #[schema(required)]
     pub host: Option<Host>,
     pub state: RobotState,
+    #[schema(required)]
     pub paused: Option<Paused>,
     /// Jobs it holds now.
     pub running: Vec<JobId>,
+    #[schema(required)]
     pub last_seen_at: Option<Timestamp>,
+    #[schema(required)]
     pub joined_at: Option<Timestamp>,
     pub created_at: Timestamp,
     pub revision: u64,
@@ -142,7 +162,7 @@ pub struct Robot {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRobot {
-    #[schema(max_length = 128, example = "accounting-01")]
+    #[schema(min_length = 1, max_length = 128)]
     pub name: String,
     #[serde(default)]
     #[schema(max_length = 2048)]
@@ -151,8 +171,10 @@ pub struct NewRobot {
     pub kind: RobotKind,
     /// Ids or names.
     #[serde(default)]
+    #[schema(max_items = 100)]
     pub groups: Vec<String>,
     #[serde(default)]
+    #[schema(schema_with = crate::labels::schema)]
     pub labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1000)]
@@ -171,22 +193,30 @@ pub struct CreatedRobot {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RobotPatch {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 128)]
     pub name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, max_length = 2048)]
     pub description: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = bool, required = false)]
     pub enabled: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = RobotKind, required = false)]
     pub kind: Option<RobotKind>,
     /// Ids or names; replaces the list.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<String>, required = false, max_items = 100)]
     pub groups: Option<Vec<String>>,
     /// A merge patch of its own: a label that is null is removed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = BTreeMap<String, Option<String>>, required = false)]
     pub labels: Option<BTreeMap<String, Option<String>>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub capacity: Option<u32>,
+    /// Null: as the host says, else 1.
+    #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1000)]
+    pub capacity: Option<Option<u32>>,
 }
 
 /// `GET /robots/{robot}/status`.
@@ -194,8 +224,11 @@ pub struct RobotPatch {
 pub struct RobotStatus {
     pub state: RobotState,
     pub running: Vec<JobId>,
+    #[schema(required)]
     pub last_seen_at: Option<Timestamp>,
+    #[schema(required)]
     pub paused: Option<Paused>,
+    #[schema(required)]
     pub health: Option<HealthSample>,
 }
 
@@ -212,7 +245,7 @@ pub struct RobotFilter {
     /// `key:value`, repeatable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub label: Vec<String>,
-    /// Part of the name.
+    /// Part of the name, whatever the case of letters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub q: Option<String>,
 }
@@ -222,7 +255,8 @@ pub struct RobotFilter {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct RobotHealthQuery {
-    /// How far back (1 to 24).
+    /// How far back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 24, default = 1)]
     pub hours: Option<u32>,
 }

@@ -13,6 +13,7 @@ pub struct RobotGroup {
     pub description: String,
     /// False: its robots take no jobs that are meant for this group.
     pub enabled: bool,
+    #[schema(required)]
     pub paused: Option<Paused>,
     /// How many robots are in it.
     pub robot_count: u64,
@@ -24,7 +25,7 @@ pub struct RobotGroup {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRobotGroup {
-    #[schema(max_length = 128, example = "accounting")]
+    #[schema(min_length = 1, max_length = 128)]
     pub name: String,
     #[serde(default)]
     #[schema(max_length = 2048)]
@@ -35,8 +36,10 @@ pub struct NewRobotGroup {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RobotGroupPatch {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 128)]
     pub name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, max_length = 2048)]
     pub description: Option<String>,
 }

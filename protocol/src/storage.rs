@@ -16,6 +16,7 @@ pub struct StoredFile {
     pub path: String,
     pub size_bytes: u64,
     /// Lower-case hexadecimal.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
     pub content_type: String,
     pub created_by: String,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, utoipa::ToSchema)]
+#[schema(description = "RFC 3339, UTC, milliseconds. In requests any offset is understood; years 1970 to 9999.")]
 #[schema(value_type = String, format = DateTime, example = "2026-11-23T08:05:11.000Z")]
 pub struct Timestamp(i64);
 

@@ -282,7 +282,7 @@ async fn update(session: &Session, args: RobotUpdateArgs) -> Result<(), Error> {
         kind: args.kind.map(RobotKind::from),
         groups: (!args.groups.is_empty()).then_some(args.groups),
         labels: (!labels.is_empty()).then_some(labels),
-        capacity: args.capacity,
+        capacity: args.capacity.map(Some),
     };
     let done = format!("{} is changed.", args.robot);
     simple(&session.out, session.client.patch(&[NOUN, &args.robot])?.json(&patch)?, &done).await

@@ -132,22 +132,33 @@ pub fn update(
     Ok(process)
 }
 
-/// A merge patch of the defaults: null removes, anything else replaces.
+/// A merge patch of the defaults (RFC 7396): null removes, objects are merged, anything else replaces.
 fn patched_defaults(
     defaults: &ProcessDefaults,
     members: &serde_json::Map<String, serde_json::Value>,
 ) -> Result<ProcessDefaults> {
     let unexpected = |error: serde_json::Error| Error::Internal(format!("defaults cannot be patched: {error}"));
     let mut json = serde_json::to_value(defaults).map_err(unexpected)?;
-    if let Some(object) = json.as_object_mut() {
-        for (name, value) in members {
-            match value.is_null() {
-                true => object.remove(name),
-                false => object.insert(name.clone(), value.clone()),
-            };
+    merge(&mut json, members);
+    serde_json::from_value(json).map_err(|error| Error::invalid("/defaults", error.to_string()))
+}
+
+fn merge(target: &mut serde_json::Value, members: &serde_json::Map<String, serde_json::Value>) {
+    if !target.is_object() {
+        *target = serde_json::Value::Object(serde_json::Map::new());
+    }
+    let Some(object) = target.as_object_mut() else { return };
+    for (name, value) in members {
+        match value {
+            serde_json::Value::Null => {
+                object.remove(name);
+            }
+            serde_json::Value::Object(inner) => merge(object.entry(name).or_insert(serde_json::Value::Null), inner),
+            plain => {
+                object.insert(name.clone(), plain.clone());
+            }
         }
     }
-    serde_json::from_value(json).map_err(|error| Error::invalid("/defaults", error.to_string()))
 }
 
 fn pin(tx: &mut Tx, process: &mut Process, group: &str, version: Option<&str>) -> Result<()> {
@@ -189,5 +200,33 @@ pub fn may_run_more(reading: &dyn Reading, process: &Process) -> Result<bool> {
     match process.defaults.max_parallel {
         Some(most) => Ok(active_jobs(reading, process.id, most as usize)? < most as usize),
         None => Ok(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The example of RFC 7396, and that a member of the default input can be removed without naming the others.
+    #[test]
+    fn a_merge_patch_is_that_of_the_standard() {
+        let mut document = json!({"title": "Goodbye!", "author": {"givenName": "John", "familyName": "Doe"},
+            "tags": ["example", "sample"], "content": "This will be unchanged"});
+        let patch = json!({"title": "Hello!", "phoneNumber": "+01-123-456-7890", "author": {"familyName": null},
+            "tags": ["example"]});
+        merge(&mut document, patch.as_object().expect("it is an object"));
+        assert_eq!(
+            document,
+            json!({"title": "Hello!", "author": {"givenName": "John"}, "tags": ["example"],
+                "content": "This will be unchanged", "phoneNumber": "+01-123-456-7890"})
+        );
+        let defaults: ProcessDefaults =
+            serde_json::from_value(json!({"priority": 3, "input": {"a": 1, "b": 2}})).expect("these are defaults");
+        let patch = json!({"priority": null, "input": {"b": null}, "retry": {"on": ["lost"]}});
+        let patched = patched_defaults(&defaults, patch.as_object().expect("it is an object")).expect("it fits");
+        assert_eq!((patched.priority, patched.input), (None, json!({"a": 1}).as_object().cloned()));
+        assert_eq!(patched.retry.map(|retry| retry.max_attempts), Some(1));
     }
 }

@@ -216,7 +216,7 @@ pub fn update(
     if let Some(description) = &patch.description {
         faults.text("/description", description, MAX_DESCRIPTION_CHARS);
     }
-    if let Some(capacity) = patch.capacity {
+    if let Some(Some(capacity)) = patch.capacity {
         faults.range("/capacity", u64::from(capacity), 1, u64::from(MAX_CAPACITY));
     }
     faults.labels("/labels", labels.iter());
@@ -230,7 +230,7 @@ pub fn update(
     robot.description = patch.description.clone().unwrap_or(robot.description);
     robot.enabled = patch.enabled.unwrap_or(robot.enabled);
     robot.kind = patch.kind.unwrap_or(robot.kind);
-    robot.capacity = patch.capacity.or(robot.capacity);
+    robot.capacity = patch.capacity.unwrap_or(robot.capacity);
     table::update(tx, &mut robot)?;
     event::note(tx, robot.id.uuid(), "robot_changed", "the robot's settings were changed", caller.by())?;
     tx.wake(Topic::Robot(robot.id));
