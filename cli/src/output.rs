@@ -226,9 +226,9 @@ pub fn distance(time: Timestamp, now: Timestamp) -> String {
 fn rough_seconds(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
+        120..7170 => format!("{} min", (seconds + 30) / 60),
+        7170..171_000 => format!("{} h", (seconds + 1800) / 3600),
+        _ => format!("{} days", (seconds + 43_200) / 86_400),
     }
 }
 
@@ -309,7 +309,8 @@ mod tests {
         let now = Timestamp::from_millis(1_000_000_000_000);
         assert_eq!(distance(now, now), "just now");
         assert_eq!(distance(now.minus_seconds(61), now), "61 s ago");
-        assert_eq!(distance(now.minus_seconds(7_199), now), "119 min ago");
+        assert_eq!(distance(now.minus_seconds(7_100), now), "118 min ago");
+        assert_eq!(distance(now.plus_seconds(7_199), now), "in 2 h");
         assert_eq!(distance(now.plus_seconds(7_200), now), "in 2 h");
         assert_eq!(distance(now.minus_seconds(864_000), now), "10 days ago");
         assert_eq!(duration_ms(999), "999 ms");

@@ -175,12 +175,17 @@ pub async fn run(session: &Session, command: JobCommand) -> Result<u8, Error> {
 
 async fn stop(session: &Session, job: &str, abort: bool) -> Result<(), Error> {
     let mode = if abort { StopMode::Abort } else { StopMode::Stop };
-    let done = match mode {
-        StopMode::Stop => format!("Job {job} is asked to stop; it is forced when its grace is over."),
-        StopMode::Abort => format!("Job {job} is being aborted."),
-    };
-    let call = session.client.post(&[NOUN, job, "stop"])?.json(&StopJob { mode })?;
-    simple(&session.out, call, &done).await
+    let answer = session.client.post(&[NOUN, job, "stop"])?.json(&StopJob { mode })?.send().await?;
+    if session.out.raw(&answer)? {
+        return Ok(());
+    }
+    // A job that no robot has is ended at once.
+    let ended = answer.decode::<Job>().ok().and_then(|job| job.outcome);
+    session.out.line(&match (ended, mode) {
+        (Some(outcome), _) => format!("Job {job} has ended: {}.", outcome.as_str()),
+        (None, StopMode::Stop) => format!("Job {job} is asked to stop; it is forced when its grace is over."),
+        (None, StopMode::Abort) => format!("Job {job} is being aborted."),
+    })
 }
 
 async fn show_list(session: &Session, args: &JobListArgs) -> Result<(), Error> {

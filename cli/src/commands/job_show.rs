@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
 use drover_protocol::{
-    job::{Attempt, Explanation, Job, JobError, Reason},
+    job::{Attempt, Cause, Explanation, Job, JobError, Reason},
     page::Page,
     storage::StoredFile,
 };
@@ -39,11 +39,9 @@ pub async fn show(session: &Session, id: &str) -> Result<(), Error> {
         return Ok(());
     }
     let job: Job = answer.decode()?;
-    let target = match (&job.target.robot, &job.target.group) {
-        (Some(robot), _) => format!("robot {robot}"),
-        (None, group) => format!("group {}", group.as_deref().unwrap_or("all")),
-    };
-    let progress = job.progress.as_ref().map(|progress| {
+    let target = target_in_words(session, &job).await;
+    let unfinished = job.outcome.is_none();
+    let progress = job.progress.as_ref().filter(|_| unfinished).map(|progress| {
         let percent = progress.percent.map(|percent| format!("{percent:.0} % "));
         format!("{}{}", percent.unwrap_or_default(), progress.text.as_deref().unwrap_or_default())
     });
@@ -69,6 +67,25 @@ pub async fn show(session: &Session, id: &str) -> Result<(), Error> {
     session.out.fields(rows)
 }
 
+/// The target by its name; by its id if the name cannot be had, for example because it has been deleted.
+async fn target_in_words(session: &Session, job: &Job) -> String {
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let (noun, path, id) = match (&job.target.robot, &job.target.group) {
+        (Some(robot), _) => ("robot", "robots", robot),
+        (None, Some(group)) => ("group", "robot-groups", group),
+        (None, None) => return String::new(),
+    };
+    let answer = match session.client.get(&[path, id]) {
+        Ok(call) => call.send().await,
+        Err(error) => Err(error),
+    };
+    let named = answer.and_then(|answer| answer.decode::<Named>());
+    format!("{noun} {}", named.as_ref().map_or(id, |named| &named.name))
+}
+
 fn end_in_words(job: &Job) -> Vec<(&'static str, Shown)> {
     let exit = job.exit.as_ref().map(|exit| match (exit.code, exit.signal) {
         (Some(code), _) => format!("{code}: {}", exit.meaning),
@@ -81,14 +98,17 @@ fn end_in_words(job: &Job) -> Vec<(&'static str, Shown)> {
         [memory, cpu].into_iter().flatten().collect::<Vec<_>>().join(", ")
     });
     vec![
-        (
-            "cause",
-            job.cause.as_ref().map(|cause| format!("{}: {}", cause.by, cause.message)).unwrap_or_default().into(),
-        ),
+        ("cause", job.cause.as_ref().map(cause_in_words).unwrap_or_default().into()),
         ("error", job.error.as_ref().map(error_in_words).map_or(String::new().into(), |text| toned(text, Tone::Bad))),
         ("exit", exit.unwrap_or_default().into()),
         ("used", usage.unwrap_or_default().into()),
     ]
+}
+
+/// Who and why; the id of a person or trigger is left to `--json`.
+fn cause_in_words(cause: &Cause) -> String {
+    let by = cause.by.split(':').next().unwrap_or_default();
+    format!("{by}: {}", cause.message)
 }
 
 fn error_in_words(error: &JobError) -> String {
@@ -169,7 +189,7 @@ pub async fn attempts(session: &Session, id: &str) -> Result<(), Error> {
             (None, Some(_)) => toned("not accepted", Tone::Warning),
             (None, None) => toned("under way", Tone::Plain),
         };
-        let why = attempt.cause.map(|cause| format!("{}: {}", cause.by, cause.message)).unwrap_or_default();
+        let why = attempt.cause.as_ref().map(cause_in_words).unwrap_or_default();
         vec![
             attempt.attempt.to_string().into(),
             attempt.robot_name.into(),

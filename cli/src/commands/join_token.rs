@@ -6,7 +6,7 @@ use drover_protocol::join_token::{CreatedJoinToken, JoinToken, NewJoinToken};
 use crate::{
     commands::{ListArgs, list, simple},
     error::Error,
-    output::{moment, note, number},
+    output::{moment, note},
     session::Session,
     values,
 };
@@ -62,7 +62,7 @@ async fn create(session: &Session, request: &NewJoinToken) -> Result<(), Error> 
     session.out.fields(vec![
         ("token", created.token.clone().into()),
         ("id", created.details.id.to_string().into()),
-        ("robots", number(created.details.uses)),
+        ("robots", created.details.uses.to_string().into()),
         ("expires", moment(created.details.expires_at).into()),
     ])?;
     note("Keep it now: it is not shown again.");
