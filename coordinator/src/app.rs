@@ -36,7 +36,8 @@ pub struct Rules {
 #[derive(Clone)]
 pub struct OnDisk {
     pub engine: Arc<Embedded>,
-    pub blobs_folder: PathBuf,
+    /// Blobs that belong into a backup; absent when they lie outside of the store's folder.
+    pub blobs_folder: Option<PathBuf>,
 }
 
 pub struct App {

@@ -27,6 +27,7 @@ pub enum ConfigError {
 pub struct Config {
     pub http: Http,
     pub store: Store,
+    pub blobs: Blobs,
     pub secrets: Secrets,
     pub bootstrap: Bootstrap,
     pub leases: Leases,
@@ -58,6 +59,12 @@ pub struct Store {
     pub cache_mib: u64,
     pub segment_mib: u64,
     pub archive: PathBuf,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blobs {
+    pub url: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -167,6 +174,7 @@ impl Config {
         if self.store.segment_mib == 0 || self.store.segment_mib > 4096 {
             return refuse("store.segment_mib must be from 1 to 4096");
         }
+        self.blobs_folder()?;
         if self.bootstrap.api_key.len() > crate::domain::key::MAX_KEY_CHARS {
             return refuse("bootstrap.api_key must have at most 256 characters");
         }
@@ -179,6 +187,21 @@ impl Config {
         read_secret("bootstrap.password_file", &bootstrap.password_file, &mut bootstrap.password)?;
         read_secret("bootstrap.api_key_file", &bootstrap.api_key_file, &mut bootstrap.api_key)?;
         Ok(self)
+    }
+
+    /// The folder of blobs, and whether it is the one in the store's folder.
+    pub fn blobs_folder(&self) -> Result<(PathBuf, bool), ConfigError> {
+        if self.blobs.url.is_empty() {
+            return Ok((self.store.path.join("blobs"), true));
+        }
+        let folder = url::Url::parse(&self.blobs.url).ok().filter(|url| url.scheme() == "file");
+        match folder.and_then(|url| url.to_file_path().ok()) {
+            Some(folder) => Ok((folder, false)),
+            None => Err(ConfigError::Unusable(format!(
+                "blobs.url must be empty or name a local folder as file:///folder, not {}",
+                self.blobs.url
+            ))),
+        }
     }
 
     /// Where the key file lies.
@@ -258,6 +281,13 @@ mod tests {
         assert_eq!(error.to_string(), "the settings have no listn; did you mean listen?");
         assert!(load(&[("DROVER_LEASES__HEARTBEAT_SECONDS", "50")]).is_err());
         assert!(load(&[("DROVER_STORE__CACHE_MIB", "much")]).is_err());
+    }
+
+    #[test]
+    fn blobs_may_lie_in_another_folder_and_nowhere_else() {
+        let config = load(&[("DROVER_BLOBS__URL", "file:///srv/blobs")]).expect("a local folder");
+        assert_eq!(config.blobs_folder().expect("checked"), (PathBuf::from("/srv/blobs"), false));
+        assert!(load(&[("DROVER_BLOBS__URL", "s3://bucket")]).is_err());
     }
 
     #[test]

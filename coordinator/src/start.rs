@@ -90,15 +90,18 @@ async fn open_store(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Blobs, 
         return Ok((Arc::new(Memory::default()), Blobs::memory(), None));
     }
     let (path, settings) = (config.store.path.clone(), engine_settings(config));
-    let blobs_folder = path.join("blobs");
+    let (blobs_folder, in_store) = config.blobs_folder()?;
+    let folder = blobs_folder.clone();
     let (engine, blobs) = tokio::task::spawn_blocking(move || {
         let engine = Embedded::open(&path, settings)
             .with_context(|| format!("the store in {} (setting store.path) cannot be opened", path.display()))?;
-        let blobs = Blobs::open(&path.join("blobs")).context("the folder of blobs cannot be opened")?;
+        let blobs = Blobs::open(&folder).with_context(|| {
+            format!("the folder of blobs {} (setting blobs.url) cannot be opened", folder.display())
+        })?;
         anyhow::Ok((Arc::new(engine), blobs))
     })
     .await??;
-    Ok((engine.clone(), blobs, Some(OnDisk { engine, blobs_folder })))
+    Ok((engine.clone(), blobs, Some(OnDisk { engine, blobs_folder: in_store.then_some(blobs_folder) })))
 }
 
 fn rules(config: &Config) -> Rules {

@@ -67,7 +67,7 @@ impl FromStr for Timestamp {
             .parse()
             .map_err(|_| format!("\"{}\" is not an RFC 3339 time such as 2026-11-23T08:05:11.000Z", shorten(text)))?;
         let millis = time.as_millisecond();
-        if millis < 0 || millis > Self::MAX.0 {
+        if !(0..=Self::MAX.0).contains(&millis) {
             return Err("the time is outside of the years 1970 to 9999".to_owned());
         }
         Ok(Self(millis))

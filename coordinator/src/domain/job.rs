@@ -565,6 +565,10 @@ fn end(mut job: Job, report: Report, now: Timestamp) -> Step {
     }
     let text = format!("{}: {}", report.outcome.as_str(), report.cause.message);
     let by = report.cause.by.clone();
+    if report.outcome == Outcome::Succeeded {
+        // How far it had got when it was last heard of says nothing any more.
+        job.progress = None;
+    }
     job.state = State::Finished { outcome: report.outcome, cause: report.cause };
     job.finished_at = Some(now);
     let mut step = noted(job, "finished", text, by);

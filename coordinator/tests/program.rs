@@ -1,0 +1,255 @@
+//! The program itself, as an operator meets it: started, stopped in order and killed, with good settings and bad ones,
+//! backed up and restored.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+
+const KEY: &str = "OTFiMmE3YzQtN2QzZS00ZjVhLThiNmMtMWQyZTNmNGE1YjZj";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A coordinator that runs; it is killed when it goes out of scope.
+struct Coordinator {
+    child: Child,
+    url: String,
+}
+
+fn program(store: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_drover-coordinator"));
+    command
+        .env("DROVER_STORE__PATH", store)
+        .env("DROVER_STORE__SEGMENT_MIB", "2")
+        .env("DROVER_HTTP__LISTEN", "127.0.0.1:0")
+        .env("DROVER_LOG__FORMAT", "json")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+impl Coordinator {
+    /// Starts it, and reads from its own log where it listens.
+    fn start(store: &Path) -> Self {
+        let mut child = program(store).env("DROVER_BOOTSTRAP__API_KEY", KEY).arg("run").spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("its log is read")).lines();
+        let address = lines
+            .by_ref()
+            .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("a log of JSON has JSON lines"))
+            .find_map(|line| line["fields"]["address"].as_str().map(str::to_owned))
+            .expect("it says where it listens");
+        // What it says later must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, url: format!("http://{address}") }
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        // SAFETY: the process is our own child and has not been waited for.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(started.elapsed() < LIMIT, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Value) -> (StatusCode, Value) {
+        self.call_as(KEY, method, path, body).await
+    }
+
+    async fn call_as(&self, key: &str, method: &str, path: &str, body: Value) -> (StatusCode, Value) {
+        let method = method.parse().expect("a method");
+        let request = client().request(method, format!("{}{path}", self.url)).bearer_auth(key);
+        let request = if body.is_null() { request } else { request.json(&body) };
+        let answer = request.send().await.expect("an answer");
+        (answer.status(), answer.json().await.unwrap_or(Value::Null))
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn client() -> Client {
+    Client::builder().no_proxy().build().expect("a client")
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+async fn make_process(coordinator: &Coordinator, name: &str) {
+    let (status, body) = coordinator.call("POST", "/api/v1/processes", json!({"name": name})).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+}
+
+async fn names_of_processes(coordinator: &Coordinator) -> Vec<String> {
+    let (status, body) = coordinator.call("GET", "/api/v1/processes?limit=1000", Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let names = body["items"].as_array().expect("a list").iter();
+    let mut names: Vec<String> = names.map(|item| item["name"].as_str().expect("a name").to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Joins a robot by hand; gives its key.
+async fn join(coordinator: &Coordinator) -> String {
+    let (_, token) = coordinator.call("POST", "/api/v1/join-tokens", json!({})).await;
+    let request = json!({"token": token["token"], "machine_id": "m", "host": {"hostname": "h", "os": "linux"}});
+    let (status, joined) = coordinator.call("POST", "/api/v1/agent/join", request).await;
+    assert_eq!(status, StatusCode::CREATED, "{joined}");
+    joined["key"].as_str().expect("a key").to_owned()
+}
+
+/// SIGTERM answers long polls and streams instead of cutting them, and ends with 0 although they were open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graceful_stop_answers_those_who_wait() {
+    let folder = folder();
+    let mut coordinator = Coordinator::start(folder.path());
+    let key = join(&coordinator).await;
+    let url = format!("{}/api/v1/agent/next", coordinator.url);
+    let poll = client().post(url).bearer_auth(key).json(&json!({"free": 1, "wait_seconds": 60})).send();
+    let poll = tokio::spawn(poll);
+    tokio::time::timeout(LIMIT, async {
+        while !somebody_is_connected(&coordinator.url) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the poll arrives");
+    coordinator.signal(libc::SIGTERM);
+    let answer = tokio::time::timeout(LIMIT, poll).await.expect("the poll ends").expect("no panic").expect("an answer");
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    assert!(coordinator.wait().success());
+}
+
+/// Whether somebody is connected to the coordinator, as the kernel sees it.
+fn somebody_is_connected(url: &str) -> bool {
+    let port: u16 = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the table of connections");
+    let local = format!(":{port:04X}");
+    // State 01 is an established connection.
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().is_some_and(|address| address.ends_with(&local)) && fields.nth(1) == Some("01")
+    })
+}
+
+/// What was answered is there after kill -9, and after a clean end as well; the key given at the first start stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_a_kill() {
+    let folder = folder();
+    let mut coordinator = Coordinator::start(folder.path());
+    for name in ["a", "b"] {
+        make_process(&coordinator, name).await;
+    }
+    coordinator.signal(libc::SIGKILL);
+    coordinator.wait();
+    let mut coordinator = Coordinator::start(folder.path());
+    assert_eq!(names_of_processes(&coordinator).await, ["a", "b"]);
+    make_process(&coordinator, "c").await;
+    coordinator.signal(libc::SIGINT);
+    assert!(coordinator.wait().success());
+    let coordinator = Coordinator::start(folder.path());
+    assert_eq!(names_of_processes(&coordinator).await, ["a", "b", "c"]);
+}
+
+fn run(command: &mut Command) -> (bool, String, String) {
+    let output = command.output().expect("it runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}
+
+/// A backup of the running coordinator becomes a second one that knows the same, with the key file put beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_becomes_a_coordinator() {
+    let (first, second) = (folder(), folder());
+    let coordinator = Coordinator::start(first.path());
+    make_process(&coordinator, "Счета & Co").await;
+    let url = format!("{}/api/v1/system/backup", coordinator.url);
+    let answer = client().get(url).bearer_auth(KEY).send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    let backup = first.path().join("backup.tar");
+    std::fs::write(&backup, answer.bytes().await.expect("the whole backup")).expect("it is kept");
+    let target = second.path().join("store");
+
+    let (good, text, errors) = run(program(&target).args(["restore", "--verify", "--from"]).arg(&backup));
+    assert!(good, "{text}{errors}");
+    assert!(!target.exists(), "verifying leaves nothing");
+    let (good, text, errors) = run(program(&target).args(["restore", "--from"]).arg(&backup));
+    assert!(good, "{text}{errors}");
+    let (good, _, errors) = run(program(&target).arg("run"));
+    assert!(!good && errors.contains("secrets.key"), "without its key file it refuses: {errors}");
+    std::fs::copy(first.path().join("secrets.key"), target.join("secrets.key")).expect("the key file");
+    let restored = Coordinator::start(&target);
+    assert_eq!(names_of_processes(&restored).await, ["Счета & Co"]);
+    drop(restored);
+    let (good, text, errors) = run(program(&target).arg("check"));
+    assert!(good, "{text}{errors}");
+}
+
+/// The first start shows the administrator's key once, on standard output and not in the log; `new-key` replaces it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_key_is_shown_once_and_can_be_replaced() {
+    let folder = folder();
+    let mut child = program(folder.path()).arg("run").spawn().expect("it starts");
+    let mut shown = String::new();
+    let mut out = BufReader::new(child.stdout.take().expect("its output is read"));
+    while !shown.contains("/docs") {
+        assert_ne!(out.read_line(&mut shown).expect("text"), 0, "it ended: {shown}");
+    }
+    let key = shown.lines().map(str::trim).find(|line| line.len() == 48).expect("a key stands on a line").to_owned();
+    child.kill().expect("it is killed");
+    let mut log = String::new();
+    child.stderr.take().expect("its log is read").read_to_string(&mut log).expect("text");
+    child.wait().expect("it has ended");
+    assert!(!log.contains(&key), "the key is in the log");
+
+    let (good, replaced, errors) = run(program(folder.path()).arg("new-key"));
+    assert!(good, "{errors}");
+    let new = replaced.lines().map(str::trim).find(|line| line.len() == 48).expect("a key stands on a line");
+    let coordinator = Coordinator::start(folder.path());
+    let me = "/api/v1/account/me";
+    assert_eq!(coordinator.call_as(&key, "GET", me, Value::Null).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(coordinator.call_as(new, "GET", me, Value::Null).await.1["name"], "admin");
+}
+
+/// What cannot work is refused with the reason before anything is touched.
+#[test]
+fn bad_settings_are_named() {
+    let folder = folder();
+    let file = folder.path().join("bad.toml");
+    std::fs::write(&file, "[http]\nlisten_on = \"x\"\n").expect("a file");
+    let (good, _, errors) = run(program(folder.path()).args(["check-config", "--config"]).arg(&file));
+    assert!(!good && errors.contains("did you mean listen"), "{errors}");
+    let (good, _, errors) = run(program(folder.path()).env("DROVER_STORE__ENGINE", "tape").arg("run"));
+    assert!(!good && errors.contains("tape"), "{errors}");
+    let (good, _, errors) = run(program(folder.path()).env("DROVER_HTTP__LISTEN", "nowhere").arg("run"));
+    assert!(!good && errors.contains("http.listen"), "{errors}");
+    let (good, printed, _) =
+        run(program(folder.path()).env("DROVER_BOOTSTRAP__PASSWORD", "hidden-password").arg("--print-config"));
+    assert!(good && printed.contains("lost_after_seconds = 300") && !printed.contains("hidden-password"), "{printed}");
+}
+
+/// Two coordinators on one store would both believe to be the writer.
+#[test]
+fn a_second_coordinator_is_refused() {
+    let folder = folder();
+    let _first = Coordinator::start(folder.path());
+    let (good, _, errors) = run(program(folder.path()).arg("run"));
+    assert!(!good && errors.contains("another process uses the store"), "{errors}");
+}
