@@ -165,11 +165,8 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let refuse = |text: &str| Err(ConfigError::Unusable(text.to_owned()));
         let leases = &self.leases;
-        if leases.heartbeat_seconds == 0 || leases.heartbeat_seconds * 2 > leases.job_seconds {
-            return refuse("leases.heartbeat_seconds must be at least 1 and at most half of leases.job_seconds");
-        }
-        if leases.accept_seconds == 0 {
-            return refuse("leases.accept_seconds must be at least 1");
+        if leases.heartbeat_seconds == 0 || leases.accept_seconds == 0 || leases.job_seconds == 0 {
+            return refuse("leases.job_seconds, accept_seconds and heartbeat_seconds must be at least 1");
         }
         if self.store.segment_mib == 0 || self.store.segment_mib > 4096 {
             return refuse("store.segment_mib must be from 1 to 4096");
@@ -187,6 +184,11 @@ impl Config {
         read_secret("bootstrap.password_file", &bootstrap.password_file, &mut bootstrap.password)?;
         read_secret("bootstrap.api_key_file", &bootstrap.api_key_file, &mut bootstrap.api_key)?;
         Ok(self)
+    }
+
+    /// How often agents report: as set, but at least three times within a lease, so that one lost report loses nothing.
+    pub fn heartbeat_seconds(&self) -> u64 {
+        self.leases.heartbeat_seconds.min((self.leases.job_seconds / 3).max(1))
     }
 
     /// The folder of blobs, and whether it is the one in the store's folder.
@@ -279,8 +281,16 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_nearest() {
         let error = load(&[("DROVER_HTTP__LISTN", "x")]).expect_err("there is no such setting");
         assert_eq!(error.to_string(), "the settings have no listn; did you mean listen?");
-        assert!(load(&[("DROVER_LEASES__HEARTBEAT_SECONDS", "50")]).is_err());
+        assert!(load(&[("DROVER_LEASES__HEARTBEAT_SECONDS", "0")]).is_err());
         assert!(load(&[("DROVER_STORE__CACHE_MIB", "much")]).is_err());
+    }
+
+    /// A short lease with the usual heartbeat would make every job silent again and again.
+    #[test]
+    fn a_short_lease_is_renewed_often_enough() {
+        let config = load(&[("DROVER_LEASES__JOB_SECONDS", "6")]).expect("a short lease is fine");
+        assert_eq!(config.heartbeat_seconds(), 2);
+        assert_eq!(load(&[]).expect("the defaults are fine").heartbeat_seconds(), 20);
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn rules(config: &Config) -> Rules {
             accept_seconds: config.leases.accept_seconds,
             lost_after_seconds: config.leases.lost_after_seconds,
         },
-        heartbeat_seconds: config.leases.heartbeat_seconds,
+        heartbeat_seconds: config.heartbeat_seconds(),
         limits: Limits {
             package_bytes: config.limits.package_mib * MIB,
             artifact_bytes: config.limits.artifact_mib * MIB,
