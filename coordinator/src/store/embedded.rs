@@ -1,11 +1,12 @@
 //! The default engine: a commit log that is the acknowledgement, and an index over it that can always be made anew.
 //!
-//! A commit is appended to the log, and when it is on disk it goes into the index as one batch under a lock shared with
-//! readers, so that nobody sees half of it. What lies in the store's folder: `log/`, `export/`, `sled/` (the index),
+//! A commit is appended to the log, and when it is on disk every reader sees it, all of it at once; it goes into the
+//! index soon afterwards. What lies in the store's folder: `log/`, `export/`, `sled/` (the index),
 //! `marker`, `LOCK`.
 
 mod index;
 mod marker;
+mod recent;
 mod recovery;
 mod upkeep;
 
@@ -18,28 +19,32 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use drover_protocol::Timestamp;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use self::{
     index::Index,
+    recent::Recent,
     recovery::{Opened, Repair},
     upkeep::Signal,
 };
 use super::{
     commit_log::{CommitLog, Segment, recovery::LogError},
     disk::{self, create_folder},
-    engine::{Engine, EngineError, KeyRange, Order, Pair, View, WriteSet},
+    engine::{Engine, EngineError, View, WriteSet},
     export::{Export, ExportError, WriteError},
 };
 use crate::clock::{Clock, Randomness, SystemClock, SystemRandomness};
 
 /// A file that lies in the folder while a restore fills it.
 pub const RESTORING: &str = "RESTORING";
+
+/// How long the lock of another process is waited for.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// How the embedded engine works.
 #[derive(Clone)]
@@ -144,14 +149,13 @@ impl Folders {
     }
 }
 
-/// What is shared with the upkeep thread.
+/// What is shared with the engine's own threads.
 struct Core {
     folders: Folders,
     settings: Settings,
     store: Uuid,
     index: Index,
-    /// Position of the index. Readers share it; it is taken alone while a commit goes into the index.
-    applied: RwLock<(u64, Timestamp)>,
+    recent: Recent,
     /// The writer's alone; nothing once the store is closed.
     log: Mutex<Option<CommitLog>>,
     /// The newest export; held by whoever makes one or must not lose segments.
@@ -159,13 +163,16 @@ struct Core {
     full: AtomicBool,
     broken: Mutex<Option<String>>,
     unsynced_bytes: AtomicU64,
+    /// Up to this commit the index is on disk; held while it is brought there.
+    checkpointed: Mutex<u64>,
     signal: Signal,
 }
 
 /// An open store. One process at a time has it.
 pub struct Embedded {
     core: Arc<Core>,
-    upkeep: Mutex<Option<JoinHandle<()>>>,
+    /// Moving and upkeep.
+    threads: Mutex<Vec<JoinHandle<()>>>,
     rebuilt: Option<String>,
     /// Unlocked when the store is dropped.
     _lock: File,
@@ -208,19 +215,23 @@ impl Embedded {
         let Opened { log, index, export, rebuilt } = recovery::open(&folders, &settings, repair)?;
         let core = Arc::new(Core {
             store: log.store(),
-            applied: RwLock::new((log.last_commit(), log.last_at())),
+            recent: Recent::new((log.last_commit(), log.last_at())),
             log: Mutex::new(Some(log)),
             export: Mutex::new(export),
             full: AtomicBool::new(false),
             broken: Mutex::new(None),
             unsynced_bytes: AtomicU64::new(0),
+            checkpointed: Mutex::new(0),
             signal: Signal::default(),
             folders,
             settings,
             index,
         });
-        let upkeep = upkeep::start(Arc::clone(&core)).map_err(|error| OpenError::io("starting in", path, error))?;
-        Ok(Self { core, upkeep: Mutex::new(Some(upkeep)), rebuilt, _lock: lock })
+        let engine = Self { core, threads: Mutex::default(), rebuilt, _lock: lock };
+        let started =
+            engine.start("store moving", recent::run).and_then(|()| engine.start("store upkeep", upkeep::run));
+        started.map_err(|error| OpenError::io("starting threads for", path, error))?;
+        Ok(engine)
     }
 
     /// Why the index had to be made anew at the start, if so.
@@ -235,7 +246,7 @@ impl Embedded {
 
     /// Number and time of the last commit.
     pub fn position(&self) -> (u64, Timestamp) {
-        *self.core.applied.read()
+        self.core.recent.position()
     }
 
     /// Makes an export now and gives up what it makes needless.
@@ -250,7 +261,7 @@ impl Embedded {
 
     /// Ends it cleanly: the next start believes the index even after a power cut. Writes are refused from now on.
     pub fn close(&self) -> Result<(), EngineError> {
-        self.stop_upkeep();
+        self.stop_threads();
         let Some(log) = self.core.log.lock().take() else { return Ok(()) };
         if let Some(reason) = self.core.broken.lock().clone() {
             return Err(EngineError::Broken(reason));
@@ -258,44 +269,48 @@ impl Embedded {
         self.core.close(&log)
     }
 
-    fn stop_upkeep(&self) {
-        if let Some(thread) = self.upkeep.lock().take() {
-            self.core.signal.stop();
-            let _ = thread.join();
+    fn start(&self, name: &str, run: fn(&Core)) -> io::Result<()> {
+        let core = Arc::clone(&self.core);
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&core))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Ends the threads, the last one started first: upkeep may be waiting for what is being moved.
+    fn stop_threads(&self) {
+        let mut threads = self.threads.lock();
+        for stop in [Core::stop_upkeep, Core::stop_moving] {
+            stop(&self.core);
+            if let Some(thread) = threads.pop() {
+                let _ = thread.join();
+            }
         }
     }
 }
 
 impl Drop for Embedded {
     fn drop(&mut self) {
-        self.stop_upkeep();
+        self.stop_threads();
     }
 }
 
+/// Takes the store for this process. One that is just ending is given a moment.
 fn lock(path: &Path) -> Result<File, OpenError> {
     let path = path.join("LOCK");
     let failed = |source| OpenError::io("locking", &path, source);
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.parent().unwrap_or(&path).to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
-}
-
-/// A reader's view. A waiting commit lets no new reader in, so a reader must not ask for a second view while it has one.
-struct Shared<'a> {
-    index: &'a Index,
-    _applied: RwLockReadGuard<'a, (u64, Timestamp)>,
-}
-
-impl View for Shared<'_> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        self.index.get(key)
-    }
-
-    fn scan(&self, range: &KeyRange, order: Order, limit: usize) -> Result<Vec<Pair>, EngineError> {
-        self.index.scan(range, order, limit)
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::Locked(path.parent().unwrap_or(&path).to_owned()));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
     }
 }
 
@@ -310,8 +325,7 @@ impl Engine for Embedded {
         if let Some(reason) = self.core.broken.lock().clone() {
             return Err(EngineError::Broken(reason));
         }
-        // Nobody else can change the index while the log is held, so the body needs no lock to see one state.
-        let writes = body(&&self.core.index);
+        let writes = body(&*self.core.view());
         if writes.is_empty() {
             return Ok(());
         }
@@ -325,35 +339,50 @@ impl Engine for Embedded {
 
 impl Core {
     fn view(&self) -> Box<dyn View + '_> {
-        Box::new(Shared { _applied: self.applied.read(), index: &self.index })
+        Box::new(self.recent.view(&self.index))
     }
 
     fn commit(&self, log: &mut CommitLog, writes: WriteSet) -> Result<(), EngineError> {
         if self.full.load(Ordering::SeqCst) || !self.has_space() {
             return Err(self.out_of_space());
         }
+        self.recent.wait_for_room(|| self.is_broken());
         let commit = match log.append(&writes, self.settings.clock.now()) {
             Ok(commit) => commit,
             Err(EngineError::OutOfSpace) => return Err(self.out_of_space()),
             Err(error) => return Err(self.break_down(error)),
         };
+        self.recent.add((commit, log.last_at()), writes);
         let bytes = log.last_record_bytes();
-        let unsynced = self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let applied = {
-            let mut applied = self.applied.write();
-            *applied = (commit, log.last_at());
-            self.index.apply(&writes)
-        };
-        if unsynced > self.settings.checkpoint_bytes {
+        if self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.settings.checkpoint_bytes {
             self.signal.wake();
         }
-        applied.map_err(|error| self.break_down(error))
+        Ok(())
+    }
+
+    fn stop_upkeep(&self) {
+        self.signal.stop();
+    }
+
+    fn stop_moving(&self) {
+        self.recent.stop();
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.lock().is_some()
     }
 
     /// Remembers that nothing can be written any more; what is on disk decides at the next start.
     fn break_down(&self, error: EngineError) -> EngineError {
         self.broken.lock().get_or_insert_with(|| error.to_string());
         error
+    }
+
+    /// The same outside of a write: somebody must be told.
+    fn fail(&self, error: EngineError) {
+        let reason = self.break_down(error).to_string();
+        tracing::error!(reason, "the store failed");
+        (self.settings.on_broken)(&reason);
     }
 
     fn out_of_space(&self) -> EngineError {

@@ -18,6 +18,22 @@ impl<'a> Overlay<'a> {
 
 impl View for Overlay<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        Layer { writes: &self.writes, base: self.base }.get(key)
+    }
+
+    fn scan(&self, range: &KeyRange, order: Order, limit: usize) -> Result<Vec<Pair>, EngineError> {
+        Layer { writes: &self.writes, base: self.base }.scan(range, order, limit)
+    }
+}
+
+/// The same with writes that belong to somebody else.
+pub struct Layer<'a> {
+    pub writes: &'a WriteSet,
+    pub base: &'a dyn View,
+}
+
+impl View for Layer<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         match self.writes.get(key) {
             Some(written) => Ok(written.clone()),
             None => self.base.get(key),
@@ -35,6 +51,9 @@ impl View for Overlay<'_> {
             Order::Descending => written.next_back(),
         };
         let mut write = next_written();
+        if write.is_none() {
+            return self.base.scan(range, order, limit);
+        }
         let mut stored = Stored::new(self.base, range.clone(), order);
         let mut pairs = Vec::new();
         while pairs.len() < limit {

@@ -4,8 +4,7 @@ use std::{
     fs::File,
     io::{self, Write},
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
-    thread::JoinHandle,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -55,7 +54,7 @@ impl Signal {
     }
 
     /// Waits; `false` once it is stopped.
-    fn wait(&self, at_most: Duration) -> bool {
+    pub fn wait(&self, at_most: Duration) -> bool {
         let mut state = self.state.lock();
         if !state.woken && !state.stopped {
             self.changed.wait_for(&mut state, at_most);
@@ -65,11 +64,8 @@ impl Signal {
     }
 }
 
-pub fn start(core: Arc<Core>) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("store upkeep".to_owned()).spawn(move || run(&core))
-}
-
-fn run(core: &Core) {
+/// Keeps the store up until it is stopped.
+pub fn run(core: &Core) {
     let mut checkpointed = Instant::now();
     let mut exported = None;
     loop {
@@ -85,9 +81,7 @@ fn run(core: &Core) {
         if unsynced > core.settings.checkpoint_bytes || checkpointed.elapsed() >= core.settings.checkpoint_every {
             checkpointed = Instant::now();
             if let Err(error) = core.checkpoint() {
-                let reason = core.break_down(error).to_string();
-                tracing::error!(reason, "a checkpoint of the index failed");
-                (core.settings.on_broken)(&reason);
+                core.fail(error);
                 return;
             }
         }
@@ -105,9 +99,11 @@ fn run(core: &Core) {
 impl Core {
     /// Brings the index to the disk, so that the next start has little to replay.
     fn checkpoint(&self) -> Result<(), EngineError> {
-        let (commit, _) = *self.applied.read();
-        let unsynced = self.unsynced_bytes.swap(0, Ordering::Relaxed);
-        if unsynced > 0 {
+        let mut checkpointed = self.checkpointed.lock();
+        let commit = self.recent.moved();
+        self.unsynced_bytes.store(0, Ordering::Relaxed);
+        if commit > *checkpointed {
+            *checkpointed = commit;
             self.index.set_position(self.store, commit)?;
             self.index.sync()?;
             self.save_marker(Left::Open, commit)?;
@@ -130,6 +126,7 @@ impl Core {
 
     /// The last steps of a clean end.
     pub(super) fn close(&self, log: &CommitLog) -> Result<(), EngineError> {
+        self.recent.move_into(&self.index)?;
         self.index.set_position(self.store, log.last_commit())?;
         self.index.sync_everything()?;
         self.save_marker(Left::Closed, log.last_commit())
@@ -160,10 +157,14 @@ impl Core {
     pub(super) fn export(&self) -> Result<Export, WriteError> {
         let mut newest = self.export.lock();
         let started = Instant::now();
-        let made = export::write(&self.folders.export, self.store, &|| self.view(), &|| *self.applied.read())?;
+        let made = export::write(&self.folders.export, self.store, &|| self.view(), &|| self.recent.position())?;
         tracing::info!(pairs = made.pairs, took_ms = started.elapsed().as_millis(), "an export was made");
         *newest = Some(made.clone());
-        self.give_up_before(&made)?;
+        // The log that the index still needs must not go with what the export makes needless.
+        if self.recent.wait_for(made.start, || self.is_broken()) {
+            self.checkpoint()?;
+            self.give_up_before(&made)?;
+        }
         Ok(made)
     }
 
