@@ -164,3 +164,69 @@ impl Journal for MemoryJournal {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(attempt: u32) -> Entry {
+        let id = "0192f6c4-7a10-7cc3-98c4-dc0c0c07398f";
+        let time = "2026-11-23T08:00:00.000Z";
+        let assignment = serde_json::from_value(json!({
+            "job": {
+                "id": id, "process_id": id, "process_name": "p", "process_version_id": id, "version_number": 1, "target": {},
+                "state": "assigned", "outcome": null, "cause": null, "attempt": attempt, "tries": 0, "robot_id": null,
+                "robot_name": null, "priority": 2, "error": null, "exit": null, "usage": null, "progress": null,
+                "source": {"kind": "user", "id": "u"}, "created_at": time, "not_before": null, "assigned_at": null,
+                "started_at": null, "finished_at": null, "stop_after": null, "abort_after": null, "timeout_seconds": null,
+                "stop_grace_seconds": 30, "lease_ends_at": null, "labels": {}, "parent_job_id": null, "revision": 1
+            },
+            "attempt": attempt, "lease_ends_at": time, "key": "k", "secrets_to_mask": [], "log_level": "info",
+            "version": {"id": id, "number": 1, "sha256": "", "size_bytes": 0,
+                "manifest": {"source": "inferred", "name": null, "run": {"command": ["x"]}}}
+        }));
+        Entry { assignment: Rc::new(assignment.expect("an assignment")), stage: Stage::Offered }
+    }
+
+    #[test]
+    fn entries_are_replaced_kept_private_and_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = FolderJournal::open(&folder.path().join("journal")).expect("a journal");
+        journal.put(&entry(1)).expect("written");
+        journal.put(&Entry { stage: Stage::Launching, ..entry(1) }).expect("replaced");
+        journal.put(&entry(2)).expect("written");
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!((mode(&journal.folder), mode(&journal.path(entry(1).id()))), (0o700, 0o600));
+        let loaded = FolderJournal::open(&journal.folder).and_then(|mut again| again.load()).expect("readable");
+        assert_eq!(loaded.entries.iter().map(|entry| entry.id().attempt).collect::<Vec<_>>(), [1, 2]);
+        assert!(matches!(loaded.entries[0].stage, Stage::Launching) && loaded.damaged.is_empty());
+        journal.remove(entry(1).id()).expect("removed");
+        journal.remove(entry(1).id()).expect("removing again is no error");
+        assert_eq!(journal.load().expect("readable").entries.len(), 1);
+    }
+
+    /// Wherever an entry is torn or a bit is flipped, it is noticed and its attempt is still known; a file that was being
+    /// written counts for nothing.
+    #[test]
+    fn damage_is_noticed_and_the_attempt_still_known() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = FolderJournal::open(folder.path()).expect("a journal");
+        journal.put(&entry(1)).expect("written");
+        let path = journal.path(entry(1).id());
+        let whole = fs::read(&path).expect("the entry");
+        for place in (0..whole.len()).step_by(37) {
+            fs::write(&path, &whole[..place]).expect("torn");
+            fs::write(path.with_extension("json.new"), &whole[..place]).expect("torn");
+            let loaded = journal.load().expect("readable");
+            assert_eq!((loaded.entries.len(), loaded.damaged), (0, vec![entry(1).id()]), "torn at {place}");
+            let mut flipped = whole.clone();
+            flipped[place] ^= 4;
+            fs::write(&path, &flipped).expect("flipped");
+            assert_eq!(journal.load().expect("readable").damaged.len(), 1, "flipped at {place}");
+        }
+    }
+}

@@ -51,5 +51,6 @@ pub mod redact;
 pub mod report;
 pub mod runner;
 pub mod spool;
+pub mod tool;
 pub mod transport;
 pub mod work_folder;

@@ -5,19 +5,21 @@ use std::{
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
 use sha2::{Digest, Sha256};
-use tokio::{io::AsyncReadExt, process::Command};
+use tokio::process::Command;
 
-use crate::{durable, package::hex};
+use crate::{
+    durable,
+    package::hex,
+    tool::{has_program, run_captured, tail_of},
+};
 
 /// Written last; without it an environment is not complete.
 const COMPLETE: &str = ".complete";
-/// The end of what the tools said, for the job's log.
-const TAIL_LINES: usize = 60;
 const MAX_REQUIREMENTS_BYTES: u64 = 1024 * 1024;
 
 /// The environments of this host.
@@ -175,7 +177,7 @@ impl PythonEnvironments {
     async fn tool(&self, program: &str, arguments: &[OsString], folder: &Path) -> Result<(), PythonError> {
         let failed = |why: String, tail: Vec<String>| PythonError::Build { why, tail };
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(arguments).current_dir(folder).stdin(Stdio::null());
         match run_captured(command).await {
             Ok((status, _)) if status.success() => Ok(()),
             Ok((status, said)) => {
@@ -210,43 +212,6 @@ impl PythonEnvironments {
         }
         Ok(())
     }
-}
-
-/// Runs a command to its end; the last part of what it said on either output.
-pub async fn run_captured(mut command: Command) -> io::Result<(ExitStatus, Vec<u8>)> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (status, out, err) = tokio::join!(child.wait(), end_of(stdout), end_of(stderr));
-    let mut said = out;
-    said.extend(err);
-    Ok((status?, said))
-}
-
-async fn end_of(stream: Option<impl AsyncReadExt + Unpin>) -> Vec<u8> {
-    const KEPT: usize = 64 * 1024;
-    let (mut kept, mut buffer) = (Vec::new(), [0; 8192]);
-    let Some(mut stream) = stream else { return kept };
-    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-        kept.extend_from_slice(&buffer[..count]);
-        if kept.len() > 2 * KEPT {
-            kept.drain(..kept.len() - KEPT);
-        }
-    }
-    kept
-}
-
-/// The last lines of what a program said.
-pub fn tail_of(said: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(said);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| line.chars().take(2000).collect()).collect()
-}
-
-/// True if a program of this name is on the agent's PATH.
-pub fn has_program(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
 }
 
 /// The size of a folder with all in it; of a mark, the size that is written in it.

@@ -144,20 +144,7 @@ impl Network {
     async fn next(&self, body: &Value) -> (StatusCode, Value) {
         let until = Instant::now() + Duration::from_secs(body["wait_seconds"].as_u64().expect("a number"));
         while Instant::now() < until {
-            let mut free = usize::try_from(body["free"].as_u64().expect("a number")).expect("small");
-            let known: Vec<String> = serde_json::from_value(body["known"].clone()).expect("ids");
-            let mut given = Vec::new();
-            let mut assigned = self.0.assigned.borrow_mut();
-            let mut waiting = self.0.waiting.borrow_mut();
-            given.extend(
-                assigned.iter().filter(|job| !known.contains(job) && !self.0.accepted.borrow().contains(*job)).cloned(),
-            );
-            given.truncate(free);
-            free -= given.len();
-            let fresh: Vec<String> = (0..free).filter_map(|_| waiting.pop()).collect();
-            assigned.extend(fresh.iter().cloned());
-            given.extend(fresh);
-            drop((assigned, waiting));
+            let given = self.give(body);
             if !given.is_empty() {
                 let assignments: Vec<Value> = given.iter().map(|job| assignment(job)).collect();
                 return (StatusCode::OK, json!({"assignments": assignments, "commands": []}));
@@ -165,6 +152,23 @@ impl Network {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         (StatusCode::NO_CONTENT, Value::Null)
+    }
+
+    /// First what was given before and is not known to the agent, then what waits.
+    fn give(&self, body: &Value) -> Vec<String> {
+        let free = usize::try_from(body["free"].as_u64().expect("a number")).expect("small");
+        let known: Vec<String> = serde_json::from_value(body["known"].clone()).expect("ids");
+        let (mut assigned, accepted) = (self.0.assigned.borrow_mut(), self.0.accepted.borrow());
+        let mut given: Vec<String> = assigned
+            .iter()
+            .filter(|job| !known.contains(job) && !accepted.contains(*job))
+            .take(free)
+            .cloned()
+            .collect();
+        let fresh: Vec<String> = (given.len()..free).filter_map(|_| self.0.waiting.borrow_mut().pop()).collect();
+        assigned.extend(fresh.iter().cloned());
+        given.extend(fresh);
+        given
     }
 
     fn logs(&self, job: String, chunk: LogChunk) -> (StatusCode, Value) {

@@ -14,7 +14,7 @@ use drover_agent::{
     durable,
     host::disk_free_bytes,
     identity::{self, Identity},
-    python::has_program,
+    tool::has_program,
     transport::{Body, HttpTransport, Request, Transport, server_root},
 };
 use drover_protocol::agent::Next;

@@ -5,31 +5,30 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     fs, io,
-    path::PathBuf,
-    process::Stdio,
     rc::Rc,
     time::Duration,
 };
 
 use drover_protocol::{
-    Timestamp,
     agent::{Assignment, Finish},
     job::CauseCode,
     log::Level,
 };
 use tokio::sync::Mutex;
 
+mod preparation;
+
 use crate::{
     artifacts,
     attempt::AttemptId,
     clock::Clock,
-    config::{Settings, matches_pattern},
+    config::Settings,
     coordinator::{CallError, Coordinator},
     durable,
-    launcher::{self, Account, EndMode, EndRequest, Found, Launcher, Limits, RunFolder, Spec, Supervisor},
+    launcher::{self, Account, EndMode, EndRequest, Found, Launcher, RunFolder, Supervisor},
     output::Record,
-    package::{PackageCache, unpack},
-    python::{self, PythonEnvironments, PythonError},
+    package::PackageCache,
+    python::PythonEnvironments,
     redact::Redactor,
     report,
     runner::{Control, JobRunner, LineSource},
@@ -61,20 +60,6 @@ pub struct RobotFacts {
     /// The coordinator's root, without `/api/v1`.
     pub server: String,
     pub name: String,
-}
-
-/// Not ready, and why: becomes the end report.
-struct Unready {
-    code: CauseCode,
-    message: String,
-    /// Lines for the job's log.
-    tail: Vec<String>,
-}
-
-impl Unready {
-    fn new(code: CauseCode, message: impl ToString) -> Self {
-        Self { code, message: message.to_string(), tail: Vec::new() }
-    }
 }
 
 impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
@@ -117,141 +102,6 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
 
     fn lock(&self, name: &str) -> Rc<Mutex<()>> {
         Rc::clone(self.locks.borrow_mut().entry(name.to_owned()).or_default())
-    }
-
-    async fn get_ready(&self, assignment: &Assignment) -> Result<(), Unready> {
-        let id = id_of(assignment);
-        let (run, work) = (self.run_folder(id), self.work_folder(id));
-        let disk = |error: io::Error| {
-            Unready::new(CauseCode::LaunchFailed, format!("the work folder cannot be made: {error}"))
-        };
-        self.check_policy(assignment)?;
-        durable::create_private_folder(&run.0).map_err(disk)?;
-        work.create(assignment).map_err(disk)?;
-        let version = &assignment.version;
-        let zip = {
-            let lock = self.lock(&version.sha256);
-            let _one_at_a_time = lock.lock().await;
-            let fetched = self.packages.fetch(&self.coordinator, version).await;
-            fetched.map_err(|error| Unready::new(error.code(), error))?
-        };
-        let (target, limit) = (work.package(), self.settings.limits.unpacked_bytes);
-        let unpacked = tokio::task::spawn_blocking(move || unpack(&zip, &target, limit)).await;
-        unpacked
-            .map_err(|error| Unready::new(CauseCode::PackageInvalid, error))?
-            .map_err(|error| Unready::new(error.code(), error))?;
-        self.ready_environment(assignment, &run, &work).await?;
-        if let Some(account) = &self.account {
-            launcher::give_to(&work.0, account).map_err(disk)?;
-        }
-        self.hook("before_job", &self.settings.hooks.before_job, assignment, None).await.map_err(|(why, tail)| {
-            Unready { code: CauseCode::EnvironmentFailed, message: format!("the host's before_job hook {why}"), tail }
-        })
-    }
-
-    fn check_policy(&self, assignment: &Assignment) -> Result<(), Unready> {
-        let (name, policy) = (&assignment.job.process_name, &self.settings.policy);
-        if !policy.allowed_processes.iter().any(|pattern| matches_pattern(pattern, name)) {
-            let message = format!("the host's settings (policy.allowed_processes) do not allow the process \"{name}\"");
-            return Err(Unready::new(CauseCode::HostPolicy, message));
-        }
-        if assignment.version.manifest.run.command_for(std::env::consts::OS).is_none() {
-            let message = format!("the package has no command for {}", std::env::consts::OS);
-            return Err(Unready::new(CauseCode::LaunchFailed, message));
-        }
-        Ok(())
-    }
-
-    async fn ready_environment(
-        &self,
-        assignment: &Assignment,
-        run: &RunFolder,
-        work: &WorkFolder,
-    ) -> Result<(), Unready> {
-        let Some(python) = &assignment.version.manifest.python else { return Ok(()) };
-        let failed = |error: PythonError| match error {
-            PythonError::Build { why, tail } => {
-                let message = format!("the Python environment could not be built: {why}");
-                Unready { code: CauseCode::EnvironmentFailed, message, tail }
-            }
-            other => Unready::new(CauseCode::EnvironmentFailed, other),
-        };
-        let (package, requirements) = (work.package(), python.requirements.as_str());
-        let name =
-            self.environments.name_for(&package, requirements, &assignment.version.sha256).await.map_err(failed)?;
-        let Some(name) = name else { return Ok(()) };
-        // Marked as in use first, so that no other job's eviction takes it away.
-        durable::write(&run.environment(), name.as_bytes()).map_err(|error| failed(error.into()))?;
-        let lock = self.lock(&name);
-        let _one_at_a_time = lock.lock().await;
-        self.environments.get(&name, &package, requirements, &self.environments_in_use()).await.map_err(failed)?;
-        Ok(())
-    }
-
-    fn environments_in_use(&self) -> HashSet<String> {
-        let runs = fs::read_dir(self.settings.state_dir.join("runs")).into_iter().flatten().flatten();
-        runs.filter_map(|run| fs::read_to_string(RunFolder(run.path()).environment()).ok()).collect()
-    }
-
-    /// Runs a hook; on failure why, and what it said.
-    async fn hook(
-        &self,
-        name: &str,
-        words: &[String],
-        assignment: &Assignment,
-        outcome: Option<&str>,
-    ) -> Result<(), (String, Vec<String>)> {
-        let Some((program, arguments)) = words.split_first() else { return Ok(()) };
-        let mut command = tokio::process::Command::new(program);
-        command
-            .args(arguments)
-            .current_dir(self.work_folder(id_of(assignment)).0)
-            .env("DROVER_HOOK", name)
-            .env("DROVER_JOB_ID", assignment.job.id.to_string())
-            // Not under its usual name: a hook is not part of the job's tree and must not be taken for it.
-            .env("DROVER_JOB_ATTEMPT", assignment.attempt.to_string())
-            .env("DROVER_PROCESS", &assignment.job.process_name)
-            .envs(outcome.map(|outcome| ("DROVER_OUTCOME", outcome)))
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        let limit = Duration::from_secs(self.settings.hooks.timeout_seconds);
-        match tokio::time::timeout(limit, python::run_captured(command)).await {
-            Ok(Ok((status, _))) if status.success() => Ok(()),
-            Ok(Ok((status, said))) => Err((format!("failed ({status})"), python::tail_of(&said))),
-            Ok(Err(error)) => Err((format!("could not be started: {error}"), Vec::new())),
-            Err(_) => Err((format!("took longer than {} seconds", limit.as_secs()), Vec::new())),
-        }
-    }
-
-    fn spec(&self, assignment: &Assignment, server_ahead_ms: i64) -> Spec {
-        let id = id_of(assignment);
-        let work = self.work_folder(id);
-        let allowed = &self.settings.policy.environment;
-        let mut environment =
-            work_folder::environment(assignment, &work, &self.robot, std::env::vars(), allowed, self.account.as_ref());
-        if let Ok(name) = fs::read_to_string(self.run_folder(id).environment()) {
-            enter_environment(&mut environment, &self.settings.work_folder().join("environments").join(name));
-        }
-        let host_time = |at: Timestamp| Timestamp::from_millis(at.millis().saturating_sub(server_ahead_ms));
-        let (job, limits) = (&assignment.job, &self.settings.limits);
-        let run = &assignment.version.manifest.run;
-        Spec {
-            id,
-            command: resolve(run.command_for(std::env::consts::OS).unwrap_or_default(), &environment, &work.package()),
-            folder: work.package(),
-            environment,
-            stop_file: work.stop_file(),
-            secrets: secrets_of(assignment),
-            log_level: assignment.log_level,
-            timeout_ms: job.timeout_seconds.or(run.timeout_seconds).map(|seconds| seconds.saturating_mul(1000)),
-            stop_at: job.stop_after.map(host_time),
-            abort_at: job.abort_after.map(host_time),
-            stop_grace_ms: job.stop_grace_seconds.saturating_mul(1000),
-            kill_wait_ms: limits.kill_wait_seconds.saturating_mul(1000),
-            spool_limit_bytes: limits.spool_bytes,
-            account: self.account.clone(),
-            limits: Limits { memory_bytes: limits.memory_bytes, open_files: limits.open_files },
-        }
     }
 
     async fn supervise(
@@ -517,33 +367,4 @@ fn secrets_of(assignment: &Assignment) -> Vec<String> {
     let mut secrets = assignment.secrets_to_mask.clone();
     secrets.push(assignment.key.clone());
     secrets
-}
-
-fn enter_environment(environment: &mut Vec<(String, String)>, folder: &std::path::Path) {
-    let bin = folder.join("bin").to_string_lossy().into_owned();
-    match environment.iter_mut().find(|(name, _)| name == "PATH") {
-        Some((_, path)) => *path = format!("{bin}:{path}"),
-        None => environment.push(("PATH".to_owned(), format!("{bin}:/usr/local/bin:/usr/bin:/bin"))),
-    }
-    environment.push(("VIRTUAL_ENV".to_owned(), folder.to_string_lossy().into_owned()));
-}
-
-/// The command with its program as a path: looked up in the folders of the *process's* PATH, because that is where its own
-/// Python comes first; a name with a slash belongs to the package.
-fn resolve(command: &[String], environment: &[(String, String)], package: &std::path::Path) -> Vec<String> {
-    let mut command = command.to_vec();
-    let Some(program) = command.first_mut() else { return command };
-    let found: Option<PathBuf> = if program.contains('/') {
-        Some(package.join(&*program)).filter(|path| path.is_file())
-    } else {
-        let path = environment
-            .iter()
-            .find(|(name, _)| name == "PATH")
-            .map_or("/usr/local/bin:/usr/bin:/bin", |(_, path)| path);
-        std::env::split_paths(path).map(|folder| folder.join(&*program)).find(|path| path.is_file())
-    };
-    if let Some(found) = found {
-        *program = found.to_string_lossy().into_owned();
-    }
-    command
 }
