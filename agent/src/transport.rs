@@ -123,8 +123,13 @@ impl HttpTransport {
             }
             builder = builder.tls_certs_merge(certificates);
         }
+        let server = server_root(&connection.server)?;
+        if server.starts_with("http://") && connection.proxy.is_empty() && connection.ca_file.is_empty() {
+            // A host without any certificate authority can still speak plain HTTP; redirects are not followed.
+            builder = builder.tls_certs_only([]);
+        }
         let client = builder.build().map_err(|error| ConnectionError::Client(describe(&error)))?;
-        Ok(Self { client, server: server_root(&connection.server)? })
+        Ok(Self { client, server })
     }
 }
 
