@@ -152,7 +152,7 @@ impl Config {
             .filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?.to_owned(), value)))
             .filter(|(name, _)| name.contains("__") && !name.starts_with("AGENT__"))
             .collect();
-        let source = Environment::default().separator("__").try_parsing(true).source(Some(own));
+        let source = Environment::default().separator("__").source(Some(own));
         let config: Self = sources
             .add_source(source)
             .build()

@@ -182,6 +182,9 @@ fn restore_backup(config: &Config, from: &Path, verify: bool, until: Option<Time
     let file = std::fs::File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
     let report: RestoreReport = restore::restore(file, &config.store.path, engine_settings(config), until, verify)?;
     println!("{report}");
+    if !report.check.is_sound() {
+        bail!("what was restored is not sound; `drover-coordinator rebuild` makes its index anew");
+    }
     if !verify {
         println!("Put the key file of that store at {} before you start.", config.key_file().display());
     }
