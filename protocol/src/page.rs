@@ -30,6 +30,9 @@ pub struct PageQuery {
     /// `next_cursor` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// Asks for `total`; a list that has no counter leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<bool>,
 }
 
 /// A few items that belong together and need no paging.

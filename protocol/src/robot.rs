@@ -237,6 +237,7 @@ pub struct RobotStatus {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct RobotFilter {
+    /// Only robots in this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<RobotState>,
     /// Id or name of a group.

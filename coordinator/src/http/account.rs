@@ -10,7 +10,7 @@ use super::{
     Fault,
     extract::{IfMatch, Json as Body},
     once::{self, Answer},
-    page,
+    page::{self, IfNoneMatch},
 };
 use crate::{
     app::App,
@@ -28,7 +28,8 @@ fn view(account: domain::account::Account) -> Account {
 }
 
 /// The account of the key
-#[utoipa::path(get, path = "/account", tag = "Account", responses((status = 200, body = Account)))]
+#[utoipa::path(get, path = "/account", tag = "Account", params(IfNoneMatch),
+    responses((status = 200, body = Account)))]
 async fn get_account(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap) -> Result<Response, Fault> {
     caller.require(domain::permission::Permission::AccountRead)?;
     let account = app.db.read(SYSTEM_ACCOUNT, |reading| account::get(reading, &caller))?;
@@ -37,6 +38,7 @@ async fn get_account(State(app): State<Arc<App>>, caller: Caller, headers: Heade
 
 /// Change the account
 #[utoipa::path(patch, path = "/account", tag = "Account", request_body = AccountPatch,
+    params(IfMatch),
     responses((status = 200, body = Account)))]
 async fn update_account(
     State(app): State<Arc<App>>,

@@ -6,11 +6,11 @@ use axum::{
     Json,
     body::Body as HttpBody,
     extract::{ConnectInfo, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use drover_protocol::{
-    AccountId, FileId, JobId, RobotId,
+    API_BASE, AccountId, FileId, JobId, RobotId,
     agent::{
         Accept, Accepted, AssignedVersion, Assignment, Finish, Heartbeat, HeartbeatAnswer, Join, Joined, LogAccepted,
         LogChunk, MAX_JOBS, Next, NextAnswer, RobotBrief,
@@ -23,9 +23,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    content::{self, Sending},
+    content::{self, Digest, Ranges, Sending},
     extract::{Json as Body, Path, Query, id},
-    job, robot, storage,
+    job,
+    openapi::Binary,
+    robot, storage,
 };
 use crate::{
     app::App,
@@ -61,7 +63,10 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Become a robot of the account that the join token is of
-#[utoipa::path(post, path = "/agent/join", tag = "Agent", request_body = Join, security(()),
+///
+/// The token takes the place of a key. Joining again under the same `machine_id` gives the same robot back with a new
+/// key, and does not use the token up.
+#[utoipa::path(post, path = "/agent/join", tag = "Agent", operation_id = "join_robot", request_body = Join, security(()),
     responses((status = 201, body = Joined)))]
 async fn join(
     State(app): State<Arc<App>>,
@@ -79,11 +84,15 @@ async fn join(
             Ok(Joined { robot: robot::view(full), key })
         })
         .await?;
-    Ok((StatusCode::CREATED, Json(joined)).into_response())
+    let location = [(header::LOCATION, format!("{API_BASE}/robots/{}", joined.robot.id))];
+    Ok((StatusCode::CREATED, location, Json(joined)).into_response())
 }
 
 /// Report the host's condition and renew all leases
-#[utoipa::path(post, path = "/agent/heartbeat", tag = "Agent", request_body = Heartbeat,
+///
+/// The leases of all jobs that are listed are renewed in one transaction. A job that is answered with `drop` is not
+/// this agent's any more.
+#[utoipa::path(post, path = "/agent/heartbeat", tag = "Agent", operation_id = "send_heartbeat", request_body = Heartbeat,
     responses((status = 200, body = HeartbeatAnswer)))]
 async fn heartbeat(
     State(app): State<Arc<App>>,
@@ -108,7 +117,7 @@ async fn heartbeat(
 ///
 /// Long poll: answers at once when there is something, with 204 when the time is over. An assignment that the agent
 /// does not name as known is given again until it is accepted or its time to accept is over.
-#[utoipa::path(post, path = "/agent/next", tag = "Agent", request_body = Next,
+#[utoipa::path(post, path = "/agent/next", tag = "Agent", operation_id = "await_assignments", request_body = Next,
     responses((status = 200, body = NextAnswer), (status = 204, description = "Nothing came in time")))]
 async fn next(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<Next>) -> Result<Response, Fault> {
     check_next(&request)?;
@@ -207,7 +216,9 @@ fn assignment_view(
 }
 
 /// Take an assigned job on
-#[utoipa::path(post, path = "/agent/jobs/{job}/accept", tag = "Agent", request_body = Accept,
+///
+/// Says that the agent has written the assignment down and will see to it. Repeating it is fine.
+#[utoipa::path(post, path = "/agent/jobs/{job}/accept", tag = "Agent", operation_id = "accept_job", request_body = Accept,
     params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Accepted)))]
 async fn accept(
     State(app): State<Arc<App>>,
@@ -223,7 +234,10 @@ async fn accept(
 }
 
 /// Report how an attempt ended
-#[utoipa::path(post, path = "/agent/jobs/{job}/finish", tag = "Agent", request_body = Finish,
+///
+/// Repeating the same report is fine. One that comes after the attempt has ended otherwise is refused, and kept as an
+/// event of the job.
+#[utoipa::path(post, path = "/agent/jobs/{job}/finish", tag = "Agent", operation_id = "finish_job", request_body = Finish,
     params(("job" = String, Path, description = "Id of the job")), responses((status = 204)))]
 async fn finish(
     State(app): State<Arc<App>>,
@@ -283,7 +297,9 @@ fn check_output(
 }
 
 /// Send lines of a job's log
-#[utoipa::path(post, path = "/agent/jobs/{job}/logs", tag = "Agent", request_body = LogChunk,
+///
+/// Lines that were sent before are accepted and not kept twice; lines that leave a gap are refused with `next_seq`.
+#[utoipa::path(post, path = "/agent/jobs/{job}/logs", tag = "Agent", operation_id = "append_job_log", request_body = LogChunk,
     params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = LogAccepted)))]
 async fn append_log(
     State(app): State<Arc<App>>,
@@ -308,10 +324,12 @@ struct ArtifactQuery {
 }
 
 /// Store an artifact of a job
+///
+/// Into the folder `jobs/<job id>`, whole or not at all; one of the same path is replaced.
 #[utoipa::path(put, path = "/agent/jobs/{job}/files/{*path}", tag = "Agent",
     params(("job" = String, Path, description = "Id of the job"),
-        ("path" = String, Path, description = "Path of the file in the folder jobs/<job id>"), ArtifactQuery),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+        ("path" = String, Path, description = "Path of the file in the folder jobs/<job id>"), ArtifactQuery, Digest),
+    request_body(content = inline(Binary), content_type = "application/octet-stream"),
     responses((status = 201, body = StoredFile)))]
 async fn put_artifact(
     State(app): State<Arc<App>>,
@@ -340,7 +358,10 @@ async fn put_artifact(
     let blob = BlobName::file(content.id);
     let stored = app.db.write(account, move |tx| file::put_artifact(tx, &caller, job, attempt, &path, &content)).await;
     match stored {
-        Ok(stored) => Ok((StatusCode::CREATED, Json(storage::view(stored))).into_response()),
+        Ok(stored) => {
+            let location = [(header::LOCATION, storage::address(&stored))];
+            Ok((StatusCode::CREATED, location, Json(storage::view(stored))).into_response())
+        }
         Err(error) => {
             // The attempt may have ended meanwhile: nobody will ever refer to this content.
             app.db.write(account, move |tx| operations::garbage::discard(tx, blob.to_string())).await?;
@@ -351,9 +372,9 @@ async fn put_artifact(
 
 /// A package, by its digest, for robots that have or had a job with it
 #[utoipa::path(get, path = "/agent/packages/{sha256}", tag = "Agent",
-    params(("sha256" = String, Path, description = "Digest in lower-case hexadecimal")),
-    responses((status = 200, body = Vec<u8>, content_type = "application/zip"),
-        (status = 206, description = "The range that was asked for", body = Vec<u8>, content_type = "application/zip")))]
+    params(("sha256" = String, Path, description = "Digest in lower-case hexadecimal"), Ranges),
+    responses((status = 200, body = inline(Binary), content_type = "application/zip"),
+        (status = 206, body = inline(Binary), content_type = "application/zip")))]
 async fn get_assigned_package(
     State(app): State<Arc<App>>,
     caller: Caller,

@@ -15,6 +15,12 @@ use crate::{
     store::blob::{BlobName, Staged},
 };
 
+/// For annotations: the call sends a blob, or a range of it, or 304.
+pub struct Ranges;
+
+/// For annotations: the call checks what it receives against `Content-Digest`.
+pub struct Digest;
+
 /// What is known about a blob that is to be sent.
 pub struct Sending<'a> {
     pub name: BlobName,

@@ -163,9 +163,7 @@ impl<F: DeserializeOwned> FromRequestParts<Arc<App>> for ListQuery<F> {
         let (mut page, mut filter) = (Vec::new(), Vec::new());
         for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             match pair.split('=').next() {
-                Some("limit" | "cursor") => page.push(pair),
-                // No list has a counter yet; that is allowed: `total` is left out where none knows it.
-                Some("count") => {}
+                Some("limit" | "cursor" | "count") => page.push(pair),
                 _ => filter.push(pair),
             }
         }

@@ -20,7 +20,7 @@ use super::{
     Fault,
     extract::{Call, ListQuery, NoFilter, Path, Posted, Query, id},
     once::{self, Answer},
-    page,
+    page::{self, IfNoneMatch},
     robot::event_view,
 };
 use crate::{
@@ -135,6 +135,7 @@ fn attempt_view(attempt: domain::attempt::Attempt) -> Attempt {
 
 /// Start one or more jobs
 #[utoipa::path(post, path = "/jobs", tag = "Job", request_body = NewJob,
+    params(Call),
     responses((status = 201, body = StartedJobs)))]
 async fn start_jobs(State(app): State<Arc<App>>, caller: Caller, request: Posted<NewJob>) -> Result<Response, Fault> {
     let new = request.body;
@@ -180,7 +181,7 @@ async fn list_jobs(
 
 /// A job, now or when it has got so far
 #[utoipa::path(get, path = "/jobs/{job}", tag = "Job",
-    params(("job" = String, Path, description = "Id of the job"), JobWait),
+    params(("job" = String, Path, description = "Id of the job"), JobWait, IfNoneMatch),
     responses((status = 200, body = Job)))]
 async fn get_job(
     State(app): State<Arc<App>>,
@@ -228,6 +229,8 @@ async fn wait_for(app: &App, caller: &Caller, id: JobId, wait: &JobWait, time: D
     params(("job" = String, Path, description = "Id of the job")), responses((status = 204)))]
 async fn delete_job(State(app): State<Arc<App>>, caller: Caller, Path(text): Path<String>) -> Result<Response, Fault> {
     let id: JobId = id(&text, "job")?;
+///
+/// A job that has not finished is refused; stop or close it first.
     loop {
         let (account, asking) = (caller.account, caller.clone());
         if app.db.write(account, move |tx| job::delete_page(tx, &asking, id)).await? {
@@ -252,7 +255,7 @@ async fn act(
 
 /// Ask a job to end, softly or at once
 #[utoipa::path(post, path = "/jobs/{job}/stop", tag = "Job", request_body = StopJob,
-    params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Job)))]
+    params(("job" = String, Path, description = "Id of the job"), Call), responses((status = 200, body = Job)))]
 async fn stop_job(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -260,13 +263,16 @@ async fn stop_job(
     request: Posted<StopJob>,
 ) -> Result<Response, Fault> {
     let (id, leases) = (id(&text, "job")?, app.rules.leases);
+///
+/// A soft stop becomes an abort when the grace of the job is over. Stopping a job that is being stopped changes
+/// nothing.
     let mode = request.body.mode;
     act(app, caller, Call(request.call), move |tx, caller| job::stop(tx, caller, id, mode, &leases)).await
 }
 
 /// Let a finished job be tried once more
 #[utoipa::path(post, path = "/jobs/{job}/retry", tag = "Job",
-    params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Job)))]
+    params(("job" = String, Path, description = "Id of the job"), Call), responses((status = 200, body = Job)))]
 async fn retry_job(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -274,12 +280,14 @@ async fn retry_job(
     call: Call,
 ) -> Result<Response, Fault> {
     let (id, leases) = (id(&text, "job")?, app.rules.leases);
+///
+/// It is the same job, with a further attempt; the history of its attempts stays.
     act(app, caller, call, move |tx, caller| job::retry(tx, caller, id, &leases)).await
 }
 
 /// End a job whose robot is gone
 #[utoipa::path(post, path = "/jobs/{job}/close", tag = "Job", request_body = CloseJob,
-    params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Job)))]
+    params(("job" = String, Path, description = "Id of the job"), Call), responses((status = 200, body = Job)))]
 async fn close_job(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -287,6 +295,8 @@ async fn close_job(
     request: Posted<CloseJob>,
 ) -> Result<Response, Fault> {
     let (id, leases) = (id(&text, "job")?, app.rules.leases);
+///
+/// The job ends at once with the given outcome. What its robot may report later is refused, and kept as an event.
     act(app, caller, Call(request.call), move |tx, caller| job::close(tx, caller, id, &request.body, &leases)).await
 }
 
@@ -300,10 +310,12 @@ async fn explain_job(
 ) -> Result<Json<Explanation>, Fault> {
     let id: JobId = id(&text, "job")?;
     Ok(Json(app.db.read(caller.account, |reading| assignment::explain(reading, &caller, id))?))
+///
+/// Computed at the moment of asking.
 }
 
 /// The attempts of a job, oldest first
-#[utoipa::path(get, path = "/jobs/{job}/attempts", tag = "Job",
+#[utoipa::path(get, path = "/jobs/{job}/attempts", tag = "Job", operation_id = "list_job_attempts",
     params(("job" = String, Path, description = "Id of the job")),
     responses((status = 200, body = Items<Attempt>)))]
 async fn list_attempts(

@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    extract::{ListQuery, NoFilter, Path, Posted, id},
+    extract::{Call, ListQuery, NoFilter, Path, Posted, id},
     once::{self, Answer},
     page,
 };
@@ -52,7 +52,10 @@ async fn list_join_tokens(
 }
 
 /// Make a join token
+///
+/// With it agents become robots of the account. Its text is in this answer and in no other.
 #[utoipa::path(post, path = "/join-tokens", tag = "Robot", request_body = NewJoinToken,
+    params(Call),
     responses((status = 201, body = CreatedJoinToken)))]
 async fn create_join_token(
     State(app): State<Arc<App>>,

@@ -56,7 +56,10 @@ async fn get_own_key(State(app): State<Arc<App>>, caller: Caller) -> Result<Json
 }
 
 /// Assign a new key; the old one ends at once
-#[utoipa::path(post, path = "/account/key", tag = "Key", responses((status = 200, body = FullKey)))]
+///
+/// The answer has the full key. It is the user's own key that is replaced; named keys stay as they are.
+#[utoipa::path(post, path = "/account/key", tag = "Key", params(Call),
+    responses((status = 200, body = FullKey)))]
 async fn assign_own_key(State(app): State<Arc<App>>, caller: Caller, Call(call): Call) -> Result<Response, Fault> {
     let secrets = Arc::clone(&app.secrets);
     once::write(&app, caller, call, move |tx, caller| {
@@ -67,7 +70,8 @@ async fn assign_own_key(State(app): State<Arc<App>>, caller: Caller, Call(call):
 }
 
 /// Assign a new key; the old one lives on for a grace time
-#[utoipa::path(post, path = "/account/key/refresh", tag = "Key", request_body = KeyRefresh,
+#[utoipa::path(post, path = "/account/key/refresh", tag = "Key", request_body = Option<KeyRefresh>,
+    params(Call),
     responses((status = 200, body = FullKey)))]
 async fn refresh_own_key(
     State(app): State<Arc<App>>,
@@ -84,6 +88,8 @@ async fn refresh_own_key(
 }
 
 /// Show the key again, against the user's password
+///
+/// Every try is written down, good or bad.
 #[utoipa::path(post, path = "/account/key/reveal", tag = "Key", request_body = KeyReveal,
     responses((status = 200, body = FullKey)))]
 async fn reveal_own_key(
@@ -114,7 +120,10 @@ async fn list_keys(
 }
 
 /// Make a named key with rights of its own
+///
+/// The full key is in this answer and in no other.
 #[utoipa::path(post, path = "/keys", tag = "Key", request_body = NewKey,
+    params(Call),
     responses((status = 201, body = CreatedKey)))]
 async fn create_key(State(app): State<Arc<App>>, caller: Caller, request: Posted<NewKey>) -> Result<Response, Fault> {
     let secrets = Arc::clone(&app.secrets);

@@ -46,7 +46,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 /// `Accept: text/event-stream` live: each event has the line's number as `id` and the line as `data`, `Last-Event-ID`
 /// resumes, and the event `end` closes the stream when the attempt has ended. Line numbers start at 1 per attempt; a
 /// stream or page is of one attempt.
-#[utoipa::path(get, path = "/jobs/{job}/logs", tag = "Log",
+#[utoipa::path(get, path = "/jobs/{job}/logs", tag = "Log", operation_id = "read_job_log",
     params(("job" = String, Path, description = "Id of the job"), LogQuery,
         ("Last-Event-ID" = Option<String>, Header, description = "Number of the last line seen, for streams")),
     responses((status = 200, content((LogPage = "application/json"), (String = "text/plain"),

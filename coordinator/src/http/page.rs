@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use crate::operations::list;
 
+/// For annotations: the call answers 304 when `If-None-Match` names what it would answer.
+pub struct IfNoneMatch;
+
 /// A page of views.
 pub fn page<R, V>(page: list::Page<R>, view: impl Fn(R) -> V) -> Json<Page<V>> {
     let items = page.items.into_iter().map(view).collect();

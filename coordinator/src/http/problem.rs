@@ -5,7 +5,7 @@ use std::{any::Any, sync::Arc, time::Instant};
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -120,7 +120,7 @@ pub async fn complete(State(app): State<Arc<App>>, request: Request, next: Next)
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let mut response = next.run(request).await;
-    if let Some(fault) = response.extensions_mut().remove::<Fault>() {
+    if let Some(fault) = response.extensions_mut().remove::<Fault>().or_else(|| bare_fault(&response)) {
         if let Some(internal) = &fault.internal {
             tracing::error!(request_id, %method, route, error = internal, "request failed");
         }
@@ -135,6 +135,24 @@ pub async fn complete(State(app): State<Arc<App>>, request: Request, next: Next)
     app.metrics.count_request(method.as_str(), &route, status.as_u16(), took);
     tracing::debug!(request_id, %method, route, status = status.as_u16(), took_ms = took.as_millis(), "request");
     response
+}
+
+/// What a layer below the handlers has refused without a word.
+fn bare_fault(response: &Response) -> Option<Fault> {
+    let status = response.status();
+    let bare = (status.is_client_error() || status.is_server_error())
+        && !response.headers().contains_key(header::CONTENT_TYPE);
+    match status {
+        _ if !bare => None,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Some(Fault::new(
+            Code::UnsupportedMediaType,
+            "Send the body as it is, or with Content-Encoding gzip, zstd or br.",
+        )),
+        _ => {
+            let code = Code::ALL.iter().find(|code| code.status() == status.as_u16())?;
+            Some(Fault::new(*code, code.explanation().trim()))
+        }
+    }
 }
 
 fn write_problem(response: &mut Response, problem: &Problem) {
@@ -159,8 +177,13 @@ pub async fn not_found() -> Fault {
     Fault::new(Code::NotFound, "There is no such address; /docs lists all of them.")
 }
 
-pub async fn method_not_allowed() -> Fault {
-    Fault::new(Code::MethodNotAllowed, "This address does not take this method; /docs says which it takes.")
+/// The router adds the header `Allow` to either answer.
+pub async fn method_not_allowed(method: Method) -> Response {
+    if method == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let detail = "This address does not take this method; the header Allow names those that it takes.";
+    Fault::new(Code::MethodNotAllowed, detail).into_response()
 }
 
 /// The answer to a request whose handler panicked.

@@ -12,9 +12,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    extract::{IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted},
+    extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted},
     once::{self, Answer},
-    page,
+    page::{self, IfNoneMatch},
     robot::event_view,
 };
 use crate::{
@@ -57,6 +57,7 @@ async fn list_processes(
 
 /// Make a process
 #[utoipa::path(post, path = "/processes", tag = "Process", request_body = NewProcess,
+    params(Call),
     responses((status = 201, body = Process)))]
 async fn create_process(
     State(app): State<Arc<App>>,
@@ -73,7 +74,7 @@ async fn create_process(
 
 /// A process
 #[utoipa::path(get, path = "/processes/{process}", tag = "Process",
-    params(("process" = String, Path, description = "Id or name")), responses((status = 200, body = Process)))]
+    params(("process" = String, Path, description = "Id or name"), IfNoneMatch), responses((status = 200, body = Process)))]
 async fn get_process(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -86,7 +87,7 @@ async fn get_process(
 
 /// Change a process
 #[utoipa::path(patch, path = "/processes/{process}", tag = "Process", request_body = ProcessPatch,
-    params(("process" = String, Path, description = "Id or name")), responses((status = 200, body = Process)))]
+    params(("process" = String, Path, description = "Id or name"), IfMatch), responses((status = 200, body = Process)))]
 async fn update_process(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -101,8 +102,10 @@ async fn update_process(
 }
 
 /// Delete a process that has no jobs, with all its versions
+///
+/// Finished jobs count as well, until they are deleted or their retention is over.
 #[utoipa::path(delete, path = "/processes/{process}", tag = "Process",
-    params(("process" = String, Path, description = "Id or name")), responses((status = 204)))]
+    params(("process" = String, Path, description = "Id or name"), IfMatch), responses((status = 204)))]
 async fn delete_process(
     State(app): State<Arc<App>>,
     caller: Caller,

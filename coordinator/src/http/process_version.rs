@@ -17,9 +17,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    content::{self, Sending},
+    content::{self, Digest, Ranges, Sending},
     extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Query, repeatable, require_media_type},
     once::{self, Answer},
+    openapi::Binary,
 };
 use crate::{
     app::App,
@@ -90,8 +91,8 @@ async fn list_versions(
 /// (`multipart/form-data`) with the part `package` and the fields `label`, `notes` and `activate`. The package is
 /// validated before it is accepted; the same bytes are stored once.
 #[utoipa::path(post, path = "/processes/{process}/versions", tag = "Process version",
-    params(("process" = String, Path, description = "Id or name"), UploadQuery),
-    request_body(content((Vec<u8> = "application/zip"), (UploadForm = "multipart/form-data"))),
+    params(("process" = String, Path, description = "Id or name"), UploadQuery, Call, Digest),
+    request_body(content((inline(Binary) = "application/zip"), (UploadForm = "multipart/form-data"))),
     responses((status = 201, body = ProcessVersion)))]
 async fn upload_version(
     State(app): State<Arc<App>>,
@@ -208,7 +209,7 @@ async fn get_version(
 #[utoipa::path(patch, path = "/processes/{process}/versions/{version}", tag = "Process version",
     request_body = VersionPatch,
     params(("process" = String, Path, description = "Id or name"),
-        ("version" = String, Path, description = "Id, number, label or `active`")),
+        ("version" = String, Path, description = "Id, number, label or `active`"), IfMatch),
     responses((status = 200, body = ProcessVersion)))]
 async fn update_version(
     State(app): State<Arc<App>>,
@@ -227,7 +228,7 @@ async fn update_version(
 /// Delete a version that nothing refers to
 #[utoipa::path(delete, path = "/processes/{process}/versions/{version}", tag = "Process version",
     params(("process" = String, Path, description = "Id or name"),
-        ("version" = String, Path, description = "Id, number or label")),
+        ("version" = String, Path, description = "Id, number or label"), Call),
     responses((status = 204)))]
 async fn delete_version(
     State(app): State<Arc<App>>,
@@ -245,13 +246,15 @@ async fn delete_version(
 /// Make it the version that new jobs run
 #[utoipa::path(post, path = "/processes/{process}/versions/{version}/activate", tag = "Process version",
     params(("process" = String, Path, description = "Id or name"),
-        ("version" = String, Path, description = "Id, number or label")),
+        ("version" = String, Path, description = "Id, number or label"), IfMatch),
     responses((status = 200, body = ProcessVersion)))]
 async fn activate_version(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path((process, version)): Path<(String, String)>,
     Call(call): Call,
+///
+/// The active version, one that a group is pinned to, and one that jobs were started with are kept.
 ) -> Result<Response, Fault> {
     once::write(&app, caller, call, move |tx, caller| {
         let found = process_version::activate(tx, caller, &process, &version)?;
@@ -263,13 +266,15 @@ async fn activate_version(
 /// The package of a version
 #[utoipa::path(get, path = "/processes/{process}/versions/{version}/package", tag = "Process version",
     params(("process" = String, Path, description = "Id or name"),
-        ("version" = String, Path, description = "Id, number, label or `active`")),
-    responses((status = 200, body = Vec<u8>, content_type = "application/zip"),
-        (status = 206, description = "The range that was asked for", body = Vec<u8>, content_type = "application/zip")))]
+        ("version" = String, Path, description = "Id, number, label or `active`"), Ranges),
+    responses((status = 200, body = inline(Binary), content_type = "application/zip"),
+        (status = 206, body = inline(Binary), content_type = "application/zip")))]
 async fn get_package(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path((process, version)): Path<(String, String)>,
+///
+/// Activating an older one is the way back. Jobs that wait or run keep the version with which they were started.
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
     let (process, version) =

@@ -93,7 +93,10 @@ async fn list_robots(
 }
 
 /// Make a robot record in advance
+///
+/// Its agent joins later with the token of the answer, which is in no other answer.
 #[utoipa::path(post, path = "/robots", tag = "Robot", request_body = NewRobot,
+    params(Call),
     responses((status = 201, body = CreatedRobot)))]
 async fn create_robot(
     State(app): State<Arc<App>>,
@@ -122,7 +125,7 @@ async fn get_robot(
 
 /// Change a robot
 #[utoipa::path(patch, path = "/robots/{robot}", tag = "Robot", request_body = RobotPatch,
-    params(("robot" = String, Path, description = "Id or name")), responses((status = 200, body = Robot)))]
+    params(("robot" = String, Path, description = "Id or name"), IfMatch), responses((status = 200, body = Robot)))]
 async fn update_robot(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -138,7 +141,7 @@ async fn update_robot(
 
 /// Remove a robot that holds no jobs
 #[utoipa::path(delete, path = "/robots/{robot}", tag = "Robot",
-    params(("robot" = String, Path, description = "Id or name")), responses((status = 204)))]
+    params(("robot" = String, Path, description = "Id or name"), IfMatch), responses((status = 204)))]
 async fn delete_robot(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -212,7 +215,7 @@ async fn list_robot_events(
 
 /// Pause a robot: it takes no jobs; those it holds end by themselves, softly, or at once
 #[utoipa::path(post, path = "/robots/{robot}/pause", tag = "Robot", request_body = PauseRequest,
-    params(("robot" = String, Path, description = "Id or name")), responses((status = 200, body = Robot)))]
+    params(("robot" = String, Path, description = "Id or name"), Call), responses((status = 200, body = Robot)))]
 async fn pause_robot(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -238,7 +241,7 @@ async fn act(
 
 /// End the pause of a robot
 #[utoipa::path(post, path = "/robots/{robot}/resume", tag = "Robot",
-    params(("robot" = String, Path, description = "Id or name")), responses((status = 200, body = Robot)))]
+    params(("robot" = String, Path, description = "Id or name"), Call), responses((status = 200, body = Robot)))]
 async fn resume_robot(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -250,7 +253,7 @@ async fn resume_robot(
 
 /// Let a robot take jobs again
 #[utoipa::path(post, path = "/robots/{robot}/enable", tag = "Robot",
-    params(("robot" = String, Path, description = "Id or name")), responses((status = 200, body = Robot)))]
+    params(("robot" = String, Path, description = "Id or name"), Call), responses((status = 200, body = Robot)))]
 async fn enable_robot(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -261,8 +264,10 @@ async fn enable_robot(
 }
 
 /// Let a robot take no jobs
+///
+/// Those that it holds go on.
 #[utoipa::path(post, path = "/robots/{robot}/disable", tag = "Robot",
-    params(("robot" = String, Path, description = "Id or name")), responses((status = 200, body = Robot)))]
+    params(("robot" = String, Path, description = "Id or name"), Call), responses((status = 200, body = Robot)))]
 async fn disable_robot(
     State(app): State<Arc<App>>,
     caller: Caller,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::HeaderMap, response::Response};
+use axum::{Json, extract::State, response::Response};
 use drover_protocol::{
     page::{Page, PageQuery},
     robot::PauseRequest,
@@ -61,6 +61,7 @@ async fn list_robot_groups(
 
 /// Make a robot group
 #[utoipa::path(post, path = "/robot-groups", tag = "Robot group", request_body = NewRobotGroup,
+    params(Call),
     responses((status = 201, body = RobotGroup)))]
 async fn create_robot_group(
     State(app): State<Arc<App>>,
@@ -82,15 +83,15 @@ async fn get_robot_group(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(text): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, Fault> {
+) -> Result<Json<RobotGroup>, Fault> {
+    // Without ETag: robots come and go while the revision stays.
     let group = app.db.read(caller.account, |reading| robot_group::get(reading, &caller, &text))?;
-    Ok(page::object(&headers, group.revision, view(group)))
+    Ok(Json(view(group)))
 }
 
 /// Change a robot group
 #[utoipa::path(patch, path = "/robot-groups/{group}", tag = "Robot group", request_body = RobotGroupPatch,
-    params(("group" = String, Path, description = "Id or name")), responses((status = 200, body = RobotGroup)))]
+    params(("group" = String, Path, description = "Id or name"), IfMatch), responses((status = 200, body = RobotGroup)))]
 async fn update_robot_group(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -106,7 +107,7 @@ async fn update_robot_group(
 
 /// Delete a robot group that is empty
 #[utoipa::path(delete, path = "/robot-groups/{group}", tag = "Robot group",
-    params(("group" = String, Path, description = "Id or name")), responses((status = 204)))]
+    params(("group" = String, Path, description = "Id or name"), IfMatch), responses((status = 204)))]
 async fn delete_robot_group(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -121,7 +122,7 @@ async fn delete_robot_group(
 }
 
 /// Put a robot into a group
-#[utoipa::path(put, path = "/robot-groups/{group}/robots/{robot}", tag = "Robot group",
+#[utoipa::path(put, path = "/robot-groups/{group}/robots/{robot}", tag = "Robot group", operation_id = "add_robot_to_group",
     params(("group" = String, Path, description = "Id or name"), ("robot" = String, Path, description = "Id or name")),
     responses((status = 204)))]
 async fn add_robot(
@@ -137,7 +138,7 @@ async fn add_robot(
 }
 
 /// Take a robot out of a group
-#[utoipa::path(delete, path = "/robot-groups/{group}/robots/{robot}", tag = "Robot group",
+#[utoipa::path(delete, path = "/robot-groups/{group}/robots/{robot}", tag = "Robot group", operation_id = "remove_robot_from_group",
     params(("group" = String, Path, description = "Id or name"), ("robot" = String, Path, description = "Id or name")),
     responses((status = 204)))]
 async fn remove_robot(
@@ -154,7 +155,7 @@ async fn remove_robot(
 
 /// Pause all robots of a group
 #[utoipa::path(post, path = "/robot-groups/{group}/pause", tag = "Robot group", request_body = PauseRequest,
-    params(("group" = String, Path, description = "Id or name")), responses((status = 200, body = RobotGroup)))]
+    params(("group" = String, Path, description = "Id or name"), Call), responses((status = 200, body = RobotGroup)))]
 async fn pause_robot_group(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -179,7 +180,7 @@ async fn act(
 
 /// End the pause of a group
 #[utoipa::path(post, path = "/robot-groups/{group}/resume", tag = "Robot group",
-    params(("group" = String, Path, description = "Id or name")), responses((status = 200, body = RobotGroup)))]
+    params(("group" = String, Path, description = "Id or name"), Call), responses((status = 200, body = RobotGroup)))]
 async fn resume_robot_group(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -191,7 +192,7 @@ async fn resume_robot_group(
 
 /// Let the robots of a group take jobs again
 #[utoipa::path(post, path = "/robot-groups/{group}/enable", tag = "Robot group",
-    params(("group" = String, Path, description = "Id or name")), responses((status = 200, body = RobotGroup)))]
+    params(("group" = String, Path, description = "Id or name"), Call), responses((status = 200, body = RobotGroup)))]
 async fn enable_robot_group(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -203,7 +204,7 @@ async fn enable_robot_group(
 
 /// Let the robots of a group take no jobs
 #[utoipa::path(post, path = "/robot-groups/{group}/disable", tag = "Robot group",
-    params(("group" = String, Path, description = "Id or name")), responses((status = 200, body = RobotGroup)))]
+    params(("group" = String, Path, description = "Id or name"), Call), responses((status = 200, body = RobotGroup)))]
 async fn disable_robot_group(
     State(app): State<Arc<App>>,
     caller: Caller,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State, http::HeaderMap, response::Response};
 use drover_protocol::{
+    API_BASE,
     page::{Page, PageQuery},
     storage::{FileFilter, StoredFile},
 };
@@ -11,8 +12,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    content::{self, Sending},
+    content::{self, Ranges, Sending},
     extract::{ListQuery, Path},
+    openapi::Binary,
     page,
 };
 use crate::{
@@ -39,7 +41,17 @@ pub fn view(file: domain::file::File) -> StoredFile {
     }
 }
 
+/// Where the content of a file is read.
+pub fn address(file: &domain::file::File) -> String {
+    let encode =
+        |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
+    let path: Vec<String> = file.path.split('/').map(encode).collect();
+    format!("{API_BASE}/storages/{}/files/{}", encode(&file.folder), path.join("/"))
+}
+
 /// Files of a folder, by path
+///
+/// In the order of their paths.
 #[utoipa::path(get, path = "/storages/{folder}/files", tag = "Storage",
     params(("folder" = String, Path, description = "Name of the folder, percent-encoded, such as jobs%2F<job id>"),
         PageQuery, FileFilter),
@@ -58,9 +70,9 @@ async fn list_files(
 /// The content of a file
 #[utoipa::path(get, path = "/storages/{folder}/files/{*path}", tag = "Storage",
     params(("folder" = String, Path, description = "Name of the folder, percent-encoded"),
-        ("path" = String, Path, description = "Path of the file")),
-    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 206, description = "The range that was asked for", body = Vec<u8>,
+        ("path" = String, Path, description = "Path of the file"), Ranges),
+    responses((status = 200, body = inline(Binary), content_type = "application/octet-stream"),
+        (status = 206, body = inline(Binary),
             content_type = "application/octet-stream")))]
 async fn get_file(
     State(app): State<Arc<App>>,

@@ -16,7 +16,7 @@ use drover_protocol::{job::JobState, system::ServiceState};
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Fault, auth::MaybeCaller};
+use super::{Fault, auth::MaybeCaller, openapi::Binary};
 use crate::{
     app::App,
     domain::permission::Permission,
@@ -55,7 +55,7 @@ async fn get_health() -> Json<ServiceState> {
 ///
 /// 200 also when only reads are possible (`read_only`: the disk is full); 503 while it stops.
 #[utoipa::path(get, path = "/readyz", tag = "System", security(()),
-    responses((status = 200, body = ServiceState), (status = 503, body = ServiceState)))]
+    responses((status = 200, body = ServiceState), (status = 503, description = "It stops.", body = ServiceState)))]
 async fn get_readiness(State(app): State<Arc<App>>) -> (StatusCode, Json<ServiceState>) {
     if app.stopping.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(state("stopping", None)));
@@ -68,7 +68,9 @@ async fn get_readiness(State(app): State<Arc<App>>) -> (StatusCode, Json<Service
 }
 
 /// Figures for Prometheus
-#[utoipa::path(get, path = "/metrics", tag = "System",
+///
+/// Open unless `metrics.public` is off; then any valid key will do.
+#[utoipa::path(get, path = "/metrics", tag = "System", security((), ("key" = [])),
     responses((status = 200, body = String, content_type = "text/plain")))]
 async fn get_metrics(State(app): State<Arc<App>>, MaybeCaller(caller): MaybeCaller) -> Result<Response, Fault> {
     if !app.rules.public_metrics && caller.is_none() {
@@ -102,7 +104,7 @@ fn set_gauges(app: &App) -> OperationResult<()> {
 ///
 /// A tar file; `drover-coordinator restore` reads it. One that was cut off is known as such by its end.
 #[utoipa::path(get, path = "/system/backup", tag = "System",
-    responses((status = 200, body = Vec<u8>, content_type = "application/x-tar")))]
+    responses((status = 200, body = inline(Binary), content_type = "application/x-tar")))]
 async fn get_backup(State(app): State<Arc<App>>, caller: Caller) -> Result<Response, Fault> {
     caller.require(Permission::SystemBackup)?;
     let on_disk = app.on_disk.clone();
@@ -111,9 +113,9 @@ async fn get_backup(State(app): State<Arc<App>>, caller: Caller) -> Result<Respo
     let about = About { created_at: app.db.now(), secrets_key_fingerprint: Some(app.secrets.fingerprint_text()) };
     let hold = Arc::clone(&app.blob_hold);
     tokio::task::spawn_blocking(move || {
-        let blobs = backup::Blobs { folder: &on_disk.blobs_folder, hold: &hold };
+        let blobs = on_disk.blobs_folder.as_deref().map(|folder| backup::Blobs { folder, hold: &hold });
         let mut out = BufWriter::with_capacity(PIECE_BYTES, Pieces(sender.clone()));
-        let written = backup::write(&on_disk.engine, Some(blobs), &about, &mut out).and_then(|_| out.flush());
+        let written = backup::write(&on_disk.engine, blobs, &about, &mut out).and_then(|_| out.flush());
         if let Err(error) = written {
             tracing::warn!(%error, "a backup was not finished");
             // The reader sees a broken stream and not an end.
