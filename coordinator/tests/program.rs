@@ -125,7 +125,7 @@ async fn a_graceful_stop_answers_those_who_wait() {
     let poll = client().post(url).bearer_auth(key).json(&json!({"free": 1, "wait_seconds": 60})).send();
     let poll = tokio::spawn(poll);
     tokio::time::timeout(LIMIT, async {
-        while !somebody_is_connected(&coordinator.url) {
+        while !is_under_way(&coordinator, "/api/v1/agent/next").await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
@@ -137,16 +137,12 @@ async fn a_graceful_stop_answers_those_who_wait() {
     assert!(coordinator.wait().success());
 }
 
-/// Whether somebody is connected to the coordinator, as the kernel sees it.
-fn somebody_is_connected(url: &str) -> bool {
-    let port: u16 = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("the table of connections");
-    let local = format!(":{port:04X}");
-    // State 01 is an established connection.
-    table.lines().skip(1).any(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        fields.next().is_some_and(|address| address.ends_with(&local)) && fields.nth(1) == Some("01")
-    })
+/// Whether the coordinator has a request for this route that it has not answered yet, by its own figures.
+async fn is_under_way(coordinator: &Coordinator, route: &str) -> bool {
+    let figures = client().get(format!("{}/metrics", coordinator.url)).send().await.expect("an answer");
+    let figures = figures.text().await.expect("text");
+    let begin = format!("drover_http_requests_under_way{{method=\"POST\",route=\"{route}\"}} ");
+    figures.lines().any(|line| line.strip_prefix(&begin) == Some("1"))
 }
 
 /// What was answered is there after kill -9, and after a clean end as well; the key given at the first start stays.

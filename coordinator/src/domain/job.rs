@@ -286,6 +286,8 @@ fn assign(mut job: Job, robot: Holder, leases: &Leases, now: Timestamp) -> Resul
         | State::Finished { .. } => return Err(Refusal::WrongState(job.state.kind())),
     }
     job.attempt += 1;
+    // How the attempt before ended stays with that attempt.
+    (job.error, job.exit, job.usage) = (None, None, None);
     job.assigned_at = Some(now);
     job.started_at = None;
     job.state = State::Assigned { accept_by: now.plus_seconds(leases.accept_seconds) };
@@ -356,7 +358,14 @@ fn finish(mut job: Job, robot: RobotId, attempt: u32, report: Report, now: Times
             report
         }
         State::Running { .. } | State::Silent { .. } => report,
-        State::Stopping { stop } => after_stop(stop, report),
+        State::Stopping { stop } => {
+            let report = after_stop(stop, report);
+            // Whoever asked for the end wants no further try; only a time limit leaves that to the process's rules.
+            if stop.why.code != CauseCode::Timeout {
+                return Ok(without_retry(job, report, now));
+            }
+            report
+        }
         State::Waiting { .. } | State::Finished { .. } => return Err(Refusal::StaleAttempt { attempt }),
     };
     Ok(end(job, report, now))
@@ -578,14 +587,19 @@ fn end(mut job: Job, report: Report, now: Timestamp) -> Step {
 
 /// Ends the job for good, whatever its rules of retrying say: a person or a limit wants it so.
 fn close_with(job: Job, outcome: Outcome, cause: Cause, now: Timestamp) -> Step {
-    let retry = job.retry.clone();
     let was_held = job.is_held();
-    let job = Job { retry: Retry::default(), ..job };
-    let mut step = end(job, Report { outcome, cause, error: None, exit: None, usage: None }, now);
-    step.job.retry = retry;
+    let mut step = without_retry(job, Report { outcome, cause, error: None, exit: None, usage: None }, now);
     if !was_held {
         step.ended = None;
     }
+    step
+}
+
+/// Ends the job with the report, whatever its rules of retrying say.
+fn without_retry(job: Job, report: Report, now: Timestamp) -> Step {
+    let retry = job.retry.clone();
+    let mut step = end(Job { retry: Retry::default(), ..job }, report, now);
+    step.job.retry = retry;
     step
 }
 

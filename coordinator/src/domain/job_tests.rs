@@ -214,7 +214,8 @@ fn with_retry(on: RetryOn, delay_seconds: u64) -> Job {
 
 #[test]
 fn retries_are_counted_delayed_and_only_for_the_outcomes_named() {
-    let failed = || JobEvent::Finish { robot: robot(1), attempt: 1, report: report(Outcome::Failed, CauseCode::ExitCode) };
+    let failed =
+        || JobEvent::Finish { robot: robot(1), attempt: 1, report: report(Outcome::Failed, CauseCode::ExitCode) };
     let again = step(with_retry(RetryOn::Failed, 60), failed(), &LEASES, at(0)).unwrap();
     assert_eq!(again.job.state, State::Waiting { not_before: Some(at(60)) });
     assert_eq!(again.ended.unwrap().outcome, Some(Outcome::Failed));

@@ -25,6 +25,7 @@ use crate::{
 
 /// The largest JSON body, in bytes: an input of 1 MiB with room for what is around it.
 pub const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+const JSON_TYPES: [&str; 2] = ["application/json", "application/merge-patch+json"];
 /// A client that sends nothing for this long has gone.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -81,6 +82,25 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Posted<T> {
     }
 }
 
+/// The same where nothing needs to be said: no body at all is an empty object.
+pub struct MaybePosted<T>(pub Posted<T>);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for MaybePosted<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
+        let (parts, body) = request.into_parts();
+        let mut bytes = whole_body(body, MAX_BODY_BYTES).await?;
+        let call = repeatable(&parts, &bytes)?;
+        if bytes.is_empty() {
+            bytes = Bytes::from_static(b"{}");
+        } else {
+            require_media_type(&parts.headers, &JSON_TYPES)?;
+        }
+        Ok(Self(Posted { body: parse_json(&bytes)?, call }))
+    }
+}
+
 /// A JSON body of at most `LIMIT` bytes, of a call that is repeatable by its own nature.
 pub struct Json<T, const LIMIT: usize = MAX_BODY_BYTES>(pub T);
 
@@ -94,7 +114,7 @@ impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<App>> for Json<T, 
 }
 
 async fn json_body(parts: &Parts, body: Body, limit: usize) -> Result<Bytes, Fault> {
-    require_media_type(&parts.headers, &["application/json", "application/merge-patch+json"])?;
+    require_media_type(&parts.headers, &JSON_TYPES)?;
     whole_body(body, limit).await
 }
 

@@ -11,14 +11,14 @@ use axum::{
 use drover_protocol::{
     JobId,
     event::Event,
-    job::{Attempt, CloseJob, Explanation, Job, JobFilter, JobWait, NewJob, StartedJobs, StopJob, Target},
+    job::{Attempt, CloseJob, Explanation, Job, JobFilter, JobState, JobWait, NewJob, StartedJobs, StopJob, Target},
     page::{Items, Page, PageQuery},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    extract::{Call, ListQuery, NoFilter, Path, Posted, Query, id},
+    extract::{Call, IfMatch, ListQuery, NoFilter, Path, Posted, Query, id},
     once::{self, Answer},
     page::{self, IfNoneMatch},
     robot::event_view,
@@ -138,6 +138,9 @@ fn attempt_view(attempt: domain::attempt::Attempt) -> Attempt {
     params(Call),
     responses((status = 201, body = StartedJobs)))]
 async fn start_jobs(State(app): State<Arc<App>>, caller: Caller, request: Posted<NewJob>) -> Result<Response, Fault> {
+    if let Some(first) = once::replay(&app, &caller, request.call.as_ref())? {
+        return Ok(first);
+    }
     let new = request.body;
     let (draft, schema) = app.db.read(caller.account, |reading| {
         let draft = job::draft(reading, &caller, &new)?;
@@ -209,7 +212,8 @@ async fn wait_for(app: &App, caller: &Caller, id: JobId, wait: &JobWait, time: D
     let mut job = first;
     loop {
         let there = match wait.until {
-            Some(state) => job.state == state,
+            // One that has finished will not get there any more.
+            Some(state) => job.state == state || job.state == JobState::Finished,
             None => job.revision != seen,
         };
         if there || time.is_zero() {
@@ -225,15 +229,20 @@ async fn wait_for(app: &App, caller: &Caller, id: JobId, wait: &JobWait, time: D
 }
 
 /// Delete a finished job with its logs and artifacts
-#[utoipa::path(delete, path = "/jobs/{job}", tag = "Job",
-    params(("job" = String, Path, description = "Id of the job")), responses((status = 204)))]
-async fn delete_job(State(app): State<Arc<App>>, caller: Caller, Path(text): Path<String>) -> Result<Response, Fault> {
-    let id: JobId = id(&text, "job")?;
 ///
 /// A job that has not finished is refused; stop or close it first.
+#[utoipa::path(delete, path = "/jobs/{job}", tag = "Job",
+    params(("job" = String, Path, description = "Id of the job"), IfMatch), responses((status = 204)))]
+async fn delete_job(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    IfMatch(revision): IfMatch,
+) -> Result<Response, Fault> {
+    let id: JobId = id(&text, "job")?;
     loop {
         let (account, asking) = (caller.account, caller.clone());
-        if app.db.write(account, move |tx| job::delete_page(tx, &asking, id)).await? {
+        if app.db.write(account, move |tx| job::delete_page(tx, &asking, id, revision)).await? {
             return Ok(axum::http::StatusCode::NO_CONTENT.into_response());
         }
     }
@@ -254,6 +263,9 @@ async fn act(
 }
 
 /// Ask a job to end, softly or at once
+///
+/// A soft stop becomes an abort when the grace of the job is over. Stopping a job that is being stopped changes
+/// nothing.
 #[utoipa::path(post, path = "/jobs/{job}/stop", tag = "Job", request_body = StopJob,
     params(("job" = String, Path, description = "Id of the job"), Call), responses((status = 200, body = Job)))]
 async fn stop_job(
@@ -263,14 +275,13 @@ async fn stop_job(
     request: Posted<StopJob>,
 ) -> Result<Response, Fault> {
     let (id, leases) = (id(&text, "job")?, app.rules.leases);
-///
-/// A soft stop becomes an abort when the grace of the job is over. Stopping a job that is being stopped changes
-/// nothing.
     let mode = request.body.mode;
     act(app, caller, Call(request.call), move |tx, caller| job::stop(tx, caller, id, mode, &leases)).await
 }
 
 /// Let a finished job be tried once more
+///
+/// It is the same job, with a further attempt; the history of its attempts stays.
 #[utoipa::path(post, path = "/jobs/{job}/retry", tag = "Job",
     params(("job" = String, Path, description = "Id of the job"), Call), responses((status = 200, body = Job)))]
 async fn retry_job(
@@ -280,12 +291,12 @@ async fn retry_job(
     call: Call,
 ) -> Result<Response, Fault> {
     let (id, leases) = (id(&text, "job")?, app.rules.leases);
-///
-/// It is the same job, with a further attempt; the history of its attempts stays.
     act(app, caller, call, move |tx, caller| job::retry(tx, caller, id, &leases)).await
 }
 
 /// End a job whose robot is gone
+///
+/// The job ends at once with the given outcome. What its robot may report later is refused, and kept as an event.
 #[utoipa::path(post, path = "/jobs/{job}/close", tag = "Job", request_body = CloseJob,
     params(("job" = String, Path, description = "Id of the job"), Call), responses((status = 200, body = Job)))]
 async fn close_job(
@@ -295,12 +306,12 @@ async fn close_job(
     request: Posted<CloseJob>,
 ) -> Result<Response, Fault> {
     let (id, leases) = (id(&text, "job")?, app.rules.leases);
-///
-/// The job ends at once with the given outcome. What its robot may report later is refused, and kept as an event.
     act(app, caller, Call(request.call), move |tx, caller| job::close(tx, caller, id, &request.body, &leases)).await
 }
 
 /// Why a job waits, for each robot that might run it
+///
+/// Computed at the moment of asking.
 #[utoipa::path(get, path = "/jobs/{job}/explain", tag = "Job",
     params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Explanation)))]
 async fn explain_job(
@@ -310,8 +321,6 @@ async fn explain_job(
 ) -> Result<Json<Explanation>, Fault> {
     let id: JobId = id(&text, "job")?;
     Ok(Json(app.db.read(caller.account, |reading| assignment::explain(reading, &caller, id))?))
-///
-/// Computed at the moment of asking.
 }
 
 /// The attempts of a job, oldest first

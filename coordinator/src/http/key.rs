@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    extract::{Call, Json as Body, ListQuery, NoFilter, Path, Posted, id},
+    extract::{Call, Json as Body, ListQuery, MaybePosted, NoFilter, Path, Posted, id},
     once::{self, Answer},
     page,
 };
@@ -76,7 +76,7 @@ async fn assign_own_key(State(app): State<Arc<App>>, caller: Caller, Call(call):
 async fn refresh_own_key(
     State(app): State<Arc<App>>,
     caller: Caller,
-    request: Posted<KeyRefresh>,
+    MaybePosted(request): MaybePosted<KeyRefresh>,
 ) -> Result<Response, Fault> {
     let secrets = Arc::clone(&app.secrets);
     once::write(&app, caller, request.call, move |tx, caller| {

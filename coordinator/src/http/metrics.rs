@@ -5,6 +5,15 @@ use std::{sync::Arc, time::Duration};
 use metrics::{Label, Recorder, SharedString};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+/// A request that has not been answered yet.
+pub struct UnderWay(metrics::Gauge);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
 /// The figures of one coordinator; several in one process (tests) do not mix.
 #[derive(Clone)]
 pub struct Metrics {
@@ -46,6 +55,18 @@ impl Metrics {
         let labels = labels.into_iter().chain([Label::new("status", SharedString::from(status.to_string()))]);
         let counted = metrics::Key::from_parts("drover_http_requests_total", labels.collect::<Vec<_>>());
         self.recorder.register_counter(&counted, &METADATA).increment(1);
+    }
+
+    /// Counts a request as under way until the guard is dropped; those that stay are long polls.
+    pub fn under_way(&self, method: &str, route: &str) -> UnderWay {
+        let labels = vec![
+            Label::new("method", SharedString::from(method.to_owned())),
+            Label::new("route", SharedString::from(route.to_owned())),
+        ];
+        let key = metrics::Key::from_parts("drover_http_requests_under_way", labels);
+        let gauge = self.recorder.register_gauge(&key, &METADATA);
+        gauge.increment(1.0);
+        UnderWay(gauge)
     }
 
     /// Sets a figure that is known at the moment of asking.

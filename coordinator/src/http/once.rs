@@ -77,6 +77,14 @@ where
     Ok(response(answer, replayed))
 }
 
+/// The first answer, if the call is a repetition: for calls that look at the world before their transaction. The world
+/// may have changed since the first call, which must not change its answer.
+pub fn replay(app: &App, caller: &Caller, call: Option<&Repeatable>) -> Result<Option<Response>> {
+    let Some(call) = call else { return Ok(None) };
+    let first = app.db.read(caller.account, |reading| idempotency::find(reading, caller, call, &app.secrets))?;
+    Ok(first.map(|first| response(first, true)))
+}
+
 fn to_json<T: Serialize>(status: StatusCode, body: &T) -> Result<Vec<u8>> {
     if status == StatusCode::NO_CONTENT {
         return Ok(Vec::new());

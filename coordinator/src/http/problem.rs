@@ -118,8 +118,10 @@ pub async fn complete(State(app): State<Arc<App>>, request: Request, next: Next)
     let request_id = app.db.new_id().simple().to_string();
     let started = Instant::now();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
+    let under_way = app.metrics.under_way(method.as_str(), &route);
     let mut response = next.run(request).await;
+    drop(under_way);
     if let Some(fault) = response.extensions_mut().remove::<Fault>().or_else(|| bare_fault(&response)) {
         if let Some(internal) = &fault.internal {
             tracing::error!(request_id, %method, route, error = internal, "request failed");
@@ -131,7 +133,6 @@ pub async fn complete(State(app): State<Arc<App>>, request: Request, next: Next)
     }
     harden(response.headers_mut());
     let (status, took) = (response.status(), started.elapsed());
-    let route = route.unwrap_or_else(|| "unknown".to_owned());
     app.metrics.count_request(method.as_str(), &route, status.as_u16(), took);
     tracing::debug!(request_id, %method, route, status = status.as_u16(), took_ms = took.as_millis(), "request");
     response

@@ -27,7 +27,7 @@ use crate::{
     domain,
     error::Result as OperationResult,
     operations::{
-        Caller,
+        self, Caller,
         process_version::{self, Package},
     },
     package,
@@ -101,7 +101,13 @@ async fn upload_version(
     Query(mut query): Query<UploadQuery>,
     request: Request,
 ) -> Result<Response, Fault> {
-    app.db.read(caller.account, |reading| process_version::check_upload(reading, &caller, &text, &query))?;
+    // What a repetition asks for is there already: it gets its first answer below.
+    match request.headers().contains_key("idempotency-key") {
+        true => caller.require(domain::permission::Permission::VersionCreate)?,
+        false => {
+            app.db.read(caller.account, |reading| process_version::check_upload(reading, &caller, &text, &query))?
+        }
+    }
     let (parts, body) = request.into_parts();
     let staged = match is_form(&parts.headers) {
         true => {
@@ -116,18 +122,30 @@ async fn upload_version(
         }
     };
     content::check_digest(&parts.headers, &staged)?;
-    let call = repeatable(&parts, staged.sha256.as_bytes())?;
+    // The fields of a form are part of what is asked.
+    let asked = format!("{} {query:?}", staged.sha256);
+    let call = repeatable(&parts, asked.as_bytes())?;
+    if let Some(first) = once::replay(&app, &caller, call.as_ref())? {
+        return Ok(first);
+    }
+    app.db.read(caller.account, |reading| process_version::check_upload(reading, &caller, &text, &query))?;
     let manifest = staged.inspect(|content| package::validate(content, &package::Limits::default())).await?;
     let package = Package { sha256: staged.sha256.clone(), size_bytes: staged.size_bytes, manifest };
     // Nobody may delete these very bytes between their being kept and their being referred to.
     let _held = app.blobs.hold_packages().await;
     app.blobs.keep(staged, &BlobName::package(&package.sha256)?).await?;
-    once::write(&app, caller, call, move |tx, caller| {
+    let (account, sha256) = (caller.account, package.sha256.clone());
+    let written = once::write(&app, caller, call, move |tx, caller| {
         let found = process_version::create(tx, caller, &text, &query, &package)?;
         let path = format!("/processes/{}/versions/{}", found.0.id, found.1.id);
         Ok(Answer::created(view(tx, found)?, path))
     })
-    .await
+    .await;
+    if written.is_err() {
+        // The world has changed meanwhile; nobody may ever refer to these bytes.
+        app.db.write(account, move |tx| operations::garbage::discard_package(tx, &sha256)).await?;
+    }
+    written
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
@@ -180,12 +198,21 @@ async fn receive_form(app: &Arc<App>, request: Request<HttpBody>) -> Result<(Sta
         match name.as_str() {
             "label" => fields.label = Some(text).filter(|text| !text.is_empty()),
             "notes" => fields.notes = Some(text),
-            "activate" => fields.activate = Some(matches!(text.as_str(), "true" | "on" | "1")),
+            "activate" => fields.activate = Some(parse_flag(&text)?),
             other => return Err(crate::error::Error::invalid(other, "there is no such field").into()),
         }
     }
     let missing = || crate::error::Error::invalid("package", "is required");
     Ok((staged.ok_or_else(missing)?, fields))
+}
+
+/// A field of a form that is on or off; `on` is what a browser sends for a box that is ticked.
+fn parse_flag(text: &str) -> Result<bool, Fault> {
+    match text {
+        "true" | "on" | "1" => Ok(true),
+        "false" | "off" | "0" | "" => Ok(false),
+        _ => Err(crate::error::Error::invalid("activate", "must be true or false").into()),
+    }
 }
 
 /// A version
@@ -226,9 +253,11 @@ async fn update_version(
 }
 
 /// Delete a version that nothing refers to
+///
+/// The active version, one that a group is pinned to, and one that jobs were started with are kept.
 #[utoipa::path(delete, path = "/processes/{process}/versions/{version}", tag = "Process version",
     params(("process" = String, Path, description = "Id or name"),
-        ("version" = String, Path, description = "Id, number or label"), Call),
+        ("version" = String, Path, description = "Id, number or label"), IfMatch),
     responses((status = 204)))]
 async fn delete_version(
     State(app): State<Arc<App>>,
@@ -244,17 +273,17 @@ async fn delete_version(
 }
 
 /// Make it the version that new jobs run
+///
+/// Activating an older one is the way back. Jobs that wait or run keep the version with which they were started.
 #[utoipa::path(post, path = "/processes/{process}/versions/{version}/activate", tag = "Process version",
     params(("process" = String, Path, description = "Id or name"),
-        ("version" = String, Path, description = "Id, number or label"), IfMatch),
+        ("version" = String, Path, description = "Id, number or label"), Call),
     responses((status = 200, body = ProcessVersion)))]
 async fn activate_version(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path((process, version)): Path<(String, String)>,
     Call(call): Call,
-///
-/// The active version, one that a group is pinned to, and one that jobs were started with are kept.
 ) -> Result<Response, Fault> {
     once::write(&app, caller, call, move |tx, caller| {
         let found = process_version::activate(tx, caller, &process, &version)?;
@@ -273,8 +302,6 @@ async fn get_package(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path((process, version)): Path<(String, String)>,
-///
-/// Activating an older one is the way back. Jobs that wait or run keep the version with which they were started.
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
     let (process, version) =

@@ -71,9 +71,9 @@ async fn list_files(
 #[utoipa::path(get, path = "/storages/{folder}/files/{*path}", tag = "Storage",
     params(("folder" = String, Path, description = "Name of the folder, percent-encoded"),
         ("path" = String, Path, description = "Path of the file"), Ranges),
-    responses((status = 200, body = inline(Binary), content_type = "application/octet-stream"),
+    responses((status = 200, body = inline(Binary), content_type = "*/*"),
         (status = 206, body = inline(Binary),
-            content_type = "application/octet-stream")))]
+            content_type = "*/*")))]
 async fn get_file(
     State(app): State<Arc<App>>,
     caller: Caller,

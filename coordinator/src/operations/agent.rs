@@ -12,19 +12,18 @@ use drover_protocol::{
     robot::Host,
 };
 
-use super::{Caller, event, join_token, key, robot, robot_group};
+use super::{Caller, attempt, event, join_token, key, robot, robot_group};
 use crate::{
     domain::{
         attempt::Attempt,
         job::{Job, JobEvent, Leases, Report, State},
         name::{Faults, MAX_NAME_CHARS},
-        permission::Permission,
-        robot::{MAX_CAPACITY, Robot, Sample, health_slot, standing},
+        robot::{MAX_CAPACITY, Robot, RobotGroup, Sample, health_slot, standing},
     },
     error::{Error, Result},
     secrets::Secrets,
     store::{
-        Reading, Tx,
+        Reading, Topic, Tx,
         document::{self, Slot},
         key::Kind,
         schema::HealthSample,
@@ -75,14 +74,21 @@ pub fn join(
     robot.last_seen_at = Some(tx.now());
     table::update(tx, &mut robot)?;
     if let Some(group) = token.group_id {
+        table::find::<RobotGroup>(tx, group)?.ok_or_else(group_is_gone)?;
         let mut groups = robot.groups.clone();
         groups.insert(group);
         robot::set_groups(tx, &mut robot, groups, "coordinator")?;
     }
     let key = key::make_for_robot(tx, robot.id, secrets)?;
+    // Whoever still waits with the old key learns that it is over.
+    tx.wake(Topic::Robot(robot.id));
     let text = format!("an agent on host {} joined", request.host.hostname);
     event::note(tx, robot.id.uuid(), "joined", text, "agent")?;
     Ok((robot::in_full(tx, robot)?, key))
+}
+
+fn group_is_gone() -> Error {
+    Error::wrong_state("the group of this join token was deleted; create a new token")
 }
 
 fn robot_is_gone() -> Error {
@@ -151,7 +157,11 @@ pub fn heartbeat(tx: &mut Tx, caller: &Caller, beat: &Heartbeat, leases: &Leases
     check_beat(beat)?;
     let mut robot: Robot = table::get(tx, id)?;
     robot.last_seen_at = Some(tx.now());
-    robot.host = beat.host.clone().or(robot.host);
+    if beat.host.is_some() && beat.host != robot.host {
+        robot.host = beat.host.clone();
+        // It may suit a waiting job now.
+        tx.wake(Topic::Robot(id));
+    }
     table::rewrite(tx, &robot)?;
     keep_health(tx, id, beat)?;
     obey_pause(tx, &robot, leases)?;
@@ -243,8 +253,8 @@ pub fn take_commands(tx: &mut Tx, robot: RobotId, known: &[JobId], leases: &Leas
     let mut commands = Vec::new();
     for id in known.iter().filter(|id| !held.iter().any(|job| job.id == **id)) {
         // The newest attempt that this robot had is the one it knows.
-        let attempt = newest_attempt_of(tx, *id, robot)?;
-        commands.extend(attempt.map(|attempt| Command { job_id: *id, attempt, command: JobCommand::Drop }));
+        let newest = attempt::newest_of(tx, *id, robot)?;
+        commands.extend(newest.map(|attempt| Command { job_id: *id, attempt, command: JobCommand::Drop }));
     }
     for mut job in held {
         let Some(command) = command_for(&job) else { continue };
@@ -259,12 +269,6 @@ pub fn take_commands(tx: &mut Tx, robot: RobotId, known: &[JobId], leases: &Leas
     Ok(commands)
 }
 
-fn newest_attempt_of(reading: &dyn Reading, job: JobId, robot: RobotId) -> Result<Option<u32>> {
-    let attempts = super::attempt::list(reading, job)?;
-    let own = attempts.into_iter().rev().find(|attempt| attempt.robot.id == robot);
-    Ok(own.map(|attempt| attempt.attempt))
-}
-
 /// The attempt of this robot; another robot's is as if it did not exist.
 fn own_attempt(reading: &dyn Reading, caller: &Caller, job: JobId, attempt: u32) -> Result<Attempt> {
     let robot = caller.robot()?;
@@ -272,7 +276,7 @@ fn own_attempt(reading: &dyn Reading, caller: &Caller, job: JobId, attempt: u32)
         return if record.robot.id == robot { Ok(record) } else { Err(Error::NotFound("job")) };
     }
     // A number that never was, of a job that this robot has had: the agent is confused, not hostile.
-    match newest_attempt_of(reading, job, robot)? {
+    match attempt::newest_of(reading, job, robot)? {
         Some(_) => Err(Error::stale_attempt(format!("there is no attempt {attempt} of this job"))),
         None => Err(Error::NotFound("job")),
     }
@@ -362,10 +366,11 @@ fn keep_late_report(tx: &mut Tx, attempt: &mut Attempt, report: &Finish, output:
     }
 }
 
-/// The robot behind a robot's key.
+/// The robot behind a robot's key, which may have ended since the call began.
 pub fn own_robot(reading: &dyn Reading, caller: &Caller) -> Result<Robot> {
-    caller.require(Permission::AgentWork)?;
-    table::get(reading, caller.robot()?)
+    let robot = caller.robot()?;
+    key::still_good(reading, caller)?;
+    table::get(reading, robot)
 }
 
 /// The limits of a report. Texts are the process's own and are taken as they are, up to a size that a record can hold.

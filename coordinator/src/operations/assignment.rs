@@ -99,7 +99,7 @@ pub fn has_work(reading: &dyn Reading, robot: &Robot, free: usize, known: &[JobI
     if held.iter().any(|job| is_unknown(job, known)) {
         return Ok(true);
     }
-    Ok(places(robot, &held, free) > 0 && takes_jobs(reading, robot)? && best_for(reading, robot)?.is_some())
+    Ok(places(robot, &held, known, free) > 0 && takes_jobs(reading, robot)? && best_for(reading, robot)?.is_some())
 }
 
 fn takes_jobs(reading: &dyn Reading, robot: &Robot) -> Result<bool> {
@@ -107,8 +107,10 @@ fn takes_jobs(reading: &dyn Reading, robot: &Robot) -> Result<bool> {
     Ok(barred(robot, &standing(robot, groups.iter(), reading.now())).is_empty())
 }
 
-fn places(robot: &Robot, held: &[Job], free: usize) -> usize {
-    (robot.capacity() as usize).saturating_sub(held.len()).min(free)
+/// How many further jobs it may get. What it is given again takes a place that it takes to be free.
+fn places(robot: &Robot, held: &[Job], known: &[JobId], free: usize) -> usize {
+    let again = held.iter().filter(|job| is_unknown(job, known)).count();
+    (robot.capacity() as usize).saturating_sub(held.len()).min(free.saturating_sub(again))
 }
 
 /// An assignment whose answer never arrived.
@@ -127,7 +129,7 @@ pub fn assign_next(
 ) -> Result<Vec<Job>> {
     let robot: Robot = table::get(tx, robot)?;
     let held = robot::held_jobs(tx, robot.id)?;
-    let places = places(&robot, &held, free);
+    let places = places(&robot, &held, known, free);
     let mut given: Vec<Job> = held.into_iter().filter(|job| is_unknown(job, known)).collect();
     if !takes_jobs(tx, &robot)? {
         return Ok(given);

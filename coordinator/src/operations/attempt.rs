@@ -1,6 +1,6 @@
 //! Attempts: the history that stays with a job.
 
-use drover_protocol::{JobId, KeyId};
+use drover_protocol::{JobId, KeyId, RobotId};
 
 use super::key;
 use crate::{
@@ -12,10 +12,26 @@ use crate::{
     store::{Reading, Scan, Tx, key::Kind, table},
 };
 
-/// All attempts of a job, oldest first, at most 1000.
+/// The attempts of a job, oldest first; of more than 1000 the newest.
 pub fn list(reading: &dyn Reading, job: JobId) -> Result<Vec<Attempt>> {
-    let found = Scan::of(reading, Kind::Attempt, job).records(reading, 1_000)?;
-    Ok(found.into_iter().map(|(_, attempt)| attempt).collect())
+    let found = Scan::of(reading, Kind::Attempt, job).newest_first().records(reading, 1_000)?;
+    Ok(found.into_iter().rev().map(|(_, attempt)| attempt).collect())
+}
+
+/// The newest attempt that the robot had.
+pub fn newest_of(reading: &dyn Reading, job: JobId, robot: RobotId) -> Result<Option<u32>> {
+    let found = Scan::of(reading, Kind::Attempt, job).newest_first().records::<Attempt>(reading, 1_000)?;
+    Ok(found.into_iter().find(|(_, attempt)| attempt.robot.id == robot).map(|(_, attempt)| attempt.attempt))
+}
+
+/// Removes one page of a job's attempts; `true` when none is left.
+pub fn remove_page(tx: &mut Tx, job: JobId, limit: usize) -> Result<bool> {
+    let attempts = Scan::of(tx, Kind::Attempt, job).records::<Attempt>(tx, limit)?;
+    let ended = attempts.len() < limit;
+    for (_, attempt) in attempts {
+        table::delete::<Attempt>(tx, (job, attempt.attempt))?;
+    }
+    Ok(ended)
 }
 
 /// Begins the attempt that `job` has just been assigned.

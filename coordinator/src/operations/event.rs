@@ -7,7 +7,12 @@ use super::list::{self, Page, Via};
 use crate::{
     domain::event::Event,
     error::Result,
-    store::{Reading, Scan, Tx, key::Kind, table},
+    store::{
+        Reading, Scan, Tx,
+        document::{self, Slot},
+        key::Kind,
+        table,
+    },
 };
 
 /// Notes what happened to an object.
@@ -26,10 +31,12 @@ pub fn list(reading: &dyn Reading, object: Uuid, query: &PageQuery) -> Result<Pa
 
 /// Removes all events of an object, a page at a time; `true` when none are left.
 pub fn delete_page(tx: &mut Tx, object: Uuid, limit: usize) -> Result<bool> {
-    let keys = Scan::of(tx, Kind::Event, object).pairs(tx, limit)?;
-    let ended = keys.len() < limit;
-    for (key, _) in keys {
-        tx.delete(key);
+    let events = Scan::of(tx, Kind::Event, object).records::<Event>(tx, limit)?;
+    let ended = events.len() < limit;
+    for (_, event) in events {
+        // A report that came too late has left its output with the event.
+        document::delete(tx, event.id.uuid(), Slot::Output)?;
+        table::delete::<Event>(tx, (object, event.id))?;
     }
     Ok(ended)
 }

@@ -3,7 +3,7 @@
 use crate::{
     domain::{garbage::Garbage, process::ProcessVersion},
     error::Result,
-    store::{Reading, Scan, Topic, Tx, key::Kind, table},
+    store::{Reading, Scan, Topic, Tx, blob::BlobName, key::Kind, table},
 };
 
 /// Notes that nobody needs the blob any more.
@@ -14,6 +14,14 @@ pub fn discard(tx: &mut Tx, blob: String) -> Result<()> {
         tx.wake(Topic::Garbage);
     }
     Ok(())
+}
+
+/// Notes that nobody needs the package any more, unless some version has it.
+pub fn discard_package(tx: &mut Tx, sha256: &str) -> Result<()> {
+    match package_is_used(tx, sha256)? {
+        true => Ok(()),
+        false => discard(tx, BlobName::package(sha256)?.to_string()),
+    }
 }
 
 /// Notes that the blob is needed after all.

@@ -1,6 +1,6 @@
 //! Repeated calls give the first answer. The answer is kept in the same transaction as what it answers.
 
-use drover_protocol::problem::Code;
+use drover_protocol::{Timestamp, problem::Code};
 use sha2::{Digest, Sha256};
 
 use super::Caller;
@@ -40,18 +40,20 @@ fn record_id(caller: &Caller, key: &str) -> [u8; 32] {
 }
 
 /// The first answer, if this call was made before.
-pub fn find(tx: &mut Tx, caller: &Caller, call: &Repeatable, secrets: &Secrets) -> Result<Option<FirstAnswer>> {
+pub fn find(
+    reading: &dyn Reading,
+    caller: &Caller,
+    call: &Repeatable,
+    secrets: &Secrets,
+) -> Result<Option<FirstAnswer>> {
     let id = record_id(caller, &call.key);
-    let Some(answer) = table::find::<Answer>(tx, id)? else { return Ok(None) };
-    if answer.expires_at <= tx.now() {
-        remove(tx, &answer)?;
-        return Ok(None);
-    }
+    let kept = table::find::<Answer>(reading, id)?;
+    let Some(answer) = kept.filter(|answer| answer.expires_at > reading.now()) else { return Ok(None) };
     if answer.request != call.request {
         let message = "this Idempotency-Key was used for another request within 24 hours; take a new one".to_owned();
         return Err(Error::Refused { code: Code::IdempotencyKeyReused, message });
     }
-    let sealed = document::get(tx, answer.body, Slot::Answer)?.unwrap_or_default();
+    let sealed = document::get(reading, answer.body, Slot::Answer)?.unwrap_or_default();
     let body = secrets.open_sealed(&id, &sealed)?;
     Ok(Some(FirstAnswer { status: answer.status, location: answer.location, body }))
 }
@@ -59,6 +61,9 @@ pub fn find(tx: &mut Tx, caller: &Caller, call: &Repeatable, secrets: &Secrets) 
 /// Keeps an answer. It is sealed, for it may hold a key.
 pub fn keep(tx: &mut Tx, caller: &Caller, call: &Repeatable, answer: &FirstAnswer, secrets: &Secrets) -> Result<()> {
     let id = record_id(caller, &call.key);
+    if let Some(expired) = table::find::<Answer>(tx, id)? {
+        remove(tx, &expired)?;
+    }
     let body = tx.new_id();
     let sealed = secrets.seal(&id, &answer.body, tx.random())?;
     document::put(tx, body, Slot::Answer, &sealed)?;
@@ -74,7 +79,7 @@ fn remove(tx: &mut Tx, answer: &Answer) -> Result<()> {
 
 /// Removes answers that have expired, a page at a time; how many there were.
 pub fn expire_page(tx: &mut Tx, limit: usize) -> Result<usize> {
-    let end = table::index_start(tx, Kind::IdempotencyByExpiry, tx.now());
+    let end = table::index_start(tx, Kind::IdempotencyByExpiry, Timestamp::from_millis(tx.now().millis() + 1));
     let due = Scan::of(tx, Kind::IdempotencyByExpiry, ()).below(end).indexed::<Answer>(tx, limit)?;
     for (_, answer) in &due {
         remove(tx, answer)?;

@@ -17,6 +17,7 @@ use crate::{
         name::{Faults, MAX_REASON_CHARS},
         permission::Permission,
         process::{DEFAULT_PRIORITY, DEFAULT_STOP_GRACE_SECONDS, MAX_SECONDS, Process, ProcessVersion},
+        robot::{Robot, RobotGroup},
     },
     error::{Error, Result},
     store::{
@@ -300,6 +301,13 @@ pub fn stop(tx: &mut Tx, caller: &Caller, id: JobId, mode: StopMode, leases: &Le
 pub fn retry(tx: &mut Tx, caller: &Caller, id: JobId, leases: &Leases) -> Result<Job> {
     caller.require(Permission::JobRetry)?;
     let job: Job = table::get(tx, id)?;
+    let (target, there) = match job.target {
+        Target::Robot(robot) => ("robot", table::find::<Robot>(tx, robot)?.is_some()),
+        Target::Group(group) => ("robot group", table::find::<RobotGroup>(tx, group)?.is_some()),
+    };
+    if !there {
+        return Err(Error::wrong_state(format!("the {target} that it was meant for is gone; start a new job")));
+    }
     apply(tx, job, JobEvent::Retry { by: caller.by() }, leases)
 }
 
@@ -321,9 +329,10 @@ pub fn close(tx: &mut Tx, caller: &Caller, id: JobId, request: &CloseJob, leases
 /// Deletes a finished job with all that belongs to it, a page at a time: call until it gives `true`.
 ///
 /// The record goes last, so that an interrupted deletion can be asked for again.
-pub fn delete_page(tx: &mut Tx, caller: &Caller, id: JobId) -> Result<bool> {
+pub fn delete_page(tx: &mut Tx, caller: &Caller, id: JobId, revision: Option<u64>) -> Result<bool> {
     caller.require(Permission::JobDelete)?;
     let job: Job = table::get(tx, id)?;
+    table::check_revision(job.revision, revision)?;
     if !job.is_finished() {
         return Err(Error::wrong_state("only a finished job can be deleted; stop or close it first"));
     }
@@ -338,8 +347,8 @@ pub fn remove_page(tx: &mut Tx, job: &Job) -> Result<bool> {
     if !event::delete_page(tx, job.id.uuid(), DELETE_PAGE)? {
         return Ok(false);
     }
-    for attempt in attempt::list(tx, job.id)? {
-        table::delete::<crate::domain::attempt::Attempt>(tx, (job.id, attempt.attempt))?;
+    if !attempt::remove_page(tx, job.id, DELETE_PAGE)? {
+        return Ok(false);
     }
     document::delete(tx, job.id.uuid(), Slot::Input)?;
     document::delete(tx, job.id.uuid(), Slot::Output)?;

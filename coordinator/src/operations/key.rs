@@ -78,6 +78,12 @@ fn actor_of(reading: &Reader, owner: &Owner) -> Result<(Actor, Permissions)> {
     }
 }
 
+/// For calls that wait: refuses when the key has ended meanwhile.
+pub fn still_good(reading: &dyn Reading, caller: &Caller) -> Result<()> {
+    let key: Option<ApiKey> = table::find(reading, caller.key_id)?;
+    key.filter(|key| !key.is_expired(reading.now())).map(|_| ()).ok_or(UNKNOWN)
+}
+
 /// Writes down that the key was used.
 pub fn touch(tx: &mut Tx, id: KeyId) -> Result<()> {
     let now = tx.now();
@@ -230,7 +236,8 @@ pub fn replace_own(tx: &mut Tx, caller: &Caller, grace_seconds: u64, secrets: &S
     faults.check()?;
     let ends_at = tx.now().plus_seconds(grace_seconds);
     for mut key in of_owner(tx, Owner::User(user))?.into_iter().filter(|key| key.name.is_none()) {
-        if grace_seconds == 0 {
+        // Those whose grace is over would pile up.
+        if grace_seconds == 0 || key.is_expired(tx.now()) {
             revoke(tx, key.id)?;
             continue;
         }

@@ -40,8 +40,8 @@ pub enum Via {
 
 /// A page of a scan: records that `matches` accepts, from the cursor on.
 ///
-/// A cursor is the last key that was looked at, less the part that names kind and account; a forged one can therefore
-/// only move within the same list.
+/// A cursor is the last key that was looked at, less the part that names kind and account, and a checksum that tells it
+/// from nonsense and from those of other nouns; a forged one can still only move within the same list.
 pub fn page<R: Record>(
     reading: &dyn Reading,
     scan: Scan,
@@ -51,12 +51,7 @@ pub fn page<R: Record>(
 ) -> Result<Page<R>> {
     let limit = limit(query.limit, DEFAULT_LIMIT)?;
     let mut scan = match &query.cursor {
-        Some(cursor) => {
-            let bytes = URL_SAFE_NO_PAD
-                .decode(cursor)
-                .map_err(|_| Error::BadRequest("the cursor is not one that a list has given".to_owned()))?;
-            scan.resume(&bytes)
-        }
+        Some(cursor) => scan.resume(&position_of(cursor, R::NOUN)?),
         None => scan,
     };
     let mut items = Vec::new();
@@ -83,13 +78,26 @@ pub fn page<R: Record>(
         scan = scan.after(&last_key);
         if items.len() == limit || examined >= MAX_EXAMINED {
             let more = !scan.pairs(reading, 1)?.is_empty();
-            let cursor = more.then(|| URL_SAFE_NO_PAD.encode(Scan::position(&last_key)));
+            let cursor = more.then(|| cursor_at(Scan::position(&last_key), R::NOUN));
             return Ok(Page { items, next_cursor: cursor });
         }
         if ended {
             return Ok(Page { items, next_cursor: None });
         }
     }
+}
+
+fn cursor_at(position: &[u8], noun: &str) -> String {
+    let sum = crc32c::crc32c_append(crc32c::crc32c(noun.as_bytes()), position);
+    URL_SAFE_NO_PAD.encode([position, &sum.to_be_bytes()].concat())
+}
+
+fn position_of(cursor: &str, noun: &str) -> Result<Vec<u8>> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).unwrap_or_default();
+    let position = bytes.split_last_chunk::<4>().map(|(position, _)| position.to_vec());
+    position
+        .filter(|position| cursor_at(position, noun) == cursor)
+        .ok_or_else(|| Error::BadRequest("the cursor is not one that this list has given".to_owned()))
 }
 
 /// `key:value` filters, as pairs.

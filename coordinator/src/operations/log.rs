@@ -377,10 +377,13 @@ pub fn remove_page(tx: &mut Tx, job: JobId, limit: usize) -> Result<bool> {
         table::delete::<LogBlock>(tx, (block.job_id, block.attempt, block.first_seq))?;
         discard_blob_if_unused(tx, block.blob)?;
     }
-    if ended {
-        for (_, head) in Scan::of(tx, Kind::LogHead, job).records::<LogHead>(tx, 1_000)? {
-            table::delete::<LogHead>(tx, (head.job_id, head.attempt))?;
-        }
+    if !ended {
+        return Ok(false);
+    }
+    let heads = Scan::of(tx, Kind::LogHead, job).records::<LogHead>(tx, limit)?;
+    let ended = heads.len() < limit;
+    for (_, head) in heads {
+        table::delete::<LogHead>(tx, (head.job_id, head.attempt))?;
     }
     Ok(ended)
 }

@@ -3,7 +3,7 @@
 use drover_protocol::{
     ProcessId, RobotGroupId,
     page::PageQuery,
-    process::{NewProcess, ProcessDefaults, ProcessPatch},
+    process::{NewProcess, ProcessDefaults, ProcessPatch, VersionState},
 };
 
 use super::{
@@ -18,11 +18,13 @@ use crate::{
         process::{MAX_PARALLEL, MAX_SECONDS, Process},
     },
     error::{Error, Result},
-    store::{Reading, Scan, Tx, key::Kind, table},
+    nearest::{nearest, unknown_name},
+    store::{Reading, Scan, Topic, Tx, key::Kind, table},
 };
 
 /// The largest default input, in bytes of JSON. A larger one belongs into the job or a file.
 const MAX_DEFAULT_INPUT_BYTES: usize = 32 * 1024;
+const MAX_PINS: usize = 200;
 
 /// The process with this id or name, for paths.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Process> {
@@ -128,6 +130,8 @@ pub fn update(
         pin(tx, &mut process, group, version.as_deref())?;
     }
     table::update(tx, &mut process)?;
+    // More of its jobs may run at once now.
+    tx.wake(Topic::Group(robot_group::all(tx)?.id));
     event::note(tx, process.id.uuid(), "process_changed", "the process's settings were changed", caller.by())?;
     Ok(process)
 }
@@ -140,7 +144,15 @@ fn patched_defaults(
     let unexpected = |error: serde_json::Error| Error::Internal(format!("defaults cannot be patched: {error}"));
     let mut json = serde_json::to_value(defaults).map_err(unexpected)?;
     merge(&mut json, members);
-    serde_json::from_value(json).map_err(|error| Error::invalid("/defaults", error.to_string()))
+    serde_path_to_error::deserialize(json).map_err(|error| {
+        let message = error.inner().to_string();
+        let detail = match unknown_name(&message).map(|name| nearest(name, &message)) {
+            Some(Some(near)) => format!("there is no such field; did you mean {near}?"),
+            Some(None) => "there is no such field".to_owned(),
+            None => message,
+        };
+        Error::invalid(format!("/defaults/{}", error.path().to_string().replace('.', "/")), detail)
+    })
 }
 
 fn merge(target: &mut serde_json::Value, members: &serde_json::Map<String, serde_json::Value>) {
@@ -162,16 +174,21 @@ fn merge(target: &mut serde_json::Value, members: &serde_json::Map<String, serde
 }
 
 fn pin(tx: &mut Tx, process: &mut Process, group: &str, version: Option<&str>) -> Result<()> {
-    let pointer = format!("/group_pins/{group}");
+    let pointer = format!("/group_pins/{}", group.replace('~', "~0").replace('/', "~1"));
+    let Some(text) = version else {
+        // The group may be gone; by its id it can still be unpinned.
+        let id = group.parse().or_else(|_| robot_group::find(tx, group, &pointer).map(|group| group.id))?;
+        process.group_pins.remove(&id);
+        return Ok(());
+    };
     let group: RobotGroupId = robot_group::find(tx, group, &pointer)?.id;
-    match version {
-        Some(text) => {
-            let version = process_version::find(tx, process, text, &pointer)?;
-            process.group_pins.insert(group, version.id);
-        }
-        None => {
-            process.group_pins.remove(&group);
-        }
+    let version = process_version::find(tx, process, text, &pointer)?;
+    if version.state == VersionState::Archived {
+        return Err(Error::invalid(pointer, format!("version {} is archived", version.number)));
+    }
+    process.group_pins.insert(group, version.id);
+    if process.group_pins.len() > MAX_PINS {
+        return Err(Error::invalid("/group_pins", format!("a process may have at most {MAX_PINS} pins")));
     }
     Ok(())
 }

@@ -252,6 +252,9 @@ pub fn update(
         if state == VersionState::Archived && process.active_version_id == Some(version.id) {
             return Err(Error::in_use("the active version cannot be archived; activate another one first"));
         }
+        if state == VersionState::Archived && process.group_pins.values().any(|pinned| *pinned == version.id) {
+            return Err(Error::in_use("a group is pinned to it; unpin it first"));
+        }
         version.state = state;
     }
     table::update(tx, &mut version)?;
@@ -284,8 +287,5 @@ pub fn delete(tx: &mut Tx, caller: &Caller, process: &str, version: &str, revisi
 pub fn remove(tx: &mut Tx, version: &ProcessVersion) -> Result<()> {
     document::delete(tx, version.id.uuid(), Slot::Manifest)?;
     table::delete::<ProcessVersion>(tx, version.id)?;
-    if !garbage::package_is_used(tx, &version.sha256)? {
-        garbage::discard(tx, BlobName::package(&version.sha256)?.to_string())?;
-    }
-    Ok(())
+    garbage::discard_package(tx, &version.sha256)
 }

@@ -1,0 +1,336 @@
+//! What goes for every call: bodies, errors, limits, pages, repetition, conditions, compression, names in addresses.
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Call, World, each, text};
+
+/// A field that does not exist is refused by name, with the one that was probably meant.
+#[tokio::test]
+async fn unknown_fields_are_named_with_the_nearest_one() {
+    let world = World::new().await;
+    let problem = world.post("/processes", json!({ "name": "p", "descriptoin": "x" })).await.invalid(&["/descriptoin"]);
+    assert!(text(&problem, "/errors/0/detail").contains("did you mean description"), "{problem}");
+    let nested = json!({ "process": "p", "target": { "grop": "all" } });
+    let problem = world.post("/jobs", nested).await.invalid(&["/target/grop"]);
+    assert!(text(&problem, "/errors/0/detail").contains("did you mean group"), "{problem}");
+    let problem = world.get("/jobs?stat=waiting").await.invalid(&["stat"]);
+    assert!(text(&problem, "/errors/0/detail").contains("did you mean state"), "{problem}");
+    world.post("/processes", json!({ "name": "p" })).await.created();
+    let patch = json!({ "defaults": { "retry": { "dely_seconds": 1 } } });
+    let problem = world.patch("/processes/p", patch).await.invalid(&["/defaults/retry/dely_seconds"]);
+    assert!(text(&problem, "/errors/0/detail").contains("did you mean delay_seconds"), "{problem}");
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_400_and_what_does_not_fit_is_422() {
+    let world = World::new().await;
+    let send = async |body: &[u8]| {
+        let call = world.call(Method::POST, "/processes").header("content-type", "application/json");
+        call.body(body.to_vec()).send().await
+    };
+    let deep = format!("{{\"name\":{}1{}}}", "[".repeat(5_000), "]".repeat(5_000));
+    let broken: [&[u8]; 8] = [
+        b"",
+        b"{",
+        b"{\"name\": \"a\"} x",
+        b"{\"name\": \"\xff\xfe\"}",
+        b"{\"name\": \"a\nb\"}",
+        b"{\"name\": \"\\ud800\"}",
+        b"{\"name\": 1e999}",
+        b"nonsense",
+    ];
+    for body in broken {
+        send(body).await.expect(400).refused("bad_request");
+    }
+    let answer = send(deep.as_bytes()).await;
+    assert!(answer.status == 400 || answer.status == 422, "{answer:?}");
+    for body in [&b"[]"[..], b"7", b"null", b"\"text\""] {
+        send(body).await.expect(422).refused("invalid");
+    }
+    send(b"{\"name\": 7}").await.invalid(&["/name"]);
+    send(b"{}").await.invalid(&["/name"]);
+    send(b"{\"name\": \"a\", \"name\": \"b\"}").await.expect(422);
+    send(b"{\"name\": \"nul \\u0000\"}").await.invalid(&["/name"]);
+    let huge = json!({ "name": "x".repeat(1024 * 1024) }).to_string();
+    send(huge.as_bytes()).await.invalid(&["/name"]);
+    // Everything that is wrong is said at once.
+    let body = json!({ "process": "p", "target": { "group": "all" }, "priority": 9, "count": 0, "timeout_seconds": 0 });
+    world.post("/jobs", body).await.invalid(&["/priority", "/count", "/timeout_seconds"]);
+}
+
+#[tokio::test]
+async fn media_types_sizes_and_methods() {
+    let world = World::new().await;
+    for given in ["text/plain", "application/x-www-form-urlencoded", ""] {
+        let call = world.call(Method::POST, "/processes").header("content-type", given).body("{\"name\":\"p\"}");
+        let problem = call.send().await.expect(415).refused("unsupported_media_type");
+        assert!(text(&problem, "/detail").contains("application/json"));
+    }
+    let call = world.call(Method::POST, "/processes").header("content-type", "Application/JSON; charset=utf-8");
+    call.body("{\"name\":\"p\"}").send().await.created();
+    let call = world.call(Method::PATCH, "/processes/p").header("content-type", "application/merge-patch+json");
+    call.body("{\"description\":\"d\"}").send().await.ok();
+    let body = json!({ "name": "x", "description": "y".repeat(3 * 1024 * 1024) });
+    let problem = world.post("/processes", body).await.expect(413).refused("too_large");
+    assert!(text(&problem, "/detail").contains("2097152") && text(&problem, "/detail").contains("file"), "{problem}");
+    let answer = world.call(Method::PUT, "/processes").send().await.expect(405);
+    let allowed = answer.header("allow").unwrap();
+    assert!(allowed.contains("GET") && allowed.contains("POST"), "{allowed}");
+    answer.refused("method_not_allowed");
+    let call = world.call(Method::GET, "/jobs/0192f6c4-7a10-7cc3-98c4-dc0c0c07398f/logs");
+    call.header("accept", "image/png").send().await.expect(404);
+    for odd in ["/nothing", "/jobs/1/2/3/4", "//nothing", "//api/v2/jobs", "//docs/nothing.js"] {
+        world.get(odd).await.expect(404).refused("not_found");
+    }
+}
+
+#[tokio::test]
+async fn pages_hold_what_is_asked_and_end() {
+    let world = World::new().await;
+    for number in 0..7 {
+        world.post("/processes", json!({ "name": format!("p{number}") })).await.created();
+    }
+    for bad in ["0", "1001", "-1", "x", "99999999999999999999"] {
+        world.get(&format!("/processes?limit={bad}")).await.invalid(&["limit"]);
+    }
+    let (mut names, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = world.get(&format!("/processes?limit=2{cursor}")).await.ok();
+        names.extend(each(&page, "name"));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+        // What is added meanwhile does not move the pages that follow.
+        world.post("/processes", json!({ "name": format!("new {}", names.len()) })).await.created();
+    }
+    let expected: Vec<Value> = (0..7).rev().map(|number| json!(format!("p{number}"))).collect();
+    assert_eq!(names, expected);
+    assert_eq!(world.get("/processes?limit=10").await.ok()["next_cursor"], Value::Null);
+    world.get("/processes?count=true").await.ok();
+}
+
+/// A cursor that no list has given is refused, and one of another list leads nowhere else.
+#[tokio::test]
+async fn cursors_are_checked() {
+    let world = World::new().await;
+    for name in ["a", "b", "c"] {
+        world.post("/processes", json!({ "name": name })).await.created();
+        world.post("/robot-groups", json!({ "name": name })).await.created();
+    }
+    for bad in ["!", "%00", "abc", "AAAA", "a=b", &"A".repeat(4_000), ""] {
+        world.get(&format!("/processes?cursor={bad}")).await.expect(400).refused("bad_request");
+    }
+    let page = world.get("/processes?limit=1").await.ok();
+    let cursor = text(&page, "/next_cursor");
+    world.get(&format!("/robot-groups?cursor={cursor}")).await.expect(400);
+    world.get(&format!("/processes?cursor={cursor}x")).await.expect(400);
+    assert_eq!(each(&world.get(&format!("/processes?cursor={cursor}")).await.ok(), "name"), ["b", "a"]);
+}
+
+async fn repeated(world: &World, key: &str, path: &str, body: &Value) -> Answer {
+    world.call(Method::POST, path).header("idempotency-key", key).json(body).send().await
+}
+
+/// A repetition gives the first answer, whatever has happened since, and does nothing.
+#[tokio::test]
+async fn a_repeated_call_gives_the_first_answer() {
+    let world = World::new().await;
+    let process = world.process("p").await;
+    let later = world.now().plus_seconds(60).to_string();
+    let body = json!({ "process": "p", "target": { "group": "all" }, "stop_after": later });
+    let first = repeated(&world, "k1", "/jobs", &body).await.expect(201);
+    assert_eq!(first.header("idempotency-replayed"), None);
+    world.move_clock(3600);
+    world.patch(&format!("/processes/{process}"), json!({ "name": "renamed" })).await.ok();
+    let second = repeated(&world, "k1", "/jobs", &body).await.expect(201);
+    assert_eq!(second.header("idempotency-replayed"), Some("true"));
+    assert_eq!((&first.body, first.header("location")), (&second.body, second.header("location")));
+    assert_eq!(each(&world.get("/jobs").await.ok(), "id").len(), 1);
+    let other = json!({ "process": "p", "target": { "group": "all" } });
+    repeated(&world, "k1", "/jobs", &other).await.expect(422).refused("idempotency_key_reused");
+    repeated(&world, "k1", "/robots", &json!({ "name": "r" })).await.expect(422).refused("idempotency_key_reused");
+    for bad in [" ", &"x".repeat(256)] {
+        repeated(&world, bad, "/robots", &json!({ "name": "r" })).await.expect(400);
+    }
+}
+
+/// Answers that hold a secret are repeated as well, and lie sealed in the store meanwhile.
+#[tokio::test]
+async fn secrets_are_repeated_to_their_own_key_only() {
+    let world = World::new().await;
+    let other = world.key_with(&["join_token:create"]).await;
+    let first = repeated(&world, "k", "/join-tokens", &json!({})).await.created();
+    assert_eq!(repeated(&world, "k", "/join-tokens", &json!({})).await.created(), first);
+    assert_eq!(world.mentions(text(&first, "/token").as_bytes()), 0);
+    let call = world.call(Method::POST, "/join-tokens").key(&other).header("idempotency-key", "k").json(&json!({}));
+    assert_ne!(call.send().await.created()["id"], first["id"]);
+}
+
+/// A day later the key is free again, and retention has left nothing of the answer.
+#[tokio::test]
+async fn idempotency_keys_are_forgotten_after_a_day() {
+    let world = World::new().await;
+    let before = world.pairs().len();
+    let first = repeated(&world, "k", "/robots", &json!({ "name": "a" })).await.created();
+    world.move_clock(86_399);
+    assert_eq!(repeated(&world, "k", "/robots", &json!({ "name": "a" })).await.created(), first);
+    world.move_clock(1);
+    repeated(&world, "k", "/robots", &json!({ "name": "b" })).await.created();
+    world.check();
+    world.move_clock(86_400);
+    world.retain(0, 0).await;
+    let kept: Vec<_> =
+        world.pairs().into_iter().filter(|(key, _)| key.starts_with(b"id") || key.starts_with(b"ix")).collect();
+    assert!(kept.is_empty(), "{kept:?}");
+    assert!(world.pairs().len() > before);
+}
+
+/// Many repetitions at once make one thing.
+#[tokio::test]
+async fn concurrent_repetitions_make_one_thing() {
+    let world = World::new().await;
+    let body = json!({ "name": "r" });
+    let calls = (0..20).map(|_| repeated(&world, "k", "/robots", &body));
+    let answers = futures::future::join_all(calls).await;
+    let mut bodies: Vec<Bytes> = answers.into_iter().map(|answer| answer.expect(201).body).collect();
+    bodies.dedup();
+    assert_eq!(bodies.len(), 1);
+}
+
+#[tokio::test]
+async fn conditions_are_held_against_revisions() {
+    let world = World::new().await;
+    let made = world.post("/processes", json!({ "name": "p" })).await.created();
+    let revision = made["revision"].as_u64().unwrap();
+    let patch = async |tag: &str| {
+        let call = world.call(Method::PATCH, "/processes/p").header("if-match", tag);
+        call.json(&json!({ "description": tag })).send().await
+    };
+    patch("\"99\"").await.expect(412).refused("precondition_failed");
+    patch("3").await.expect(400);
+    patch(&format!("\"{revision}\"")).await.ok();
+    patch(&format!("\"{revision}\"")).await.expect(412);
+    patch("*").await.ok();
+    let now = world.get("/processes/p").await.expect(200);
+    let tag = now.header("etag").unwrap().to_owned();
+    assert_eq!(tag, format!("\"{}\"", now.json()["revision"]));
+    let known = async |tag: &str| world.call(Method::GET, "/processes/p").header("if-none-match", tag).send().await;
+    let same = known(&format!("\"x\", W/{tag}")).await.expect(304);
+    assert!(same.body.is_empty() && same.header("etag") == Some(&tag));
+    known("\"1\"").await.ok();
+    let call = world.call(Method::DELETE, "/processes/p").header("if-match", "\"1\"");
+    call.send().await.expect(412);
+    world.call(Method::DELETE, "/processes/p").header("if-match", &tag).send().await.done();
+    // A job has a revision as well.
+    let process = world.process("q").await;
+    let job = world.start(&process).await;
+    world.post(&format!("/jobs/{job}/stop"), json!({ "mode": "stop" })).await.ok();
+    let call = world.call(Method::DELETE, &format!("/jobs/{job}")).header("if-match", "\"1\"");
+    call.send().await.expect(412);
+    let tag = world.get(&format!("/jobs/{job}")).await.expect(200).header("etag").unwrap().to_owned();
+    world.call(Method::DELETE, &format!("/jobs/{job}")).header("if-match", &tag).send().await.done();
+}
+
+/// What lies behind a name is found under it, percent-encoded, whatever script and signs it has.
+#[tokio::test]
+async fn names_in_any_script_are_found() {
+    let world = World::new().await;
+    for name in ["Счета за ночь", "a & b + c % d ? e # f / g", "请求", "\"quoted\" \\ <b>", "..", "a%2Fb", "active"]
+    {
+        let made = world.post("/processes", json!({ "name": name })).await.created();
+        let encoded: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        assert_eq!(world.get(&format!("/processes/{encoded}")).await.ok()["id"], made["id"], "{name}");
+        let problem = world.post("/processes", json!({ "name": name })).await.expect(409).refused("already_exists");
+        assert_eq!(problem["id"], made["id"]);
+    }
+    world.get("/processes/%FF").await.expect(400);
+    world.get("/processes/%00").await.expect(404);
+}
+
+/// An id of another kind is nobody's id here, and nonsense is nothing.
+#[tokio::test]
+async fn ids_of_the_wrong_kind_are_not_found() {
+    let world = World::new().await;
+    let process = world.process("p").await;
+    for path in ["/jobs", "/robots", "/robot-groups", "/processes/p/versions"] {
+        world.get(&format!("{path}/{process}")).await.expect(404);
+    }
+    for odd in ["x", "0", "0192f6c47a107cc398c4dc0c0c07398f", "%7B0192f6c4-7a10-7cc3-98c4-dc0c0c07398f%7D"] {
+        world.get(&format!("/jobs/{odd}")).await.expect(404);
+    }
+}
+
+/// Long answers are compressed as the caller likes, and bodies are taken compressed; what cannot be read is said so.
+#[tokio::test]
+async fn compression_works_both_ways() {
+    let world = World::new().await;
+    let plain = world.get("/account/me").await.body;
+    for coding in ["gzip", "zstd", "br"] {
+        let answer = world.call(Method::GET, "/account/me").header("accept-encoding", coding).send().await.expect(200);
+        assert_eq!(answer.header("content-encoding"), Some(coding));
+        assert!(answer.body.len() < plain.len());
+        if coding == "zstd" {
+            assert_eq!(zstd::decode_all(&answer.body[..]).unwrap(), plain);
+        }
+    }
+    let body = json!({ "name": "packed", "description": "d".repeat(500) }).to_string().into_bytes();
+    let codings = [("zstd", zstd::encode_all(&body[..], 3).unwrap()), ("gzip", gzip(&body)), ("br", brotli(&body))];
+    for (number, (coding, packed)) in codings.into_iter().enumerate() {
+        let call = world.call(Method::POST, "/processes").header("content-encoding", coding);
+        call.header("content-type", "application/json").body(packed.clone()).send().await.created();
+        world.patch("/processes/packed", json!({ "name": format!("packed {number}") })).await.ok();
+        let call = world.call(Method::POST, "/processes").header("content-encoding", coding);
+        let cut = packed[..packed.len() - 12].to_vec();
+        call.header("content-type", "application/json").body(cut).send().await.expect(400);
+    }
+    let call = world.call(Method::POST, "/processes").header("content-encoding", "compress");
+    let answer = call.json(&json!({ "name": "x" })).send().await.expect(415);
+    assert!(text(&answer.refused("unsupported_media_type"), "/detail").contains("gzip"));
+    // A bomb is refused by its size unpacked.
+    let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(b' '), 64 * 1024 * 1024), 3).unwrap();
+    let call = world.call(Method::POST, "/processes").header("content-encoding", "zstd");
+    call.header("content-type", "application/json").body(bomb).send().await.expect(413);
+}
+
+/// A gzip file with one stored block.
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let crc = !content.iter().fold(!0, |crc: u32, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+    });
+    let length = content.len() as u16;
+    let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 1];
+    file.extend(length.to_le_bytes());
+    file.extend((!length).to_le_bytes());
+    file.extend(content);
+    file.extend(crc.to_le_bytes());
+    file.extend(u32::from(length).to_le_bytes());
+    file
+}
+
+/// A brotli stream with one block that is not compressed.
+fn brotli(content: &[u8]) -> Vec<u8> {
+    let head = ((content.len() as u32 - 1) << 4) | (1 << 20);
+    let mut stream = head.to_le_bytes()[..3].to_vec();
+    stream.extend(content);
+    stream.push(3);
+    stream
+}
+
+/// `HEAD` answers as `GET` without the content; nothing is open to other origins.
+#[tokio::test]
+async fn heads_and_origins() {
+    let world = World::new().await;
+    world.call(Method::HEAD, "/account").send().await.expect(200);
+    let call = world.call(Method::GET, "/account").header("origin", "https://elsewhere.example");
+    assert_eq!(call.send().await.header("access-control-allow-origin"), None);
+    let answer = world.get("/account").await;
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    let docs = Call::new(world.router.clone(), Method::GET, "//docs/").open().await;
+    assert_eq!(docs.status(), StatusCode::OK);
+    let document = Call::new(world.router.clone(), Method::GET, "/openapi.json").send().await.ok();
+    assert_eq!(text(&document, "/openapi")[..3], *"3.1");
+}

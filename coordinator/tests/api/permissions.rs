@@ -1,0 +1,266 @@
+//! Who may call what: every route of the API's document under every kind of key, and from another account.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+
+use drover_coordinator::domain::permission::Role;
+use drover_protocol::AccountId;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::{Agent, Answer, Call, World, package, text};
+
+/// Method and path of every operation in the document.
+fn operations() -> Vec<(Method, String)> {
+    let document: Value = serde_json::from_str(&drover_coordinator::http::openapi::document_text().unwrap()).unwrap();
+    let mut found = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            if let Ok(method) = method.to_uppercase().parse::<Method>()
+                && ["GET", "PUT", "POST", "PATCH", "DELETE"].contains(&method.as_str())
+            {
+                found.push((method, path.clone()));
+            }
+        }
+    }
+    found
+}
+
+/// One object of each kind, to be named in paths.
+struct Things(BTreeMap<&'static str, String>);
+
+impl Things {
+    async fn make(world: &World, agent: &Agent) -> (Self, String) {
+        let process = world.process("p").await;
+        world.start(&process).await;
+        let (job, assignment) = agent.take().await;
+        agent.accept(&job, 1).await.ok();
+        agent.put(&job, "report.txt", b"text").await.created();
+        let token = world.post("/join-tokens", json!({ "uses": 5 })).await.created();
+        let key = world.post("/keys", json!({ "name": "n" })).await.created();
+        let group = world.post("/robot-groups", json!({ "name": "g" })).await.created();
+        let things = BTreeMap::from([
+            ("{robot}", agent.id.clone()),
+            ("{group}", text(&group, "/id")),
+            ("{process}", process),
+            ("{version}", text(&assignment, "/version/id")),
+            ("{sha256}", text(&assignment, "/version/sha256")),
+            ("{folder}", format!("jobs%2F{job}")),
+            ("{path}", "report.txt".to_owned()),
+            ("{job}", job),
+            ("token", text(&token, "/token")),
+            ("/join-tokens/{id}", format!("/join-tokens/{}", text(&token, "/id"))),
+            ("/keys/{id}", format!("/keys/{}", text(&key, "/id"))),
+        ]);
+        (Self(things), text(&assignment, "/key"))
+    }
+
+    /// Nothing that is named here exists.
+    fn none() -> Self {
+        let id = || Uuid::from_u128(0x0192_f6c4_7a10_7cc3_98c4_dc0c_0c07_398f).to_string();
+        Self(BTreeMap::from([
+            ("{robot}", id()),
+            ("{group}", id()),
+            ("{process}", id()),
+            ("{version}", id()),
+            ("{sha256}", "0".repeat(64)),
+            ("{folder}", format!("jobs%2F{}", id())),
+            ("{path}", "report.txt".to_owned()),
+            ("{job}", id()),
+            ("token", "x".to_owned()),
+            ("/join-tokens/{id}", format!("/join-tokens/{}", id())),
+            ("/keys/{id}", format!("/keys/{}", id())),
+        ]))
+    }
+
+    fn path(&self, template: &str) -> String {
+        let filled = self.0.iter().fold(template.to_owned(), |path, (name, value)| match name.contains('{') {
+            true => path.replace(name, value),
+            false => path,
+        });
+        assert!(!filled.contains('{'), "the test has nothing for {filled}");
+        filled
+    }
+
+    /// A body that is right, so that only the key can be wrong.
+    fn body(&self, operation: &str) -> Option<Value> {
+        let report = json!({ "attempt": 1, "outcome": "succeeded",
+            "cause": { "by": "process", "code": "completed", "message": "exit code 0" } });
+        let health = json!({ "memory_used_bytes": 1, "memory_total_bytes": 2, "disk_free_bytes": 3 });
+        let body = match operation {
+            "PATCH /account" => json!({ "name": "renamed" }),
+            "POST /account/key/refresh" => json!({ "grace_seconds": 60 }),
+            "POST /account/key/reveal" => json!({ "password": crate::support::PASSWORD }),
+            "POST /keys" | "POST /robots" | "POST /robot-groups" | "POST /processes" => json!({ "name": "new" }),
+            "POST /join-tokens" => json!({ "uses": 1 }),
+            "POST /jobs" => json!({ "process": self.0["{process}"], "target": { "group": "all" } }),
+            "POST /jobs/{job}/stop" => json!({ "mode": "stop" }),
+            "POST /jobs/{job}/close" => json!({ "outcome": "lost", "reason": "gone" }),
+            "POST /robots/{robot}/pause" | "POST /robot-groups/{group}/pause" => {
+                json!({ "mode": "drain", "reason": "updates" })
+            }
+            "POST /agent/join" => {
+                json!({ "token": self.0["token"], "machine_id": "other", "host": { "hostname": "other" } })
+            }
+            "POST /agent/heartbeat" => json!({ "health": health }),
+            "POST /agent/next" => json!({ "free": 0, "wait_seconds": 0, "known": [self.0["{job}"]] }),
+            "POST /agent/jobs/{job}/accept" => json!({ "attempt": 1 }),
+            "POST /agent/jobs/{job}/finish" => report,
+            "POST /agent/jobs/{job}/logs" => json!({ "attempt": 1, "first_seq": 1, "lines": [] }),
+            _ if operation.starts_with("PATCH") => json!({ "description": "new" }),
+            _ => return None,
+        };
+        Some(match operation {
+            "PATCH /processes/{process}/versions/{version}" => json!({ "notes": "new" }),
+            _ => body,
+        })
+    }
+
+    async fn call(&self, world: &World, method: &Method, path: &str, key: Option<&str>) -> Answer {
+        let below = path.strip_prefix("/api/v1");
+        let target = below.map_or(format!("/{path}"), |below| self.path(below));
+        let mut call = Call::new(world.router.clone(), method.clone(), &target);
+        if let Some(key) = key {
+            call = call.key(key);
+        }
+        let operation = format!("{method} {}", below.unwrap_or(path));
+        call = match (self.body(&operation), operation.as_str()) {
+            (Some(body), _) => call.json(&body),
+            (None, "POST /processes/{process}/versions") => {
+                call.header("content-type", "application/zip").body(package(&[("main.sh", "true")]))
+            }
+            (None, _) => call,
+        };
+        call.send().await
+    }
+}
+
+/// Every route with every key. The table is what reviewers read: a change of rights is a changed line of it.
+#[tokio::test]
+async fn every_route_with_every_key() {
+    let mut table: BTreeMap<(String, &str), Vec<String>> = BTreeMap::new();
+    let columns = ["admin", "operator", "developer", "viewer", "robot", "job", "none", "revoked"];
+    for column in columns {
+        let world = World::new().await;
+        let agent = world.agent("r").await;
+        let (things, job_key) = Things::make(&world, &agent).await;
+        let key = match column {
+            "none" => None,
+            "robot" => Some(agent.key.clone()),
+            "job" => Some(job_key),
+            "revoked" => {
+                let made = world.post("/keys", json!({ "name": "gone" })).await.created();
+                world.delete(&format!("/keys/{}", text(&made, "/id"))).await.done();
+                Some(text(&made, "/key"))
+            }
+            role => {
+                let role = Role::ALL.into_iter().find(|known| known.as_str() == role).unwrap();
+                let names: Vec<&str> = role.permissions().iter().map(|permission| permission.as_str()).collect();
+                Some(world.key_with(&names).await)
+            }
+        };
+        for (method, path) in operations() {
+            let answer = things.call(&world, &method, &path, key.as_deref()).await;
+            let word = match answer.status {
+                StatusCode::UNAUTHORIZED => "401",
+                StatusCode::FORBIDDEN => "-",
+                // Whoever gets past the rights must find a call that is in order, or the test would prove nothing.
+                StatusCode::OK
+                | StatusCode::CREATED
+                | StatusCode::NO_CONTENT
+                | StatusCode::NOT_FOUND
+                | StatusCode::CONFLICT => "yes",
+                other => panic!("{column}: {method} {path} gave {other}: {}", answer.text()),
+            };
+            let row = table.entry((path.clone(), method_order(&method))).or_default();
+            row.push(word.to_owned());
+        }
+    }
+    let mut golden = format!("{:6} {:62}", "", "");
+    columns.iter().for_each(|column| write!(golden, " {column:9}").unwrap());
+    for ((path, method), words) in table {
+        write!(golden, "\n{method:6} {path:62}").unwrap();
+        words.iter().for_each(|word| write!(golden, " {word:9}").unwrap());
+    }
+    compare_with_golden(&golden);
+}
+
+fn method_order(method: &Method) -> &'static str {
+    ["GET", "PUT", "POST", "PATCH", "DELETE"].into_iter().find(|known| *known == method.as_str()).unwrap()
+}
+
+/// `UPDATE_GOLDEN=1` writes the file anew.
+fn compare_with_golden(found: &str) {
+    let found: String = found.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/permissions.golden");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &found).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    let changed: Vec<&str> = found.lines().filter(|line| !golden.lines().any(|known| known == *line)).collect();
+    assert!(golden == found, "the rights are not those of permissions.golden; changed lines: {changed:#?}");
+}
+
+/// What a route may not do with other methods, and what it may, is what the document says: no method is hidden.
+#[tokio::test]
+async fn the_document_names_every_method_of_its_addresses() {
+    let world = World::new().await;
+    let mut methods: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (method, path) in operations() {
+        methods.entry(path).or_default().push(method.to_string());
+    }
+    let things = Things::none();
+    for (path, documented) in methods {
+        for method in ["GET", "PUT", "POST", "PATCH", "DELETE"] {
+            let method: Method = method.parse().unwrap();
+            let answer = things.call(&world, &method, &path, None).await;
+            let known = answer.status != StatusCode::METHOD_NOT_ALLOWED;
+            assert_eq!(known, documented.contains(&method.to_string()), "{method} {path}");
+            if !known {
+                let allowed = answer.header("allow").unwrap_or_default().to_owned();
+                assert!(documented.iter().all(|method| allowed.contains(method.as_str())), "{path}: {allowed:?}");
+            }
+        }
+    }
+}
+
+/// With another account's keys everything of this account is as if it did not exist, in the very same words.
+#[tokio::test]
+async fn another_account_sees_nothing() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    let (things, _) = Things::make(&world, &agent).await;
+    let other_admin = world.new_account(AccountId::from_uuid(Uuid::from_u128(0xacc1)), "other").await;
+    let made = Call::new(world.router.clone(), Method::POST, "/join-tokens").key(&other_admin).json(&json!({}));
+    let token = text(&made.send().await.created(), "/token");
+    let other_robot = text(&world.join(&token, "m2", Some("r2"), json!({})).await.created(), "/key");
+    let mut seen = 0;
+    for (method, path) in operations().into_iter().filter(|(_, path)| path.contains('{')) {
+        let key = if path.contains("/agent/") { &other_robot } else { &other_admin };
+        let real = things.call(&world, &method, &path, Some(key)).await;
+        let invented = Things::none().call(&world, &method, &path, Some(key)).await;
+        assert_eq!(real.status, StatusCode::NOT_FOUND, "{method} {path}: {}", real.text());
+        let words = |answer: &Answer| (answer.json()["type"].clone(), answer.json()["detail"].clone());
+        assert_eq!(words(&real), words(&invented), "{method} {path}");
+        seen += 1;
+    }
+    assert!(seen > 30);
+    let start = json!({ "process": things.0["{process}"], "target": { "group": "all" } });
+    let call = Call::new(world.router.clone(), Method::POST, "/jobs").key(&other_admin).json(&start);
+    call.send().await.invalid(&["/process"]);
+    for list in ["/robots", "/jobs", "/processes", "/keys", "/join-tokens", "/robot-groups"] {
+        let call = Call::new(world.router.clone(), Method::GET, list).key(&other_admin);
+        let page = call.send().await.ok();
+        let ours = things.0.values().filter(|id| id.len() == 36).any(|id| page.to_string().contains(id.as_str()));
+        assert!(!ours, "{list}: {page}");
+    }
+}
+
+/// A 403 names the permission that is missing, so that an administrator knows what to give.
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let world = World::new().await;
+    let key = world.key_with(&["robot:read"]).await;
+    let problem = world.call(Method::GET, "/jobs").key(&key).send().await.expect(403).refused("forbidden");
+    assert!(text(&problem, "/detail").contains("job:read"), "{problem}");
+}
