@@ -48,7 +48,7 @@ pub fn engine_settings(config: &Config) -> Settings {
         segment_bytes: config.store.segment_mib * MIB,
         cache_bytes: config.store.cache_mib * MIB,
         archive: (!archive.as_os_str().is_empty()).then(|| archive.clone()),
-        on_broken: Arc::new(|reason| broken(reason)),
+        on_broken: Arc::new(broken),
         ..Settings::default()
     }
 }

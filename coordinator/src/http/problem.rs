@@ -13,9 +13,12 @@ use drover_protocol::problem::{Code, FieldError, Problem};
 
 use crate::{app::App, error::Error};
 
-/// What a handler gives instead of an answer.
+/// What a handler gives instead of an answer. Boxed, for it is seldom and results carry it everywhere.
 #[derive(Clone, Debug)]
-pub struct Fault {
+pub struct Fault(Box<Details>);
+
+#[derive(Clone, Debug)]
+struct Details {
     code: Code,
     detail: String,
     errors: Vec<FieldError>,
@@ -28,7 +31,7 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Details {
             code,
             detail: detail.into(),
             errors: Vec::new(),
@@ -36,7 +39,7 @@ impl Fault {
             next_seq: None,
             retry_after_seconds: None,
             internal: None,
-        }
+        }))
     }
 
     /// A request that cannot be read.
@@ -49,15 +52,15 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let mut fault = Self::new(error.code(), sentence(&error.to_string()));
         match error {
-            Error::AlreadyExists { id, .. } => fault.id = Some(id),
-            Error::LogGap { next_seq } => fault.next_seq = Some(next_seq),
-            Error::Invalid(errors) => fault.errors = errors,
-            Error::TooMany { retry_after_seconds } => fault.retry_after_seconds = Some(retry_after_seconds),
-            Error::Unavailable(_) => fault.retry_after_seconds = Some(1),
-            Error::OutOfSpace => fault.retry_after_seconds = Some(30),
+            Error::AlreadyExists { id, .. } => fault.0.id = Some(id),
+            Error::LogGap { next_seq } => fault.0.next_seq = Some(next_seq),
+            Error::Invalid(errors) => fault.0.errors = errors,
+            Error::TooMany { retry_after_seconds } => fault.0.retry_after_seconds = Some(retry_after_seconds),
+            Error::Unavailable(_) => fault.0.retry_after_seconds = Some(1),
+            Error::OutOfSpace => fault.0.retry_after_seconds = Some(30),
             Error::Internal(text) => {
-                fault.internal = Some(text);
-                fault.detail = "This is a bug of the coordinator; its log has more under the request id.".to_owned();
+                fault.0.internal = Some(text);
+                fault.0.detail = "This is a bug of the coordinator; its log has more under the request id.".to_owned();
             }
             Error::BadRequest(_)
             | Error::NotFound(_)
@@ -86,13 +89,13 @@ fn sentence(fragment: &str) -> String {
 impl IntoResponse for Fault {
     /// The body is written by [`complete`], which knows the request's id.
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();
         if status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer realm=\"drover\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
-        if let Some(seconds) = self.retry_after_seconds {
+        if let Some(seconds) = self.0.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(self);
@@ -102,14 +105,14 @@ impl IntoResponse for Fault {
 
 fn body_of(fault: &Fault, request_id: &str) -> Problem {
     Problem {
-        code: fault.code,
-        title: fault.code.title().to_owned(),
-        status: fault.code.status(),
-        detail: fault.detail.clone(),
+        code: fault.0.code,
+        title: fault.0.code.title().to_owned(),
+        status: fault.0.code.status(),
+        detail: fault.0.detail.clone(),
         request_id: request_id.to_owned(),
-        errors: fault.errors.clone(),
-        id: fault.id.clone(),
-        next_seq: fault.next_seq,
+        errors: fault.0.errors.clone(),
+        id: fault.0.id.clone(),
+        next_seq: fault.0.next_seq,
     }
 }
 
@@ -123,7 +126,7 @@ pub async fn complete(State(app): State<Arc<App>>, request: Request, next: Next)
     let mut response = next.run(request).await;
     drop(under_way);
     if let Some(fault) = response.extensions_mut().remove::<Fault>().or_else(|| bare_fault(&response)) {
-        if let Some(internal) = &fault.internal {
+        if let Some(internal) = &fault.0.internal {
             tracing::error!(request_id, %method, route, error = internal, "request failed");
         }
         write_problem(&mut response, &body_of(&fault, &request_id));
