@@ -1,0 +1,74 @@
+"""What the calls of the contract tests need to find: robots, a process, and jobs in every stage of their life."""
+
+import requests
+
+from coordinator import package
+
+HOST = {"hostname": "accounting-01", "os": "linux", "labels": {"os": "linux"}, "capacity": 20}
+SPARE = 12
+
+
+class World:
+    """Names and ids, made through the API alone."""
+
+    def __init__(self, coordinator):
+        self.c = coordinator
+        c = coordinator
+        c.json("POST", "/robot-groups", {"name": "accounting"})
+        token = c.json("POST", "/robots", {"name": "accounting-01", "groups": ["accounting"], "capacity": 20})["join_token"]
+        self.robot_key = self.join(token, "accounting-01")
+        c.json("POST", "/robots", {"name": "never-joined"})
+        c.json("POST", "/processes", {"name": "invoices"})
+        version = c.json(
+            "POST",
+            "/processes/invoices/versions?label=1.0.0&activate=true",
+            data=package(),
+            headers={"Content-Type": "application/zip"},
+        )
+        self.sha256 = version["sha256"]
+        self.finished = self.start("accounting")
+        self.run_to_its_end(self.finished)
+        self.running = [self.start("accounting") for _ in range(6)]
+        for job in self.take():
+            self.agent("POST", f"/agent/jobs/{job['job']['id']}/accept", {"attempt": job["attempt"]})
+        self.waiting = [self.start(None) for _ in range(6)]
+        self.join_token = c.json("POST", "/join-tokens", {"uses": 10000})["token"]
+        self.spare = {noun: self.make_spare(noun) for noun in ["robots", "robot-groups", "processes"]}
+        self.spare["keys"] = [c.json("POST", "/keys", {"name": f"spare {n}"})["id"] for n in range(SPARE)]
+        self.spare["join-tokens"] = [c.json("POST", "/join-tokens", {})["id"] for _ in range(SPARE)]
+
+    def join(self, token, machine):
+        joined = requests.post(
+            f"{self.c.url}/api/v1/agent/join", json={"token": token, "machine_id": machine, "host": HOST}, timeout=60
+        )
+        assert joined.status_code == 201, joined.text
+        return joined.json()["key"]
+
+    def agent(self, *arguments, **more):
+        return self.c.call(*arguments, key=self.robot_key, **more)
+
+    def make_spare(self, noun):
+        names = [f"spare-{number}" for number in range(SPARE)]
+        for name in names:
+            self.c.json("POST", f"/{noun}", {"name": name})
+        return names
+
+    def start(self, group):
+        target = {"group": group} if group else {"robot": "never-joined"}
+        return self.c.json("POST", "/jobs", {"process": "invoices", "target": target, "input": {"limit": 100}})["id"]
+
+    def take(self):
+        answer = self.agent("POST", "/agent/next", {"free": 20, "wait_seconds": 5, "known": []})
+        return answer.json()["assignments"]
+
+    def run_to_its_end(self, job):
+        assigned = self.take()
+        assert [one["job"]["id"] for one in assigned] == [job]
+        place, attempt = f"/agent/jobs/{job}", assigned[0]["attempt"]
+        self.agent("POST", f"{place}/accept", {"attempt": attempt})
+        line = {"time": "2026-11-23T08:05:03.000Z", "level": "info", "message": "300 invoices to check"}
+        self.agent("POST", f"{place}/logs", {"attempt": attempt, "first_seq": 1, "lines": [line]})
+        self.agent("PUT", f"{place}/files/report.html", data=b"<p>300 checked</p>")
+        cause = {"by": "process", "code": "completed", "message": "the process ended with exit code 0"}
+        report = {"attempt": attempt, "outcome": "succeeded", "output": {"checked": 300}, "cause": cause}
+        self.agent("POST", f"{place}/finish", report)
