@@ -67,7 +67,7 @@ impl LogReader {
         let mut next = wanted.from_seq.unwrap_or(1).max(1);
         let (mut items, mut examined) = (Vec::new(), 0);
         while next < head.next_seq && items.len() < wanted.limit && examined < MAX_EXAMINED {
-            let lines = self.run_at(next).await?;
+            let (_, lines) = self.run_at(next).await?;
             if lines.is_empty() {
                 next = head.next_seq;
                 break;
@@ -94,13 +94,15 @@ impl LogReader {
         let mut next = wanted.from_seq.unwrap_or(newest).min(newest);
         let (mut items, mut examined) = (Vec::new(), 0);
         while next > 0 && items.len() < wanted.limit && examined < MAX_EXAMINED {
-            let lines = self.run_at(next).await?;
+            let (first, lines) = self.run_at(next).await?;
             let before = next;
-            for line in lines.into_iter().rev().filter(|line| line.seq <= before) {
+            // What retention has taken is one line that stands for all of its run, wherever in it reading begins.
+            let is_gone = lines.first().is_some_and(|line| line.seq > first);
+            for line in lines.into_iter().rev().filter(|line| is_gone || line.seq <= before) {
                 if items.len() == wanted.limit {
                     break;
                 }
-                next = line.seq - 1;
+                next = if is_gone { first - 1 } else { line.seq - 1 };
                 examined += 1;
                 if wanted.fits(&line) {
                     items.push(line);
@@ -114,13 +116,14 @@ impl LogReader {
         Ok(LogPage { items, next_seq: next, complete, attempt: self.attempt })
     }
 
-    /// The lines of the run that holds `seq`, or of the next one; empty if there is none.
-    async fn run_at(&self, seq: u64) -> Result<Vec<LogLine>> {
+    /// The number of the first line of the run that holds `seq`, or of the next run, and its lines; none if there is
+    /// no such run.
+    async fn run_at(&self, seq: u64) -> Result<(u64, Vec<LogLine>)> {
         let run = self.db.read(self.account, |reading| log::run_at(reading, self.job, self.attempt, seq))?;
         match run {
-            None => Ok(Vec::new()),
-            Some(Run::Lines(lines)) => Ok(lines),
-            Some(Run::Block(block)) => self.block(&block).await,
+            None => Ok((seq, Vec::new())),
+            Some(Run::Lines(lines)) => Ok((lines.first().map_or(seq, |line| line.seq), lines)),
+            Some(Run::Block(block)) => Ok((block.first_seq, self.block(&block).await?)),
         }
     }
 

@@ -23,7 +23,7 @@ pub struct Ages {
 pub async fn pass(app: &App, ages: Ages) -> Result<()> {
     for account in accounts(app)? {
         while app.db.write(account, |tx| idempotency::expire_page(tx, PAGE)).await? == PAGE {}
-        while app.db.write(account, |tx| join_token::expire_page(tx, PAGE)).await? == PAGE {}
+        remove_tokens(app, account).await?;
         if ages.logs_days > 0 {
             let before = app.db.now().minus_seconds(ages.logs_days * DAY_SECONDS);
             while app.db.write(account, move |tx| log::expire_page(tx, before, PAGE)).await? == PAGE {}
@@ -33,6 +33,21 @@ pub async fn pass(app: &App, ages: Ages) -> Result<()> {
         }
     }
     Ok(())
+}
+
+async fn remove_tokens(app: &App, account: AccountId) -> Result<()> {
+    let mut position = None;
+    loop {
+        let (expired, next) =
+            app.db.read(account, |reading| join_token::expired(reading, position.as_deref(), PAGE))?;
+        if !expired.is_empty() {
+            app.db.write(account, |tx| expired.into_iter().try_for_each(|id| join_token::remove(tx, id))).await?;
+        }
+        match next {
+            Some(next) => position = Some(next),
+            None => return Ok(()),
+        }
+    }
 }
 
 async fn remove_jobs(app: &App, account: AccountId, days: u64) -> Result<()> {

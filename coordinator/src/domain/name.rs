@@ -7,6 +7,7 @@ pub const MAX_NAME_CHARS: usize = 128;
 pub const MAX_DESCRIPTION_CHARS: usize = 2048;
 pub const MAX_REASON_CHARS: usize = 512;
 pub const MAX_LABELS: usize = 32;
+pub const MAX_LABELS_BYTES: usize = 16 * 1024;
 
 /// Gathers what is wrong with a request, so that all of it is answered at once.
 #[derive(Debug, Default)]
@@ -47,7 +48,9 @@ impl Faults {
         }
     }
 
+    /// Labels, which have a limit together as well: an object with all of its texts must fit a value of the store.
     pub fn labels<'a>(&mut self, pointer: &str, labels: impl ExactSizeIterator<Item = (&'a String, &'a String)>) {
+        let mut bytes = 0;
         if labels.len() > MAX_LABELS {
             self.add(pointer, format!("more than {MAX_LABELS} labels"));
         }
@@ -58,6 +61,10 @@ impl Faults {
             }
             self.text(&at, key, MAX_NAME_CHARS);
             self.text(&at, value, MAX_NAME_CHARS);
+            bytes += key.len() + value.len();
+        }
+        if bytes > MAX_LABELS_BYTES {
+            self.add(pointer, format!("all labels together are over {MAX_LABELS_BYTES} bytes"));
         }
     }
 

@@ -23,7 +23,10 @@ pub struct Pause {
     pub since: Timestamp,
     pub until: Option<Timestamp>,
     pub reason: String,
+    /// The name of whoever paused, for people.
     pub by: String,
+    /// The same as causes and events name it: `user:<id>`.
+    pub asked_by: String,
 }
 
 impl Pause {

@@ -124,7 +124,9 @@ async fn next(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<N
     let ends_at = tokio::time::Instant::now() + Duration::from_secs(request.wait_seconds);
     let request = Arc::new(request);
     loop {
-        // The watch is armed before the look, so that nothing between both is missed.
+        // Watches are armed before the looks, so that nothing in between is missed: first for what concerns the robot
+        // itself, such as its groups, then for these groups.
+        let own = app.db.watch(&[Topic::Robot(caller.robot()?)]);
         let look = app.db.read(caller.account, |reading| look(reading, &caller))?;
         let watch = app.db.watch(&look.topics);
         let wanted = app.db.read(caller.account, |reading| has_something(reading, &look.robot, &request))?;
@@ -138,6 +140,7 @@ async fn next(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<N
         tokio::select! {
             biased;
             () = app.stopping.cancelled() => return Ok(StatusCode::NO_CONTENT.into_response()),
+            () = own.woken() => {}
             () = watch.woken() => {}
             () = tokio::time::sleep_until(pause_ends), if pause_ends < ends_at => {}
             () = tokio::time::sleep_until(ends_at) => return Ok(StatusCode::NO_CONTENT.into_response()),
@@ -166,8 +169,7 @@ struct Look {
 fn look(reading: &dyn Reading, caller: &Caller) -> OperationResult<Look> {
     let robot = operations::agent::own_robot(reading, caller)?;
     let groups = robot_group::of_robot(reading, &robot)?;
-    let mut topics = vec![Topic::Robot(robot.id)];
-    topics.extend(groups.iter().map(|group| Topic::Group(group.id)));
+    let topics = groups.iter().map(|group| Topic::Group(group.id)).collect();
     let standing = domain::robot::standing(&robot, groups.iter(), reading.now());
     let until = standing.pause.and_then(|(pause, _)| pause.until);
     let pause_ends_in = until.map(|until| until.since(reading.now()));

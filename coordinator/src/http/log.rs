@@ -62,7 +62,12 @@ async fn read_log(
     let id: JobId = id(&text, "job")?;
     caller.require(Permission::LogRead)?;
     let job = app.db.read(caller.account, |reading| job::get(reading, &caller, id))?;
-    let attempt = query.attempt.unwrap_or(job.attempt.max(1));
+    // Before its first attempt a job has the empty log of the attempt to come.
+    let newest = job.attempt.max(1);
+    let attempt = query.attempt.unwrap_or(newest);
+    if !(1..=newest).contains(&attempt) {
+        return Err(Error::NotFound("attempt").into());
+    }
     let (db, blobs) = (Arc::clone(&app.db), Arc::clone(&app.blobs));
     let reader = LogReader { db, blobs, account: caller.account, job: id, attempt };
     let wanted = wanted(&query)?;
@@ -112,7 +117,8 @@ fn as_text(reader: LogReader, wanted: Wanted, only_a_page: bool) -> Response {
         let page = reader.page(&wanted).await?;
         let text: String = page.items.iter().map(as_line).collect();
         let moved = Some(page.next_seq) != wanted.from_seq && page.next_seq > 0;
-        let more = !only_a_page && moved && !page.complete && (!page.items.is_empty() || wanted.from_seq.is_none());
+        // A page without a line is not the end: its filter may match further on.
+        let more = !only_a_page && moved && !page.complete;
         let next = Wanted { from_seq: Some(page.next_seq), ..wanted };
         Ok(Some((text, more.then_some((reader, next)))))
     });
@@ -166,12 +172,12 @@ impl Tail {
         let moved = self.wanted.from_seq != Some(page.next_seq);
         self.wanted.from_seq = Some(page.next_seq);
         self.ready.extend(page.items.iter().map(line_event));
-        if page.complete || (page.items.is_empty() && self.is_over()) {
+        if page.complete || (!moved && self.is_over()) {
             self.ready.push_back(end_event(&page));
             self.ended = true;
             return true;
         }
-        if !moved || page.items.is_empty() {
+        if !moved {
             tokio::select! {
                 biased;
                 () = self.app.stopping.cancelled() => return false,
@@ -181,7 +187,7 @@ impl Tail {
         true
     }
 
-    /// Whether the attempt has ended without ever having had a line, or is of a job that is gone.
+    /// Whether the attempt is over although its log was never ended, or is of a job that is gone.
     fn is_over(&self) -> bool {
         let account = self.reader.account;
         let (job, attempt) = (self.reader.job, self.reader.attempt);

@@ -208,7 +208,7 @@ fn keep_health(tx: &mut Tx, robot_id: RobotId, beat: &Heartbeat) -> Result<()> {
 fn obey_pause(tx: &mut Tx, robot: &Robot, leases: &Leases) -> Result<bool> {
     let groups = robot_group::of_robot(tx, robot)?;
     match standing(robot, groups.iter(), tx.now()).pause {
-        Some((pause, _)) => robot::end_jobs_of_pause(tx, robot.id, &pause, &pause.by.clone(), leases),
+        Some((pause, _)) => robot::end_jobs_of_pause(tx, robot.id, &pause, leases),
         None => Ok(false),
     }
 }

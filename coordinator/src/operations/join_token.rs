@@ -131,20 +131,32 @@ pub fn list(reading: &dyn Reading, caller: &Caller, query: &PageQuery) -> Result
 
 pub fn delete(tx: &mut Tx, caller: &Caller, id: JoinTokenId) -> Result<()> {
     caller.require(Permission::JoinTokenDelete)?;
-    let token: JoinToken = table::get(tx, id)?;
-    tx.delete(by_hash(&token.hash));
-    table::delete::<JoinToken>(tx, id)
+    table::get::<JoinToken>(tx, id)?;
+    remove(tx, id)
 }
 
-/// Removes tokens that expired a day ago or earlier, a page at a time; how many were looked at.
-pub fn expire_page(tx: &mut Tx, limit: usize) -> Result<usize> {
-    let before = tx.now().minus_seconds(86_400);
-    let found = Scan::of(tx, Kind::JoinToken, ()).records::<JoinToken>(tx, limit)?;
-    let mut removed = 0;
-    for (_, token) in found.into_iter().filter(|(_, token)| token.expires_at <= before) {
-        tx.delete(by_hash(&token.hash));
-        table::delete::<JoinToken>(tx, token.id)?;
-        removed += 1;
-    }
-    Ok(removed)
+/// Tokens that expired a day ago or earlier, looking at no more than `limit` tokens after `position`. Gives where to go
+/// on, or `None` at the end.
+pub fn expired(
+    reading: &dyn Reading,
+    position: Option<&[u8]>,
+    limit: usize,
+) -> Result<(Vec<JoinTokenId>, Option<Vec<u8>>)> {
+    let before = reading.now().minus_seconds(86_400);
+    let scan = Scan::of(reading, Kind::JoinToken, ());
+    let scan = match position {
+        Some(position) => scan.resume(position),
+        None => scan,
+    };
+    let found = scan.records::<JoinToken>(reading, limit)?;
+    let next = found.last().filter(|_| found.len() == limit).map(|(key, _)| Scan::position(key).to_vec());
+    let old = found.into_iter().map(|(_, token)| token).filter(|token| token.expires_at <= before);
+    Ok((old.map(|token| token.id).collect(), next))
+}
+
+/// Removes a token ; nothing happens if it is gone already.
+pub fn remove(tx: &mut Tx, id: JoinTokenId) -> Result<()> {
+    let Some(token) = table::find::<JoinToken>(tx, id)? else { return Ok(()) };
+    tx.delete(by_hash(&token.hash));
+    table::delete::<JoinToken>(tx, id)
 }

@@ -27,6 +27,8 @@ use crate::{
     store::{Reading, Scan, Topic, Tx, key::Kind, schema::HealthSample, table},
 };
 
+const MAX_GROUPS: usize = 100;
+
 /// A robot with what follows from its groups and jobs.
 #[derive(Clone, Debug)]
 pub struct RobotInFull {
@@ -160,8 +162,8 @@ fn count_members(tx: &mut Tx, group: RobotGroupId, change: i64) -> Result<()> {
 }
 
 fn resolve_groups(reading: &dyn Reading, texts: &[String]) -> Result<BTreeSet<RobotGroupId>> {
-    if texts.len() > 100 {
-        return Err(Error::invalid("/groups", "a robot may be in at most 100 groups"));
+    if texts.len() > MAX_GROUPS {
+        return Err(Error::invalid("/groups", format!("a robot may be in at most {MAX_GROUPS} groups")));
     }
     let mut groups = BTreeSet::new();
     for (number, text) in texts.iter().enumerate() {
@@ -177,6 +179,9 @@ fn resolve_groups(reading: &dyn Reading, texts: &[String]) -> Result<BTreeSet<Ro
 pub fn set_groups(tx: &mut Tx, robot: &mut Robot, groups: BTreeSet<RobotGroupId>, by: &str) -> Result<()> {
     if groups == robot.groups {
         return Ok(());
+    }
+    if groups.len() > MAX_GROUPS {
+        return Err(Error::wrong_state(format!("a robot may be in at most {MAX_GROUPS} groups")));
     }
     for left in robot.groups.difference(&groups) {
         count_members(tx, *left, -1)?;
@@ -276,6 +281,7 @@ pub fn checked_pause(reading: &dyn Reading, caller: &Caller, request: &PauseRequ
         until: request.until,
         reason: request.reason.clone(),
         by: caller.name(),
+        asked_by: caller.by(),
     })
 }
 
@@ -287,13 +293,13 @@ pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseRequest, l
     robot.pause = Some(pause.clone());
     table::update(tx, &mut robot)?;
     event::note(tx, robot.id.uuid(), "robot_paused", format!("paused: {}", request.reason), caller.by())?;
-    end_jobs_of_pause(tx, robot.id, &pause, &caller.by(), leases)?;
+    end_jobs_of_pause(tx, robot.id, &pause, leases)?;
     tx.wake(Topic::Robot(robot.id));
     in_full(tx, robot)
 }
 
 /// Asks the jobs that a paused robot holds to end, if the pause says so; whether any was asked just now.
-pub fn end_jobs_of_pause(tx: &mut Tx, robot: RobotId, pause: &Pause, by: &str, leases: &Leases) -> Result<bool> {
+pub fn end_jobs_of_pause(tx: &mut Tx, robot: RobotId, pause: &Pause, leases: &Leases) -> Result<bool> {
     let mode = match pause.mode {
         PauseMode::Drain => return Ok(false),
         PauseMode::Stop => StopMode::Stop,
@@ -302,7 +308,7 @@ pub fn end_jobs_of_pause(tx: &mut Tx, robot: RobotId, pause: &Pause, by: &str, l
     let message = format!("the robot was paused: {}", pause.reason);
     let mut asked = false;
     for held in held_jobs(tx, robot)? {
-        let why = Cause { by: by.to_owned(), code: CauseCode::RobotPaused, message: message.clone() };
+        let why = Cause { by: pause.asked_by.clone(), code: CauseCode::RobotPaused, message: message.clone() };
         let before = held.revision;
         asked |= job::apply(tx, held, JobEvent::Stop { mode, why }, leases)?.revision != before;
     }

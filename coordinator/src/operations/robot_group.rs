@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{
-        job::{Job, Target},
+        job::{Job, State, Target},
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
         robot::{ALL_GROUP, Robot, RobotGroup},
@@ -22,6 +22,9 @@ use crate::{
     error::{Error, Result},
     store::{Reading, Scan, Topic, Tx, key::Kind, table},
 };
+
+/// Jobs that are looked at together.
+const PAGE: usize = 500;
 
 /// The group with this id or name, for paths.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<RobotGroup> {
@@ -127,10 +130,18 @@ pub fn has_waiting_jobs(reading: &dyn Reading, target: Target) -> Result<bool> {
     if !Scan::of(reading, Kind::JobReady, target).pairs(reading, 1)?.is_empty() {
         return Ok(true);
     }
-    // Those that wait for their time are few; they have no index by target.
-    let waiting = crate::store::schema::unfinished_phase(drover_protocol::job::JobState::Waiting);
-    let found = Scan::of(reading, Kind::JobByPhase, waiting).indexed::<Job>(reading, 1_000)?;
-    Ok(found.iter().any(|(_, job)| job.target == target))
+    // Those that wait for their time have a deadline, as only jobs that are held or timed do.
+    let mut rest = Scan::of(reading, Kind::JobDeadline, ());
+    loop {
+        let found = rest.indexed::<Job>(reading, PAGE)?;
+        if found.iter().any(|(_, job)| job.target == target && matches!(job.state, State::Waiting { .. })) {
+            return Ok(true);
+        }
+        match found.last() {
+            Some((last, _)) if found.len() == PAGE => rest = rest.after(last),
+            _ => return Ok(false),
+        }
+    }
 }
 
 /// Makes the robot a member; nothing happens if it is one.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{inferred, process_toml, refusal, shown, zip::Archive};
 use crate::{
+    domain::name::MAX_LABELS_BYTES,
     error::{Error, Result},
     json_schema,
 };
@@ -118,6 +119,10 @@ fn check_fields(manifest: &Manifest) -> Result<(), String> {
     let requires = &manifest.requires;
     if requires.labels.len() > MAX_LABELS {
         return Err(format!("requires.labels has more than {MAX_LABELS} labels; remove some"));
+    }
+    let bytes: usize = requires.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > MAX_LABELS_BYTES {
+        return Err(format!("requires.labels is over {MAX_LABELS_BYTES} bytes in all; remove some"));
     }
     for (key, value) in &requires.labels {
         check_name("requires.labels", key)?;

@@ -141,6 +141,7 @@ async fn a_waiting_agent_is_woken_at_once() {
     let agent = world.agent("r").await;
     let process = world.process("p").await;
     world.post("/robot-groups", json!({ "name": "g" })).await.created();
+    #[allow(clippy::async_yields_async, reason = "the call goes on while the test does other things")]
     let wait = async |known: Vec<String>| {
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let call = tokio::spawn(agent.next_request(1, 60, &known).send());

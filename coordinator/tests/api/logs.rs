@@ -1,1 +1,352 @@
-//! soon
+//! Logs of jobs: chunks, pages, text, live streams; before, while and after they are sealed, and when they are too old.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use drover_coordinator::store::blob::BlobKind;
+use futures::StreamExt;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Agent, World, each, line, settle, text};
+
+async fn running() -> (World, Agent, String) {
+    let world = World::new().await;
+    let agent = world.agent_with("r", json!({ "capacity": 500 })).await;
+    world.process("p").await;
+    world.start("p").await;
+    let (job, _) = agent.run().await;
+    (world, agent, job)
+}
+
+async fn read(world: &World, job: &str, query: &str) -> Value {
+    world.get(&format!("/jobs/{job}/logs?{query}")).await.ok()
+}
+
+async fn whole(world: &World, job: &str) -> String {
+    world.call(Method::GET, &format!("/jobs/{job}/logs")).header("accept", "text/plain").send().await.expect(200).text()
+}
+
+async fn blobs(world: &World) -> usize {
+    world.app.blobs.list(BlobKind::Log).count().await
+}
+
+fn messages(page: &Value) -> Vec<String> {
+    page["items"].as_array().unwrap().iter().map(|line| text(line, "/message")).collect()
+}
+
+/// Each line is kept once, however often and with whatever overlap its chunk comes; a gap is refused with what is missing.
+#[tokio::test]
+async fn chunks_are_taken_once_and_without_gaps() {
+    let (world, agent, job) = running().await;
+    assert_eq!(agent.log(&job, 1, 1, &["a", "b"]).await.ok()["next_seq"], 3);
+    assert_eq!(agent.log(&job, 1, 1, &["a", "b"]).await.ok()["next_seq"], 3);
+    assert_eq!(agent.log(&job, 1, 2, &["b", "c", "d"]).await.ok()["next_seq"], 5);
+    assert_eq!(agent.log(&job, 1, 1, &["a"]).await.ok()["next_seq"], 5);
+    let problem = agent.log(&job, 1, 7, &["x"]).await.expect(409).refused("log_gap");
+    assert_eq!(problem["next_seq"], 5);
+    assert_eq!(agent.log(&job, 1, 5, &[]).await.ok()["next_seq"], 5);
+    agent.log(&job, 1, 0, &["x"]).await.invalid(&["/first_seq"]);
+    agent.log(&job, 2, 1, &["x"]).await.expect(404);
+    let page = read(&world, &job, "").await;
+    assert_eq!(messages(&page), ["a", "b", "c", "d"]);
+    assert_eq!(each(&page, "seq"), [1, 2, 3, 4]);
+    assert_eq!((page["next_seq"].clone(), page["complete"].clone()), (json!(5), json!(false)));
+}
+
+#[tokio::test]
+async fn chunks_have_limits() {
+    let (world, agent, job) = running().await;
+    let send = async |lines: Vec<Value>| {
+        agent.post(&format!("/jobs/{job}/logs"), json!({ "attempt": 1, "first_seq": 1, "lines": lines })).await
+    };
+    send(vec![line("info", &"x".repeat(65_537))]).await.invalid(&["/lines/0/message"]);
+    let mut fields = line("info", "x");
+    fields["fields"] = json!({ "f": "x".repeat(16_384) });
+    send(vec![line("info", "ok"), fields]).await.invalid(&["/lines/1/fields"]);
+    send(vec![line("info", "x"); 10_001]).await.invalid(&["/lines"]);
+    send(vec![line("loud", "x")]).await.invalid(&["/lines/0/level"]);
+    send(vec![line("info", &"x".repeat(60_000)); 80]).await.expect(413).refused("too_large");
+    assert_eq!(read(&world, &job, "").await["items"], json!([]));
+    let mut odd = line("critical", "строка\nс\0 \u{1b}[31m \u{feff}");
+    odd["fields"] = json!({ "deep": { "list": [1, 2.5, null, "т"] } });
+    let packed =
+        zstd::encode_all(json!({ "attempt": 1, "first_seq": 1, "lines": [odd] }).to_string().as_bytes(), 3).unwrap();
+    let call = agent.call(Method::POST, &format!("/jobs/{job}/logs")).header("content-type", "application/json");
+    call.header("content-encoding", "zstd").body(packed).send().await.ok();
+    let kept = read(&world, &job, "").await["items"][0].clone();
+    assert_eq!((kept["message"].clone(), kept["fields"].clone()), (odd["message"].clone(), odd["fields"].clone()));
+}
+
+/// Pages forward and backward, by level and text, meet every line once.
+#[tokio::test]
+async fn logs_are_read_in_pages() {
+    let (world, agent, job) = running().await;
+    let levels = ["trace", "debug", "info", "warning", "error", "critical"];
+    for chunk in 0..5_u64 {
+        let lines: Vec<Value> =
+            (0..6).map(|n| line(levels[n], &format!("Line {}", chunk * 6 + n as u64 + 1))).collect();
+        let chunk = json!({ "attempt": 1, "first_seq": chunk * 6 + 1, "lines": lines });
+        agent.post(&format!("/jobs/{job}/logs"), chunk).await.ok();
+    }
+    for sealed in [false, true] {
+        let (mut forward, mut next) = (Vec::new(), 1);
+        while next <= 30 {
+            let page = read(&world, &job, &format!("from_seq={next}&limit=7")).await;
+            forward.extend(each(&page, "seq"));
+            next = page["next_seq"].as_u64().unwrap();
+        }
+        assert_eq!(forward, (1..=30).map(Value::from).collect::<Vec<_>>());
+        let (mut backward, mut from) = (Vec::new(), String::new());
+        loop {
+            let page = read(&world, &job, &format!("direction=backward&limit=7{from}")).await;
+            backward.extend(each(&page, "seq"));
+            match page["next_seq"].as_u64().unwrap() {
+                0 => break,
+                next => from = format!("&from_seq={next}"),
+            }
+        }
+        assert_eq!(backward, (1..=30).rev().map(Value::from).collect::<Vec<_>>());
+        let warnings = read(&world, &job, "level=warning").await;
+        assert_eq!(warnings["items"].as_array().unwrap().len(), 15);
+        assert_eq!(messages(&read(&world, &job, "text=LINE%2030").await), ["Line 30"]);
+        assert_eq!(messages(&read(&world, &job, "level=error&text=line%202&limit=2").await), ["Line 23", "Line 24"]);
+        assert_eq!(each(&read(&world, &job, "from_seq=29").await, "seq"), [29, 30]);
+        assert_eq!(read(&world, &job, "from_seq=99").await["items"], json!([]));
+        assert_eq!(read(&world, &job, "").await["complete"], sealed);
+        if !sealed {
+            agent.finish(&job, 1, json!({})).await.done();
+            world.seal_logs().await;
+        }
+    }
+    for bad in ["limit=0", "limit=1001", "level=loud", "direction=up", &format!("text={}", "x".repeat(257))] {
+        let name = bad.split('=').next().unwrap();
+        world.get(&format!("/jobs/{job}/logs?{bad}")).await.invalid(&[name]);
+    }
+    let call = world.call(Method::GET, &format!("/jobs/{job}/logs")).header("accept", "image/png");
+    call.send().await.expect(406).refused("not_acceptable");
+    for attempt in [0, 2, 99] {
+        world.get(&format!("/jobs/{job}/logs?attempt={attempt}")).await.expect(404);
+    }
+}
+
+/// What is read is the same, byte for byte, before and after sealing, as text and as pages.
+#[tokio::test]
+async fn sealing_changes_nothing_that_is_read() {
+    let (world, agent, job) = running().await;
+    let long = "ё".repeat(20_000);
+    let lines: Vec<String> =
+        (0..300).map(|n| if n % 50 == 0 { format!("{n} {long}") } else { format!("line {n}") }).collect();
+    for (number, chunk) in lines.chunks(37).enumerate() {
+        let chunk: Vec<&str> = chunk.iter().map(String::as_str).collect();
+        agent.log(&job, 1, number as u64 * 37 + 1, &chunk).await.ok();
+    }
+    agent.finish(&job, 1, json!({})).await.done();
+    let (before, page) = (whole(&world, &job).await, read(&world, &job, "limit=1000").await);
+    assert_eq!(before.lines().count(), 300);
+    world.seal_logs().await;
+    assert_eq!(blobs(&world).await, 1);
+    assert!(world.pairs().iter().all(|(key, _)| !key.starts_with(b"lc")), "chunks are left");
+    assert_eq!(whole(&world, &job).await, before);
+    assert_eq!(read(&world, &job, "limit=1000").await, page);
+    let call = world.call(Method::GET, &format!("/jobs/{job}/logs?limit=2&from_seq=2")).header("accept", "text/plain");
+    let two = call.send().await.expect(200).text();
+    assert!(two.lines().count() == 2 && two.contains("line 1") && two.contains("line 2"), "{two}");
+    // Lines that come after the end are sealed as well.
+    agent.log(&job, 1, 301, &["after"]).await.ok();
+    assert_eq!(read(&world, &job, "from_seq=300").await["items"].as_array().unwrap().len(), 2);
+    world.seal_logs().await;
+    assert_eq!(messages(&read(&world, &job, "from_seq=301").await), ["after"]);
+}
+
+/// A long log is sealed while its job runs and goes on being written.
+#[tokio::test]
+async fn a_long_log_is_sealed_while_it_grows() {
+    let (world, agent, job) = running().await;
+    let message = "x".repeat(60_000);
+    for chunk in 0..3_u64 {
+        agent.log(&job, 1, chunk * 50 + 1, &vec![message.as_str(); 50]).await.ok();
+    }
+    world.seal_logs().await;
+    assert!(blobs(&world).await > 0);
+    agent.log(&job, 1, 151, &["last"]).await.ok();
+    let page = read(&world, &job, "from_seq=1&limit=1000").await;
+    assert_eq!(each(&page, "seq"), (1..=151).map(Value::from).collect::<Vec<_>>());
+    assert_eq!(each(&read(&world, &job, "direction=backward&limit=3").await, "seq"), [151, 150, 149]);
+    agent.finish(&job, 1, json!({})).await.done();
+    world.seal_logs().await;
+    assert_eq!(messages(&read(&world, &job, "from_seq=151").await), ["last"]);
+}
+
+/// The lines of many short jobs lie together in one blob, which goes with the last of them.
+#[tokio::test]
+async fn many_short_logs_share_a_blob() {
+    let (world, agent, first) = running().await;
+    let mut jobs = vec![first];
+    for _ in 0..49 {
+        world.start("p").await;
+        jobs.push(agent.run().await.0);
+    }
+    for job in &jobs {
+        agent.log(job, 1, 1, &[&format!("of {job}")]).await.ok();
+        agent.finish(job, 1, json!({})).await.done();
+    }
+    world.seal_logs().await;
+    assert_eq!(blobs(&world).await, 1);
+    for (number, job) in jobs.iter().enumerate() {
+        assert_eq!(messages(&read(&world, job, "").await), [format!("of {job}")]);
+        if number > 0 {
+            world.delete(&format!("/jobs/{job}")).await.done();
+        }
+    }
+    world.collect_garbage().await;
+    assert_eq!(blobs(&world).await, 1);
+    assert_eq!(messages(&read(&world, &jobs[0], "").await), [format!("of {}", jobs[0])]);
+    world.delete(&format!("/jobs/{}", jobs[0])).await.done();
+    world.collect_garbage().await;
+    assert_eq!(blobs(&world).await, 0);
+}
+
+/// Lines that retention has taken are said to be gone, forward and backward, once, and cost nothing to pass over.
+#[tokio::test]
+async fn retention_says_what_it_took() {
+    let (world, agent, job) = running().await;
+    let many: Vec<String> = (1..=9_000).map(|n| format!("line {n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    agent.log(&job, 1, 1, &many).await.ok();
+    agent.finish(&job, 1, json!({})).await.done();
+    world.seal_logs().await;
+    world.move_clock(40 * 86_400);
+    let chunk = json!({ "attempt": 1, "first_seq": 9_001,
+        "lines": [{ "time": world.now().to_string(), "level": "info", "message": "new" }] });
+    agent.post(&format!("/jobs/{job}/logs"), chunk).await.ok();
+    world.seal_logs().await;
+    world.retain(0, 30).await;
+    world.collect_garbage().await;
+    assert_eq!(blobs(&world).await, 1);
+    let gone = "9000 lines of this log were deleted by retention";
+    assert_eq!(messages(&read(&world, &job, "").await), [gone, "new"]);
+    assert_eq!(messages(&read(&world, &job, "from_seq=4000").await), [gone, "new"]);
+    assert_eq!(messages(&read(&world, &job, "direction=backward").await), ["new", gone]);
+    assert_eq!(messages(&read(&world, &job, "direction=backward&from_seq=4000").await), [gone]);
+    let page = read(&world, &job, "direction=backward&limit=2").await;
+    assert_eq!((page["next_seq"].clone(), page["complete"].clone()), (json!(0), json!(true)));
+    assert!(whole(&world, &job).await.contains(gone));
+    world.delete(&format!("/jobs/{job}")).await.done();
+}
+
+/// A filter that matches late finds its line, in the text as in a stream, however many lines do not match before it.
+#[tokio::test]
+async fn a_rare_line_is_found_behind_many_others() {
+    let (world, agent, job) = running().await;
+    let many = vec!["x"; 10_000];
+    for chunk in 0..11_u64 {
+        agent.log(&job, 1, chunk * 10_000 + 1, &many).await.ok();
+    }
+    agent.log(&job, 1, 110_001, &["needle"]).await.ok();
+    agent.finish(&job, 1, json!({})).await.done();
+    let path = format!("/jobs/{job}/logs?text=needle&from_seq=1");
+    let found = world.call(Method::GET, &path).header("accept", "text/plain").send().await.expect(200).text();
+    assert!(found.contains("needle"), "{found:?}");
+    let found = world.call(Method::GET, &path).header("accept", "text/event-stream").send().await.expect(200).text();
+    assert!(found.contains("needle") && found.contains("event: end"), "{found:?}");
+}
+
+/// A log without lines is complete when its attempt has ended, or its job without any attempt.
+#[tokio::test]
+async fn an_empty_log_is_complete_in_the_end() {
+    let (world, agent, job) = running().await;
+    assert_eq!(read(&world, &job, "").await["complete"], false);
+    agent.finish(&job, 1, json!({})).await.done();
+    assert_eq!(read(&world, &job, "").await["complete"], true);
+    assert_eq!(whole(&world, &job).await, "");
+    let never = world.start("p").await;
+    assert_eq!(read(&world, &never, "").await["complete"], false);
+    world.post(&format!("/jobs/{never}/stop"), json!({ "mode": "stop" })).await.ok();
+    assert_eq!(read(&world, &never, "").await["complete"], true);
+    let call = world.call(Method::GET, &format!("/jobs/{never}/logs")).header("accept", "text/event-stream");
+    assert!(call.send().await.expect(200).text().contains("event: end"));
+}
+
+/// Reads a live log piece by piece.
+struct Live(axum::body::BodyDataStream, String);
+
+impl Live {
+    async fn open(world: &World, job: &str, last: Option<&str>) -> Self {
+        let mut call = world.call(Method::GET, &format!("/jobs/{job}/logs")).header("accept", "text/event-stream");
+        if let Some(last) = last {
+            call = call.header("last-event-id", last);
+        }
+        let response = call.open().await;
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self(response.into_body().into_data_stream(), String::new())
+    }
+
+    /// Reads until the text is there.
+    async fn until(&mut self, wanted: &str) -> &str {
+        while !self.1.contains(wanted) {
+            let piece: Option<Result<Bytes, _>> = tokio::time::timeout(Duration::from_secs(5), self.0.next())
+                .await
+                .unwrap_or_else(|_| panic!("no {wanted} in {}", self.1));
+            self.1.push_str(std::str::from_utf8(&piece.expect("the stream has ended").unwrap()).unwrap());
+        }
+        &self.1
+    }
+}
+
+/// Lines arrive as they are written, each with its number; a reader that comes again goes on after the last it saw; the
+/// end is told.
+#[tokio::test]
+async fn a_live_log_follows_its_job() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    world.process("p").await;
+    let job = world.start("p").await;
+    let mut live = Live::open(&world, &job, None).await;
+    settle().await;
+    agent.run().await;
+    agent.log(&job, 1, 1, &["one"]).await.ok();
+    assert!(live.until("one").await.contains("id: 1\n"));
+    agent.log(&job, 1, 2, &["two", "three"]).await.ok();
+    live.until("three").await;
+    let mut again = Live::open(&world, &job, Some("2")).await;
+    let seen = again.until("three").await.to_owned();
+    assert!(!seen.contains("two") && seen.contains("id: 3\n"), "{seen}");
+    agent.finish(&job, 1, json!({})).await.done();
+    for reader in [&mut live, &mut again] {
+        reader.until("event: end").await;
+        assert!(reader.0.next().await.is_none(), "the stream goes on after its end");
+    }
+    world.seal_logs().await;
+    let sealed = Live::open(&world, &job, None).await.until("event: end").await.to_owned();
+    assert!(sealed.contains("one") && sealed.contains("three"));
+    let call = world.call(Method::GET, &format!("/jobs/{job}/logs")).header("accept", "text/event-stream");
+    call.header("last-event-id", "x").send().await.expect(400);
+}
+
+/// A stream ends without a word when the coordinator stops: the reader comes again.
+#[tokio::test]
+async fn a_live_log_ends_with_the_coordinator() {
+    let (world, agent, job) = running().await;
+    agent.log(&job, 1, 1, &["one"]).await.ok();
+    let mut live = Live::open(&world, &job, None).await;
+    live.until("one").await;
+    world.app.stopping.cancel();
+    let rest = tokio::time::timeout(Duration::from_secs(5), live.0.collect::<Vec<_>>()).await.unwrap();
+    assert!(rest.is_empty());
+}
+
+/// Each attempt has a log of its own; the newest is read unless another is asked for.
+#[tokio::test]
+async fn attempts_have_logs_of_their_own() {
+    let (world, agent, job) = running().await;
+    agent.log(&job, 1, 1, &["first try"]).await.ok();
+    agent.fail(&job, 1).await.done();
+    world.act(&format!("/jobs/{job}/retry")).await.ok();
+    agent.run().await;
+    agent.log(&job, 1, 2, &["late"]).await.expect(409).refused("stale_attempt");
+    agent.log(&job, 2, 1, &["second try"]).await.ok();
+    assert_eq!(messages(&read(&world, &job, "").await), ["second try"]);
+    let first = read(&world, &job, "attempt=1").await;
+    assert_eq!((messages(&first), first["complete"].clone()), (vec!["first try".to_owned()], json!(true)));
+}

@@ -4,7 +4,6 @@
 
 mod agents;
 mod artifacts;
-mod attempts;
 mod conventions;
 mod deadlines;
 mod jobs;

@@ -87,6 +87,10 @@ async fn hostile_packages_are_refused_with_the_reason() {
         (package(&[("process.toml", "[run\n")]), "process.toml"),
         (package(&[("process.toml", "[run]\ncommand=[\"x\"]\n[input]\nschema=\"none.json\"\n")]), "none.json"),
     ];
+    // So many labels would not fit where a version is kept.
+    let labels: String = (0..60).map(|number| format!("\"{number:02}\" = \"{}\"\n", "😀".repeat(128))).collect();
+    let wide = package(&[("process.toml", &format!("[run]\ncommand = [\"x\"]\n[requires.labels]\n{labels}"))]);
+    let cases = cases.into_iter().chain([(wide, "requires.labels")]);
     for (bytes, word) in cases {
         let problem = world.upload("p", "", &bytes).await.expect(422).refused("invalid_package");
         assert!(text(&problem, "/detail").contains(word), "{problem}");

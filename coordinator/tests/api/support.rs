@@ -245,12 +245,7 @@ impl World {
     pub async fn agent_with(&self, name: &str, host: Value) -> Agent {
         let token = text(&self.post("/join-tokens", json!({ "uses": 1 })).await.created(), "/token");
         let joined = self.join(&token, name, Some(name), host).await.created();
-        Agent {
-            router: self.router.clone(),
-            key: text(&joined, "/key"),
-            id: text(&joined, "/robot/id"),
-            name: name.to_owned(),
-        }
+        Agent { router: self.router.clone(), key: text(&joined, "/key"), id: text(&joined, "/robot/id") }
     }
 
     pub async fn join(&self, token: &str, machine: &str, name: Option<&str>, host: Value) -> Answer {
@@ -439,7 +434,6 @@ pub struct Agent {
     pub router: Router,
     pub key: String,
     pub id: String,
-    pub name: String,
 }
 
 impl Agent {
