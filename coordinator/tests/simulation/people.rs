@@ -70,7 +70,7 @@ fn package() -> Vec<u8> {
 /// Joins a robot; gives its key. Tries until it is done, as an installer would.
 pub async fn join(world: &World, robot: usize) -> String {
     loop {
-        let group = if robot % 2 == 0 { json!("some") } else { Value::Null };
+        let group = if robot.is_multiple_of(2) { json!("some") } else { Value::Null };
         let asked = json!({"uses": 1, "expires_in_seconds": 86_400, "group": group});
         if let Some((StatusCode::CREATED, token)) = call(world, Method::POST, "/join-tokens", asked).await {
             let request = json!({"token": token["token"], "machine_id": format!("machine-{robot}"),
