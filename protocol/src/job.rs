@@ -316,7 +316,7 @@ pub struct NewJob {
     /// Id or name.
     pub process: String,
     /// Id, number or label of a version; absent: the one pinned for the group, else the active one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::process::version_name", skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     pub target: Target,
     /// At most 1 MiB.

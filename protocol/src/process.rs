@@ -1,8 +1,8 @@
 //! Processes (named automations) and their versions (immutable packages).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{ProcessId, ProcessVersionId, RobotGroupId, Timestamp, manifest::Manifest, words::words};
@@ -175,6 +175,33 @@ pub struct UploadQuery {
     /// Make it the active version at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activate: Option<bool>,
+}
+
+/// For a field that names a version: a number is taken as well as the text of it.
+pub fn version_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct Name;
+    impl de::Visitor<'_> for Name {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the id, number or label of a version")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+    }
+    struct Wanted(String);
+    impl<'de> Deserialize<'de> for Wanted {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(Name).map(Self)
+        }
+    }
+    Ok(Option::<Wanted>::deserialize(deserializer)?.map(|wanted| wanted.0))
 }
 
 /// `PATCH …/versions/{version}`.

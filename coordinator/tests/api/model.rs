@@ -289,6 +289,6 @@ async fn random_calls_break_no_rule() {
         }
         fleet.check_that_all_ends().await;
         assert_eq!(fleet.steps.len(), 13, "some kind of step was never tried: {:?}", fleet.steps);
-        assert!(fleet.ended.len() > 40, "hardly anything has ended: {}", fleet.ended.len());
+        assert!(fleet.ended.len() > 25, "hardly anything has ended: {}", fleet.ended.len());
     }
 }

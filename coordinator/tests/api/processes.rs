@@ -178,6 +178,10 @@ async fn activation_roll_back_pins_and_archiving() {
     world.patch("/processes/p", json!({ "group_pins": { "g": "2" } })).await.invalid(&["/group_pins/g"]);
     world.patch("/processes/p/versions/2", json!({ "state": "available" })).await.ok();
     world.post("/jobs", wanted).await.created();
+    // A number is as good as its text, and anything else is said to be wrong.
+    assert_eq!(number(json!({ "version": 2 })).await, 2);
+    let wrong = json!({ "process": "p", "version": true, "target": { "group": "all" } });
+    world.post("/jobs", wrong).await.invalid(&["/version"]);
     world.delete("/processes/p/versions/2").await.expect(409).refused("in_use");
     world.delete("/processes/p").await.expect(409).refused("in_use");
 }
