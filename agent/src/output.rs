@@ -248,12 +248,17 @@ fn level_named(name: &str) -> Option<Level> {
     })
 }
 
+/// Progress travels with the heartbeat that renews every job: nothing in it may be a reason to refuse that.
+fn progress_text(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { ' ' } else { char }).take(MAX_PROGRESS_CHARS).collect()
+}
+
 fn parse_progress(value: &Value) -> Option<Progress> {
     let (percent, text) = match value {
         Value::Number(number) => (number.as_f64(), None),
         Value::Object(members) => (
             members.get("percent").and_then(Value::as_f64),
-            members.get("text").and_then(Value::as_str).map(|text| text.chars().take(MAX_PROGRESS_CHARS).collect()),
+            members.get("text").and_then(Value::as_str).map(progress_text),
         ),
         _ => return None,
     };

@@ -4,6 +4,7 @@
 use drover_protocol::{
     agent::{ErrorFile, Finish, MAX_CAUSE_BYTES, MAX_ERROR_BYTES, MAX_ERROR_CODE_BYTES},
     job::{Cause, CauseCode, ErrorKind, Exit, JobError, Outcome},
+    json::{MAX_DEPTH, is_too_deep},
     problem::{Code, Problem},
 };
 use serde_json::Value;
@@ -232,6 +233,9 @@ pub fn parse_output(content: &[u8]) -> ResultFile<Value> {
     }
     match serde_json::from_slice::<Value>(content) {
         Err(error) => ResultFile::Unusable(format!("output.json is not valid JSON: {error}")),
+        Ok(value) if is_too_deep(&value) => {
+            ResultFile::Unusable(format!("output.json is nested deeper than {MAX_DEPTH} levels; use an artifact"))
+        }
         Ok(value) => match serde_json::to_string(&value) {
             Ok(text) if text.len() <= MAX_OUTPUT_BYTES => ResultFile::Content(value),
             _ => ResultFile::Unusable(too_large()),

@@ -62,10 +62,15 @@ pub struct Connection {
     pub ca_file: String,
 }
 
+/// Longest silence while an answer is awaited or read; longer than any long poll.
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// HTTP and HTTPS by reqwest.
 #[derive(Clone, Debug)]
 pub struct HttpTransport {
     client: reqwest::Client,
+    /// For bodies that may take long to send.
+    uploads: reqwest::Client,
     server: String,
 }
 
@@ -99,12 +104,18 @@ pub fn server_root(given: &str) -> Result<String, ConnectionError> {
 impl HttpTransport {
     /// Sets the client up; opens no connection yet.
     pub fn new(connection: &Connection) -> Result<Self, ConnectionError> {
+        // The silence that is allowed counts from the sending of a request: an upload may take longer than that.
+        let client = Self::client(connection, Some(READ_TIMEOUT))?;
+        let uploads = Self::client(connection, None)?;
+        Ok(Self { client, uploads, server: server_root(&connection.server)? })
+    }
+
+    fn client(connection: &Connection, read_timeout: Option<Duration>) -> Result<reqwest::Client, ConnectionError> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("drover-agent/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(15))
             // A connection that died without a word (a suspended laptop, a router) is found out.
             .tcp_keepalive(Duration::from_secs(20))
-            .read_timeout(Duration::from_secs(90))
             .pool_max_idle_per_host(4)
             .redirect(reqwest::redirect::Policy::none());
         if !connection.proxy.is_empty() {
@@ -128,8 +139,10 @@ impl HttpTransport {
             // A host without any certificate authority can still speak plain HTTP; redirects are not followed.
             builder = builder.tls_certs_only([]);
         }
-        let client = builder.build().map_err(|error| ConnectionError::Client(describe(&error)))?;
-        Ok(Self { client, server })
+        if let Some(read_timeout) = read_timeout {
+            builder = builder.read_timeout(read_timeout);
+        }
+        builder.build().map_err(|error| ConnectionError::Client(describe(&error)))
     }
 }
 
@@ -147,8 +160,9 @@ pub fn without_password(address: &str) -> String {
 
 impl Transport for HttpTransport {
     async fn call(&self, request: Request) -> Result<Response, TransportError> {
+        let client = if matches!(request.body, Body::File(..)) { &self.uploads } else { &self.client };
         let mut builder =
-            self.client.request(request.method, format!("{}{}", self.server, request.path)).headers(request.headers);
+            client.request(request.method, format!("{}{}", self.server, request.path)).headers(request.headers);
         if let Some(key) = &request.key {
             builder = builder.bearer_auth(key);
         }

@@ -171,6 +171,23 @@ impl Config {
         if self.store.segment_mib == 0 || self.store.segment_mib > 4096 {
             return refuse("store.segment_mib must be from 1 to 4096");
         }
+        let bounded = [
+            ("store.cache_mib", self.store.cache_mib, 1_048_576),
+            ("limits.package_mib", self.limits.package_mib, 1_048_576),
+            ("limits.artifact_mib", self.limits.artifact_mib, 1_048_576),
+            ("retention.jobs_days", self.retention.jobs_days, 36_500),
+            ("retention.logs_days", self.retention.logs_days, 36_500),
+            ("leases.job_seconds", leases.job_seconds, 86_400),
+            ("leases.accept_seconds", leases.accept_seconds, 86_400),
+            ("leases.lost_after_seconds", leases.lost_after_seconds, 31_536_000),
+        ];
+        if let Some((name, _, most)) = bounded.into_iter().find(|(_, value, most)| value > most) {
+            return refuse(&format!("{name} must be at most {most}"));
+        }
+        let key = &self.bootstrap.api_key;
+        if !key.chars().all(|char| char.is_ascii_graphic()) {
+            return refuse("bootstrap.api_key must consist of visible ASCII characters without spaces");
+        }
         self.blobs_folder()?;
         if self.bootstrap.api_key.len() > crate::domain::key::MAX_KEY_CHARS {
             return refuse("bootstrap.api_key must have at most 256 characters");

@@ -9,6 +9,7 @@ pub mod event;
 pub mod id;
 pub mod job;
 pub mod join_token;
+pub mod json;
 pub mod key;
 mod labels;
 pub mod log;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drover_protocol::{
-    RobotGroupId, RobotId, Timestamp,
+    JoinTokenId, RobotGroupId, RobotId, Timestamp,
     robot::{Health, Host, PauseMode, RobotKind, RobotState},
 };
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,9 @@ pub struct Robot {
     /// Set by people; absent: what the host says, else 1.
     pub capacity: Option<u32>,
     pub machine_id: Option<String>,
+    /// The token it joined with last.
+    #[serde(default)]
+    pub join_token_id: Option<JoinTokenId>,
     pub host: Option<Host>,
     pub pause: Option<Pause>,
     pub last_seen_at: Option<Timestamp>,

@@ -16,6 +16,7 @@ use drover_protocol::{
         LogChunk, MAX_JOBS, Next, NextAnswer, RobotBrief,
     },
     job::{Cause, CauseCode, ErrorKind, JobError, Outcome},
+    json::{MAX_DEPTH, is_too_deep},
     log::MAX_CHUNK_BYTES,
     storage::StoredFile,
 };
@@ -251,6 +252,9 @@ async fn finish(
     caller.robot()?;
     operations::agent::check_finish(&report)?;
     let output = report.output.take();
+    if output.as_ref().is_some_and(is_too_deep) {
+        return Err(Error::invalid("/output", format!("nested deeper than {MAX_DEPTH} levels; use an artifact")).into());
+    }
     let bytes = output.as_ref().map(serde_json::to_vec).transpose().unwrap_or_default();
     if bytes.as_ref().is_some_and(|bytes| bytes.len() > MAX_JSON_BYTES) {
         return Err(too_large("output").into());

@@ -122,7 +122,8 @@ pub async fn complete(State(app): State<Arc<App>>, request: Request, next: Next)
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
-    let under_way = app.metrics.under_way(method.as_str(), &route);
+    let counted = known_method(&method);
+    let under_way = app.metrics.under_way(counted, &route);
     let mut response = next.run(request).await;
     drop(under_way);
     if let Some(fault) = response.extensions_mut().remove::<Fault>().or_else(|| bare_fault(&response)) {
@@ -136,9 +137,23 @@ pub async fn complete(State(app): State<Arc<App>>, request: Request, next: Next)
     }
     harden(response.headers_mut());
     let (status, took) = (response.status(), started.elapsed());
-    app.metrics.count_request(method.as_str(), &route, status.as_u16(), took);
+    app.metrics.count_request(counted, &route, status.as_u16(), took);
     tracing::debug!(request_id, %method, route, status = status.as_u16(), took_ms = took.as_millis(), "request");
     response
+}
+
+/// Methods can be invented without end; figures are not kept for each of them.
+fn known_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
 }
 
 /// What a layer below the handlers has refused without a word.

@@ -8,7 +8,7 @@ use drover_protocol::{
         AgentConfig, Command, Finish, Heartbeat, JobCommand, Join, MAX_CAUSE_BYTES, MAX_ERROR_BYTES,
         MAX_ERROR_CODE_BYTES, MAX_JOBS, RenewedJob,
     },
-    job::{Outcome, StopMode},
+    job::{Outcome, Progress, StopMode},
     robot::Host,
 };
 
@@ -17,6 +17,7 @@ use crate::{
     domain::{
         attempt::Attempt,
         job::{Job, JobEvent, Leases, Report, State},
+        key::JoinToken,
         name::{Faults, MAX_NAME_CHARS},
         robot::{MAX_CAPACITY, Robot, RobotGroup, Sample, health_slot, standing},
     },
@@ -56,7 +57,10 @@ pub fn join(
     let mut token = join_token::check(tx, token, address)?;
     let known: Option<Robot> = table::find_by(tx, Kind::RobotByMachine, request.machine_id.as_str())?;
     let mut robot = match known {
-        Some(robot) => robot,
+        Some(robot) => {
+            check_return(&token, &robot)?;
+            robot
+        }
         None => {
             join_token::spend(tx, &mut token)?;
             match token.robot_id {
@@ -69,6 +73,7 @@ pub fn join(
         return Err(Error::wrong_state("the robot of this token has been joined by another host already"));
     }
     robot.machine_id = Some(request.machine_id.clone());
+    robot.join_token_id = Some(token.id);
     robot.host = Some(request.host.clone());
     robot.joined_at = Some(tx.now());
     robot.last_seen_at = Some(tx.now());
@@ -85,6 +90,21 @@ pub fn join(
     let text = format!("an agent on host {} joined", request.host.hostname);
     event::note(tx, robot.id.uuid(), "joined", text, "agent")?;
     Ok((robot::in_full(tx, robot)?, key))
+}
+
+/// A machine id is no secret: whoever knows one must not take its robot over with a token that is for another robot, or
+/// that others have used up.
+fn check_return(token: &JoinToken, robot: &Robot) -> Result<()> {
+    if token.robot_id.is_some_and(|id| id != robot.id) {
+        return Err(Error::wrong_state(format!(
+            "this join token is for another robot; this host is the robot {} already, and needs a token of its own",
+            robot.name
+        )));
+    }
+    if token.uses_left == 0 && robot.join_token_id != Some(token.id) {
+        return Err(join_token::UNKNOWN);
+    }
+    Ok(())
 }
 
 fn group_is_gone() -> Error {
@@ -167,7 +187,7 @@ pub fn heartbeat(tx: &mut Tx, caller: &Caller, beat: &Heartbeat, leases: &Leases
     obey_pause(tx, &robot, leases)?;
     let mut jobs = Vec::with_capacity(beat.jobs.len());
     for held in &beat.jobs {
-        let event = JobEvent::Renew { robot: id, attempt: held.attempt, progress: held.progress.clone() };
+        let event = JobEvent::Renew { robot: id, attempt: held.attempt, progress: held.progress.clone().map(clean) };
         jobs.push(renew(tx, held.job_id, held.attempt, event, leases)?);
     }
     let config = AgentConfig { capacity: robot.capacity() };
@@ -184,14 +204,20 @@ fn check_beat(beat: &Heartbeat) -> Result<()> {
     }
     for (number, held) in beat.jobs.iter().enumerate().take(MAX_JOBS) {
         let Some(progress) = &held.progress else { continue };
-        if let Some(text) = &progress.text {
-            faults.text(&format!("/jobs/{number}/progress/text"), text, MAX_PROGRESS_CHARS);
+        if progress.text.as_ref().is_some_and(|text| text.chars().count() > MAX_PROGRESS_CHARS) {
+            faults.add(format!("/jobs/{number}/progress/text"), format!("longer than {MAX_PROGRESS_CHARS} characters"));
         }
         if progress.percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
             faults.add(format!("/jobs/{number}/progress/percent"), "must be from 0 to 100");
         }
     }
     Ok(faults.check()?)
+}
+
+/// What a process prints as its progress is no reason to refuse the leases of all jobs of its robot.
+fn clean(progress: Progress) -> Progress {
+    let text = progress.text.map(|text| text.replace(char::is_control, " "));
+    Progress { text, ..progress }
 }
 
 fn keep_health(tx: &mut Tx, robot_id: RobotId, beat: &Heartbeat) -> Result<()> {

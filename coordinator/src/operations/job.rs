@@ -3,6 +3,7 @@
 use drover_protocol::{
     JobId,
     job::{Cause, CauseCode, CloseJob, JobFilter, JobState, NewJob, Source, SourceKind, StopMode},
+    json::{MAX_DEPTH, is_too_deep},
     page::PageQuery,
 };
 
@@ -67,7 +68,11 @@ pub fn draft(reading: &dyn Reading, caller: &Caller, new: &NewJob) -> Result<Dra
     let version = process_version::for_job(reading, &process, new.version.as_deref(), target)?;
     let mut input = process.defaults.input.clone().unwrap_or_default();
     input.extend(new.input.clone().unwrap_or_default());
-    Ok(Draft { process, version, target, input: serde_json::Value::Object(input) })
+    let input = serde_json::Value::Object(input);
+    if is_too_deep(&input) {
+        return Err(Error::invalid("/input", format!("nested deeper than {MAX_DEPTH} levels; use a file instead")));
+    }
+    Ok(Draft { process, version, target, input })
 }
 
 fn check_request(reading: &dyn Reading, new: &NewJob) -> Result<()> {

@@ -25,7 +25,8 @@ const MAX_SECONDS: u64 = 31_536_000;
 const MAX_USES: u64 = 10_000;
 /// How long the token that comes with a robot record made in advance is valid: a week.
 const ADVANCE_SECONDS: u64 = 604_800;
-const UNKNOWN: Error = Error::Unauthenticated(
+/// What is said of every token that is not good.
+pub const UNKNOWN: Error = Error::Unauthenticated(
     "the join token is unknown, used up or expired; create a new one with `drover join-token create`",
 );
 

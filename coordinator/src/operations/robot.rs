@@ -139,6 +139,7 @@ pub fn blank(id: RobotId, name: String, now: drover_protocol::Timestamp) -> Robo
         labels: Default::default(),
         capacity: None,
         machine_id: None,
+        join_token_id: None,
         host: None,
         pause: None,
         last_seen_at: None,

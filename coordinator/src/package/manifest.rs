@@ -5,7 +5,10 @@ use std::{
     io::{Read, Seek},
 };
 
-use drover_protocol::manifest::{Manifest, ManifestSource, Python, Run};
+use drover_protocol::{
+    json::{MAX_DEPTH, is_too_deep},
+    manifest::{Manifest, ManifestSource, Python, Run},
+};
 use serde_json::Value;
 
 use super::{inferred, process_toml, refusal, shown, zip::Archive};
@@ -57,6 +60,9 @@ fn read_schema<R: Read + Seek>(archive: &mut Archive<R>, field: &str, path: Opti
         return Err(in_file(PROCESS_TOML, &missing_file(field, &path)));
     };
     let schema: Value = serde_json::from_str(&text).map_err(|error| in_file(name, &format!("no JSON: {error}")))?;
+    if is_too_deep(&schema) {
+        return Err(in_file(name, &format!("nested deeper than {MAX_DEPTH} levels; make it flatter")));
+    }
     json_schema::compile(&schema).map_err(|reason| in_file(name, &reason))?;
     Ok(Some(schema))
 }

@@ -404,4 +404,32 @@ async fn heartbeats_renew_and_tell() {
     assert_eq!(world.job(&two).await["progress"], json!({ "percent": 40.5, "text": "половина" }));
     with(json!({ "percent": 101 })).await.invalid(&["/jobs/0/progress/percent"]);
     with(json!({ "text": "x".repeat(513) })).await.invalid(&["/jobs/0/progress/text"]);
+    // Colours of a terminal are no reason to refuse the leases of all jobs.
+    with(json!({ "text": "\u{1b}[32m10%" })).await.ok();
+    assert_eq!(world.job(&two).await["progress"]["text"], " [32m10%");
+}
+
+/// A machine id is no credential: a token for another robot does not take over the one that joined from it.
+#[tokio::test]
+async fn a_token_of_another_robot_takes_nobody_over() {
+    let world = World::new().await;
+    let first = world.agent("first").await;
+    let advance = world.post("/robots", json!({ "name": "advance" })).await.created();
+    world.join(&text(&advance, "/join_token"), "first", None, json!({})).await.refused("wrong_state");
+    let once = text(&world.post("/join-tokens", json!({ "uses": 1 })).await.created(), "/token");
+    world.join(&once, "second", None, json!({})).await.created();
+    world.join(&once, "first", None, json!({})).await.refused("unauthenticated");
+    world.join(&once, "second", None, json!({})).await.created();
+    let health = json!({ "memory_used_bytes": 1, "memory_total_bytes": 2, "disk_free_bytes": 3 });
+    first.post("/heartbeat", json!({ "health": health, "jobs": [] })).await.ok();
+}
+
+/// Documents travel inside of others; one that an agent could not read would stop all that comes with it.
+#[tokio::test]
+async fn an_input_that_no_agent_could_read_is_refused() {
+    let world = World::new().await;
+    world.process("deep").await;
+    let nested: Value = serde_json::from_str(&format!("{}1{}", "[".repeat(70), "]".repeat(70))).unwrap();
+    let request = json!({ "process": "deep", "target": { "group": "all" }, "input": { "nested": nested } });
+    world.post("/jobs", request).await.invalid(&["/input"]);
 }
