@@ -107,7 +107,11 @@ pub fn start(tx: &mut Tx, caller: &Caller, new: &NewJob, draft: &Draft, input: &
             "the inputs of all {count} jobs are over the limit of {MAX_TOTAL_BYTES} bytes; start fewer jobs per call"
         )));
     }
-    // The version may have been deleted since the draft was made.
+    // What the draft names may have been deleted since it was made.
+    match draft.target {
+        Target::Robot(id) => drop(table::get::<Robot>(tx, id)?),
+        Target::Group(id) => drop(table::get::<RobotGroup>(tx, id)?),
+    }
     let version: ProcessVersion = table::get(tx, draft.version.id)?;
     let mut jobs = Vec::new();
     for _ in 0..count {

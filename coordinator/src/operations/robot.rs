@@ -251,7 +251,7 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     if !held_jobs(tx, robot.id)?.is_empty() {
         return Err(Error::in_use("the robot holds jobs; stop or close them first"));
     }
-    if robot_group::has_waiting_jobs(tx, Target::Robot(robot.id))? {
+    if robot_group::has_unfinished_jobs(tx, Target::Robot(robot.id))? {
         return Err(Error::in_use("jobs wait for this very robot; stop them first"));
     }
     for group in &robot.groups {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{
-        job::{Job, State, Target},
+        job::{Job, Target},
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
         robot::{ALL_GROUP, Robot, RobotGroup},
@@ -119,22 +119,22 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     if group.robot_count > 0 {
         return Err(Error::in_use(format!("{} robots are in the group; remove them first", group.robot_count)));
     }
-    if has_waiting_jobs(tx, Target::Group(group.id))? {
-        return Err(Error::in_use("jobs wait for robots of this group; stop them first"));
+    if has_unfinished_jobs(tx, Target::Group(group.id))? {
+        return Err(Error::in_use("jobs for robots of this group wait or run; stop them first"));
     }
     table::delete::<RobotGroup>(tx, group.id)
 }
 
-/// Whether a job waits for this target, now or for its time.
-pub fn has_waiting_jobs(reading: &dyn Reading, target: Target) -> Result<bool> {
+/// Whether a job for this target has not finished. One that runs counts as well: it may have to wait again.
+pub fn has_unfinished_jobs(reading: &dyn Reading, target: Target) -> Result<bool> {
     if !Scan::of(reading, Kind::JobReady, target).pairs(reading, 1)?.is_empty() {
         return Ok(true);
     }
-    // Those that wait for their time have a deadline, as only jobs that are held or timed do.
+    // All others that have not finished are held or timed, and have a deadline.
     let mut rest = Scan::of(reading, Kind::JobDeadline, ());
     loop {
         let found = rest.indexed::<Job>(reading, PAGE)?;
-        if found.iter().any(|(_, job)| job.target == target && matches!(job.state, State::Waiting { .. })) {
+        if found.iter().any(|(_, job)| job.target == target) {
             return Ok(true);
         }
         match found.last() {

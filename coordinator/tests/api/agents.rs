@@ -433,3 +433,19 @@ async fn an_input_that_no_agent_could_read_is_refused() {
     let request = json!({ "process": "deep", "target": { "group": "all" }, "input": { "nested": nested } });
     world.post("/jobs", request).await.invalid(&["/input"]);
 }
+
+/// A job that runs may have to wait again: its group stays until it has finished.
+#[tokio::test]
+async fn a_group_outlives_the_jobs_that_run_for_it() {
+    let world = World::new().await;
+    world.process("p").await;
+    world.post("/robot-groups", json!({ "name": "g" })).await.created();
+    let agent = world.agent("r").await;
+    world.call(http::Method::PUT, "/robot-groups/g/robots/r").send().await;
+    let job = world.start_with("p", json!({ "target": { "group": "g" } })).await;
+    agent.next_request(1, 0, &[]).send().await.ok();
+    world.delete("/robot-groups/g/robots/r").await;
+    world.delete("/robot-groups/g").await.refused("in_use");
+    world.post(&format!("/jobs/{job}/close"), json!({ "outcome": "failed", "reason": "done" })).await.ok();
+    assert_eq!(world.delete("/robot-groups/g").await.status, 204);
+}
