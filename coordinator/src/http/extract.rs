@@ -222,6 +222,10 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
         }
     })?;
     deserializer.end().map_err(|error| Fault::bad_request(format!("The body is not JSON: {error}.")))?;
+    // The members of an object may also come as an array, as far as the reader of JSON is concerned.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(field_fault("", "must be an object, not an array"));
+    }
     Ok(value)
 }
 

@@ -1,0 +1,104 @@
+"""The examples of the document work: each request body that it shows is sent as it stands, in an order that makes sense.
+
+What an example cannot know (a join token's text, the numbers of jobs) is put in. Every example must have been sent.
+"""
+
+from coordinator import Coordinator, package
+
+JSON = "application/json"
+
+
+class Examples:
+    """Calls by the ids of their operations, with the bodies of the document."""
+
+    def __init__(self, coordinator):
+        self.c = coordinator
+        document = coordinator.json("GET", "/openapi.json")
+        self.operations = {
+            operation["operationId"]: (method.upper(), path.removeprefix("/api/v1"), operation)
+            for path, item in document["paths"].items()
+            for method, operation in item.items()
+        }
+        self.sent = set()
+
+    def send(self, name, key=None, change=None, query="", **names):
+        method, path, operation = self.operations[name]
+        body = operation.get("requestBody", {}).get("content", {}).get(JSON, {}).get("example")
+        if body is not None:
+            self.sent.add(name)
+            body = body | (change or {})
+        good = min(int(status) for status in operation["responses"])
+        answer = self.c.call(method, path.format(**names) + query, body, key=key, wanted=good)
+        return answer.json() if answer.content else None
+
+    def not_sent(self):
+        with_example = {
+            name
+            for name, (_, _, operation) in self.operations.items()
+            if JSON in operation.get("requestBody", {}).get("content", {})
+        }
+        return with_example - self.sent
+
+
+def fleet(e):
+    e.send("create_robot_group")
+    robot = e.send("create_robot")
+    token = e.send("create_join_token")["token"]
+    joined = e.send("join_robot", change={"token": token})
+    e.send("update_robot", robot="accounting-01")
+    e.send("update_robot_group", group="accounting")
+    e.send("add_robot_to_group", group="accounting", robot=joined["robot"]["name"])
+    for name in ["pause_robot", "resume_robot", "disable_robot", "enable_robot"]:
+        e.send(name, robot="accounting-01")
+    for name in ["pause_robot_group", "resume_robot_group", "disable_robot_group", "enable_robot_group"]:
+        e.send(name, group="accounting")
+    e.send("remove_robot_from_group", group="accounting", robot=robot["id"])
+    return joined["key"]
+
+
+def work(e, robot_key):
+    e.send("create_process")
+    versions = "/processes/invoices/versions?label=1.0.0&activate=true"
+    e.c.call("POST", versions, data=package(), headers={"Content-Type": "application/zip"}, wanted=201)
+    e.send("update_process", process="invoices")
+    e.send("update_version", process="invoices", version="1")
+    e.send("activate_version", process="invoices", version="1")
+    job = e.send("start_jobs")["id"]
+    e.send("explain_job", job=job)
+    assigned = e.send("await_assignments", key=robot_key)["assignments"]
+    assert [one["job"]["id"] for one in assigned] == [job]
+    e.send("accept_job", key=robot_key, job=job)
+    e.send("send_heartbeat", key=robot_key, change={"jobs": [{"job_id": job, "attempt": 1, "phase": "running"}]})
+    e.send("append_job_log", key=robot_key, job=job)
+    e.send("finish_job", key=robot_key, job=job)
+    assert e.send("get_job", job=job)["outcome"] == "succeeded"
+    other = e.send("start_jobs")["id"]
+    e.send("stop_job", job=other)
+    third = e.send("start_jobs")["id"]
+    e.send("close_job", job=third)
+    e.send("retry_job", job=third)
+
+
+def keys(e):
+    e.send("update_account")
+    e.send("create_key")
+    assert e.send("reveal_own_key")["key"] == e.c.key
+    # From here on the old key lives in its grace only.
+    new = e.send("refresh_own_key")["key"]
+    e.send("get_me")
+    newest = e.send("assign_own_key", key=new)["key"]
+    e.c.call("GET", "/account/me", key=new, wanted=401)
+    assert e.send("get_me", key=newest)["name"] == "admin"
+
+
+def main():
+    with Coordinator() as coordinator:
+        e = Examples(coordinator)
+        work(e, fleet(e))
+        keys(e)
+        assert not e.not_sent(), f"these examples were not tried: {sorted(e.not_sent())}"
+        print(f"{len(e.sent)} examples of request bodies work as they stand.")
+
+
+if __name__ == "__main__":
+    main()
