@@ -30,12 +30,14 @@ pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result
     loops.spawn(repeat(Arc::clone(app), "sealing", Topic::Sealing, Duration::from_secs(5), sealing::pass));
     loops.spawn(repeat(Arc::clone(app), "garbage", Topic::Garbage, Duration::from_secs(60), garbage::pass));
     let mut scheduler = JobScheduler::new().await?;
-    let app = Arc::clone(app);
-    let hourly = Job::new_repeated_async(Duration::from_secs(60), move |_, _| {
-        let app = Arc::clone(&app);
+    let retaining = Arc::clone(app);
+    let retention = Job::new_repeated_async(Duration::from_secs(60), move |_, _| {
+        let app = Arc::clone(&retaining);
         Box::pin(async move { measured(&app, "retention", retention::pass(&app, ages)).await })
     })?;
-    scheduler.add(hourly).await?;
+    scheduler.add(retention).await?;
+    let metrics = app.metrics.clone();
+    scheduler.add(Job::new_repeated(Duration::from_secs(5), move |_, _| metrics.gather())?).await?;
     scheduler.start().await?;
     scheduler.set_shutdown_handler(Box::new(|| Box::pin(async {})));
     Ok(Background { loops, scheduler })

@@ -1,13 +1,13 @@
 //! Permissions (`noun:verb`) and the built-in roles.
 
-use std::collections::BTreeSet;
-
+use enumset::{EnumSet, EnumSetType};
 use serde::{Deserialize, Serialize};
 
 macro_rules! permissions {
     ($($name:ident = $text:literal,)*) => {
         /// One thing that a caller may do.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(EnumSetType, Debug, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[enumset(serialize_repr = "list")]
         pub enum Permission { $(#[serde(rename = $text)] $name,)* }
 
         impl Permission {
@@ -61,7 +61,8 @@ permissions! {
     AgentWork = "agent:work",
 }
 
-pub type Permissions = BTreeSet<Permission>;
+/// Kept as a list of their texts.
+pub type Permissions = EnumSet<Permission>;
 
 /// The built-in roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -105,10 +106,8 @@ impl Role {
             P::StorageRead,
         ];
         let more: &[P] = match self {
-            Self::Robot => return Permissions::from([P::AgentWork]),
-            Self::Admin => {
-                return P::ALL.iter().copied().filter(|permission| *permission != P::AgentWork).collect();
-            }
+            Self::Robot => return P::AgentWork.into(),
+            Self::Admin => return Permissions::all() - P::AgentWork,
             Self::Viewer => &[],
             Self::Operator => &[
                 P::JobStart,
@@ -152,9 +151,9 @@ mod tests {
     fn roles_are_as_they_are_meant() {
         let viewer = Role::Viewer.permissions();
         for role in [Role::Admin, Role::Operator, Role::Developer] {
-            assert!(role.permissions().is_superset(&viewer), "{}", role.as_str());
-            assert!(!role.permissions().contains(&Permission::AgentWork), "{}", role.as_str());
-            assert!(Role::Admin.permissions().is_superset(&role.permissions()), "{}", role.as_str());
+            assert!(role.permissions().is_superset(viewer), "{}", role.as_str());
+            assert!(!role.permissions().contains(Permission::AgentWork), "{}", role.as_str());
+            assert!(Role::Admin.permissions().is_superset(role.permissions()), "{}", role.as_str());
         }
         assert!(viewer.iter().all(|permission| permission.as_str().ends_with(":read")));
     }

@@ -108,12 +108,16 @@ pub fn view(job: domain::job::Job) -> Job {
 pub fn full_view(reading: &dyn Reading, record: domain::job::Job) -> OperationResult<Job> {
     let id = record.id;
     let mut job = view(record);
-    job.input = job::document(reading, id, Slot::Input)?.and_then(|input| match input {
-        serde_json::Value::Object(members) => Some(members),
-        _ => None,
-    });
+    job.input = job::document(reading, id, Slot::Input)?.and_then(as_members);
     job.output = job::document(reading, id, Slot::Output)?;
     Ok(job)
+}
+
+fn as_members(input: serde_json::Value) -> Option<serde_json::Map<String, serde_json::Value>> {
+    match input {
+        serde_json::Value::Object(members) => Some(members),
+        _ => None,
+    }
 }
 
 fn attempt_view(attempt: domain::attempt::Attempt) -> Attempt {
@@ -159,11 +163,11 @@ async fn start_jobs(State(app): State<Arc<App>>, caller: Caller, request: Posted
         .map_err(|error| Error::Internal(format!("an input cannot be written: {error}")))?;
     once::write(&app, caller, request.call, move |tx, caller| {
         let jobs = job::start(tx, caller, &new, &draft, &input)?;
-        let many = new.count.is_some_and(|count| count > 1);
         let first = jobs[0].id;
-        let answer = match (many, jobs) {
-            (true, jobs) => StartedJobs::Many { items: jobs.into_iter().map(view).collect() },
-            (false, jobs) => StartedJobs::One(Box::new(full_view(tx, jobs[0].clone())?)),
+        let mut views = jobs.into_iter().map(view);
+        let answer = match (new.count.is_some_and(|count| count > 1), views.next()) {
+            (false, Some(one)) => StartedJobs::One(Box::new(Job { input: as_members(draft.input), ..one })),
+            (_, first) => StartedJobs::Many { items: first.into_iter().chain(views).collect() },
         };
         Ok(Answer::created(answer, format_args!("/jobs/{first}")))
     })

@@ -42,7 +42,7 @@ fn view(key: ApiKey) -> Key {
         id: key.id,
         name: key.name.unwrap_or_default(),
         prefix: key.prefix,
-        permissions: key.permissions.iter().flatten().map(|permission| permission.as_str().to_owned()).collect(),
+        permissions: key.permissions.into_iter().flatten().map(|permission| permission.as_str().to_owned()).collect(),
         created_at: key.created_at,
         last_used_at: key.last_used_at,
         expires_at: key.expires_at,

@@ -1,12 +1,13 @@
 //! Figures for Prometheus: what the HTTP face did, and what the store says at the moment of asking.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use metrics::{Label, Recorder, SharedString};
+use metrics::{Counter, Gauge, Histogram, Label, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::RwLock;
 
 /// A request that has not been answered yet.
-pub struct UnderWay(metrics::Gauge);
+pub struct UnderWay(Gauge);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -14,11 +15,57 @@ impl Drop for UnderWay {
     }
 }
 
+/// The figures of one method of one route, looked up once and then only counted.
+pub struct RouteFigures {
+    metrics: Metrics,
+    labels: Vec<Label>,
+    under_way: Gauge,
+    seconds: Histogram,
+    by_status: RwLock<HashMap<u16, Counter>>,
+}
+
+impl RouteFigures {
+    fn new(metrics: &Metrics, method: &'static str, route: &str) -> Self {
+        let labels = vec![Label::from_static_parts("method", method), Label::new("route", route.to_owned())];
+        let key = |name: &'static str| metrics::Key::from_parts(name, labels.clone());
+        Self {
+            under_way: metrics.recorder.register_gauge(&key("drover_http_requests_under_way"), &METADATA),
+            seconds: metrics.recorder.register_histogram(&key("drover_http_request_seconds"), &METADATA),
+            by_status: RwLock::default(),
+            metrics: metrics.clone(),
+            labels,
+        }
+    }
+
+    /// Counts a request as under way until the guard is dropped; those that stay are long polls.
+    pub fn begin(&self) -> UnderWay {
+        self.under_way.increment(1.0);
+        UnderWay(self.under_way.clone())
+    }
+
+    /// Counts a request that has been answered.
+    pub fn count(&self, status: u16, took: Duration) {
+        self.seconds.record(took.as_secs_f64());
+        if let Some(counter) = self.by_status.read().get(&status) {
+            return counter.increment(1);
+        }
+        let labels = self.labels.iter().cloned().chain([Label::new("status", status.to_string())]);
+        let key = metrics::Key::from_parts("drover_http_requests_total", labels.collect::<Vec<_>>());
+        let counter = self.metrics.recorder.register_counter(&key, &METADATA);
+        counter.increment(1);
+        self.by_status.write().insert(status, counter);
+    }
+}
+
+/// By method and route.
+type Routes = HashMap<&'static str, HashMap<String, Arc<RouteFigures>>>;
+
 /// The figures of one coordinator; several in one process (tests) do not mix.
 #[derive(Clone)]
 pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
+    routes: Arc<RwLock<Routes>>,
 }
 
 const METADATA: metrics::Metadata = metrics::Metadata::new("drover", metrics::Level::INFO, None);
@@ -40,33 +87,21 @@ impl Default for Metrics {
             None,
             "Time to answer, long polls included".into(),
         );
-        Self { recorder: Arc::new(recorder), handle }
+        Self { recorder: Arc::new(recorder), handle, routes: Arc::default() }
     }
 }
 
 impl Metrics {
-    pub fn count_request(&self, method: &str, route: &str, status: u16, took: Duration) {
-        let labels = vec![
-            Label::new("method", SharedString::from(method.to_owned())),
-            Label::new("route", SharedString::from(route.to_owned())),
-        ];
-        let timed = metrics::Key::from_parts("drover_http_request_seconds", labels.clone());
-        self.recorder.register_histogram(&timed, &METADATA).record(took.as_secs_f64());
-        let labels = labels.into_iter().chain([Label::new("status", SharedString::from(status.to_string()))]);
-        let counted = metrics::Key::from_parts("drover_http_requests_total", labels.collect::<Vec<_>>());
-        self.recorder.register_counter(&counted, &METADATA).increment(1);
-    }
-
-    /// Counts a request as under way until the guard is dropped; those that stay are long polls.
-    pub fn under_way(&self, method: &str, route: &str) -> UnderWay {
-        let labels = vec![
-            Label::new("method", SharedString::from(method.to_owned())),
-            Label::new("route", SharedString::from(route.to_owned())),
-        ];
-        let key = metrics::Key::from_parts("drover_http_requests_under_way", labels);
-        let gauge = self.recorder.register_gauge(&key, &METADATA);
-        gauge.increment(1.0);
-        UnderWay(gauge)
+    /// The figures of a route; both words come from closed lists.
+    pub fn of_route(&self, method: &'static str, route: &str) -> Arc<RouteFigures> {
+        if let Some(figures) = self.routes.read().get(method).and_then(|routes| routes.get(route)) {
+            return Arc::clone(figures);
+        }
+        let mut routes = self.routes.write();
+        let of_method = routes.entry(method).or_default();
+        let figures =
+            of_method.entry(route.to_owned()).or_insert_with(|| Arc::new(RouteFigures::new(self, method, route)));
+        Arc::clone(figures)
     }
 
     /// Sets a figure that is known at the moment of asking.
@@ -75,9 +110,14 @@ impl Metrics {
         self.recorder.register_gauge(&metrics::Key::from_parts(name, labels), &METADATA).set(value);
     }
 
+    /// Puts what was timed since the last time into its buckets: until then every single time takes memory.
+    pub fn gather(&self) {
+        self.handle.run_upkeep();
+    }
+
     /// The text that Prometheus reads.
     pub fn render(&self) -> String {
-        self.handle.run_upkeep();
+        self.gather();
         self.handle.render()
     }
 }

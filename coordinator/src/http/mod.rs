@@ -25,6 +25,7 @@ mod system;
 use std::sync::Arc;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
+use tower::ServiceBuilder;
 use tower_http::{
     CompressionLevel,
     catch_panic::CatchPanicLayer,
@@ -65,11 +66,15 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(openapi::pages(&document))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(DefaultBodyLimit::disable())
-        .layer(RequestDecompressionLayer::new().gzip(true).zstd(true).br(true))
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(may_compress()))
-        .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), problem::complete))
+        .layer(
+            // One layer of the router, the outermost first: the router boxes each of its own layers anew for every call.
+            ServiceBuilder::new()
+                .layer(middleware::from_fn_with_state(Arc::clone(&app), problem::complete))
+                .layer(CatchPanicLayer::custom(problem::panicked))
+                .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(may_compress()))
+                .layer(RequestDecompressionLayer::new().gzip(true).zstd(true).br(true))
+                .layer(DefaultBodyLimit::disable()),
+        )
         .with_state(app)
 }
 

@@ -46,6 +46,14 @@ impl Answer<()> {
     }
 }
 
+/// What a transaction gives for an answer. The writer is one thread for all callers: only an answer that is to be kept
+/// is put into JSON there.
+enum Made<T> {
+    New(Answer<T>),
+    Kept(FirstAnswer),
+    Repeated(FirstAnswer),
+}
+
 /// Runs a writing operation. With an `Idempotency-Key`, a repetition gives the first answer and does nothing.
 pub async fn write<T, F>(app: &Arc<App>, caller: Caller, call: Option<Repeatable>, body: F) -> Result<Response, Fault>
 where
@@ -54,27 +62,28 @@ where
 {
     let secrets = Arc::clone(&app.secrets);
     let account = caller.account;
-    let (answer, replayed) = app
+    let made = app
         .db
         .write(account, move |tx| {
-            if let Some(call) = &call
-                && let Some(first) = idempotency::find(tx, &caller, call, &secrets)?
-            {
-                return Ok((first, true));
+            let Some(call) = &call else { return body(tx, &caller).map(Made::New) };
+            if let Some(first) = idempotency::find(tx, &caller, call, &secrets)? {
+                return Ok(Made::Repeated(first));
             }
-            let answer = body(tx, &caller)?;
-            let first = FirstAnswer {
-                status: answer.status.as_u16(),
-                location: answer.location,
-                body: to_json(answer.status, &answer.body)?,
-            };
-            if let Some(call) = &call {
-                idempotency::keep(tx, &caller, call, &first, &secrets)?;
-            }
-            Ok((first, false))
+            let first = first_answer(body(tx, &caller)?)?;
+            idempotency::keep(tx, &caller, call, &first, &secrets)?;
+            Ok(Made::Kept(first))
         })
         .await?;
-    Ok(response(answer, replayed))
+    Ok(match made {
+        Made::New(answer) => response(first_answer(answer)?, false),
+        Made::Kept(first) => response(first, false),
+        Made::Repeated(first) => response(first, true),
+    })
+}
+
+fn first_answer<T: Serialize>(answer: Answer<T>) -> Result<FirstAnswer> {
+    let body = to_json(answer.status, &answer.body)?;
+    Ok(FirstAnswer { status: answer.status.as_u16(), location: answer.location, body })
 }
 
 /// The first answer, if the call is a repetition: for calls that look at the world before their transaction. The world

@@ -121,9 +121,10 @@ pub async fn complete(State(app): State<Arc<App>>, request: Request, next: Next)
     let request_id = app.db.new_id().simple().to_string();
     let started = Instant::now();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
-    let counted = known_method(&method);
-    let under_way = app.metrics.under_way(counted, &route);
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("unknown", MatchedPath::as_str);
+    let figures = app.metrics.of_route(known_method(&method), route);
+    let under_way = figures.begin();
     let mut response = next.run(request).await;
     drop(under_way);
     if let Some(fault) = response.extensions_mut().remove::<Fault>().or_else(|| bare_fault(&response)) {
@@ -137,7 +138,7 @@ pub async fn complete(State(app): State<Arc<App>>, request: Request, next: Next)
     }
     harden(response.headers_mut());
     let (status, took) = (response.status(), started.elapsed());
-    app.metrics.count_request(counted, &route, status.as_u16(), took);
+    figures.count(status.as_u16(), took);
     tracing::debug!(request_id, %method, route, status = status.as_u16(), took_ms = took.as_millis(), "request");
     response
 }

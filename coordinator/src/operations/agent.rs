@@ -387,7 +387,7 @@ fn keep_late_report(tx: &mut Tx, attempt: &mut Attempt, report: &Finish, output:
     );
     let event = event::note(tx, attempt.job_id.uuid(), "late_report", text, "agent")?;
     match output {
-        Some(output) => document::put(tx, event.uuid(), Slot::Output, output),
+        Some(output) => document::insert(tx, event.uuid(), Slot::Output, output),
         None => Ok(()),
     }
 }

@@ -26,7 +26,7 @@ pub struct Caller {
 impl Caller {
     /// Refuses with the name of the missing permission.
     pub fn require(&self, permission: Permission) -> Result<()> {
-        if self.permissions.contains(&permission) {
+        if self.permissions.contains(permission) {
             return Ok(());
         }
         Err(Error::Forbidden(format!("this key lacks the permission {}", permission.as_str())))

@@ -66,7 +66,7 @@ pub fn keep(tx: &mut Tx, caller: &Caller, call: &Repeatable, answer: &FirstAnswe
     }
     let body = tx.new_id();
     let sealed = secrets.seal(&id, &answer.body, tx.random())?;
-    document::put(tx, body, Slot::Answer, &sealed)?;
+    document::insert(tx, body, Slot::Answer, &sealed)?;
     let expires_at = tx.now().plus_seconds(KEPT_SECONDS);
     let (status, location) = (answer.status, answer.location.clone());
     table::insert(tx, &Answer { id, request: call.request, status, location, body, expires_at })

@@ -109,15 +109,15 @@ pub fn start(tx: &mut Tx, caller: &Caller, new: &NewJob, draft: &Draft, input: &
     }
     // What the draft names may have been deleted since it was made.
     match draft.target {
-        Target::Robot(id) => drop(table::get::<Robot>(tx, id)?),
-        Target::Group(id) => drop(table::get::<RobotGroup>(tx, id)?),
+        Target::Robot(id) => table::require::<Robot>(tx, id)?,
+        Target::Group(id) => table::require::<RobotGroup>(tx, id)?,
     }
-    let version: ProcessVersion = table::get(tx, draft.version.id)?;
+    table::require::<ProcessVersion>(tx, draft.version.id)?;
     let mut jobs = Vec::new();
     for _ in 0..count {
-        let job = build(tx, caller, new, draft, &version);
+        let job = build(tx, caller, new, draft);
         table::insert(tx, &job)?;
-        document::put(tx, job.id.uuid(), Slot::Input, input)?;
+        document::insert(tx, job.id.uuid(), Slot::Input, input)?;
         let text = format!("version {} of {} was started", job.version_number, job.process_name);
         event::note(tx, job.id.uuid(), "created", text, caller.by())?;
         wake_for(tx, None, &job);
@@ -126,8 +126,8 @@ pub fn start(tx: &mut Tx, caller: &Caller, new: &NewJob, draft: &Draft, input: &
     Ok(jobs)
 }
 
-fn build(tx: &Tx, caller: &Caller, new: &NewJob, draft: &Draft, version: &ProcessVersion) -> Job {
-    let defaults = &draft.process.defaults;
+fn build(tx: &Tx, caller: &Caller, new: &NewJob, draft: &Draft) -> Job {
+    let (defaults, version) = (&draft.process.defaults, &draft.version);
     let grace = defaults.stop_grace_seconds.or(version.stop_grace_seconds).unwrap_or(DEFAULT_STOP_GRACE_SECONDS);
     let (source, parent_job_id) = match &caller.actor {
         Actor::User { id, .. } => (Source { kind: SourceKind::Api, id: id.to_string() }, None),

@@ -49,8 +49,8 @@ pub fn authenticate(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(
         return Err(UNKNOWN);
     }
     let (actor, mut permissions) = actor_of(&reading, &key.owner)?;
-    if let Some(scope) = &key.permissions {
-        permissions.retain(|permission| scope.contains(permission));
+    if let Some(scope) = key.permissions {
+        permissions &= scope;
     }
     let stale = key.last_used_at.is_none_or(|at| reading.now.since(at).as_secs() >= LAST_USE_SECONDS);
     Ok((Caller { account, actor, key_id, permissions }, stale.then_some(key_id)))
@@ -73,7 +73,7 @@ fn actor_of(reading: &Reader, owner: &Owner) -> Result<(Actor, Permissions)> {
                 return Err(UNKNOWN);
             }
             // What else an attempt may reach is written in its version's manifest; reading its own job always is.
-            Ok((Actor::Job { job, attempt, robot }, Permissions::from([Permission::JobRead])))
+            Ok((Actor::Job { job, attempt, robot }, Permission::JobRead.into()))
         }
     }
 }
@@ -328,11 +328,11 @@ pub fn create_named(tx: &mut Tx, caller: &Caller, new: &NewKey, secrets: &Secret
 }
 
 fn scope(caller: &Caller, wanted: Option<&[String]>, faults: &mut Faults) -> Permissions {
-    let Some(wanted) = wanted else { return caller.permissions.clone() };
+    let Some(wanted) = wanted else { return caller.permissions };
     let mut permissions = Permissions::new();
     for (number, text) in wanted.iter().enumerate() {
         match Permission::parse(text) {
-            Some(permission) if caller.permissions.contains(&permission) => {
+            Some(permission) if caller.permissions.contains(permission) => {
                 permissions.insert(permission);
             }
             Some(_) => faults.add(format!("/permissions/{number}"), "you do not have this permission yourself"),

@@ -198,7 +198,7 @@ pub fn create(
     };
     let manifest = serde_json::to_vec(&package.manifest)
         .map_err(|error| Error::Internal(format!("a manifest cannot be written: {error}")))?;
-    document::put(tx, version.id.uuid(), Slot::Manifest, &manifest)?;
+    document::insert(tx, version.id.uuid(), Slot::Manifest, &manifest)?;
     table::insert(tx, &version)?;
     garbage::keep(tx, &BlobName::package(&version.sha256)?.to_string())?;
     let text = format!("version {} was uploaded", version.number);

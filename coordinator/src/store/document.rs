@@ -30,6 +30,11 @@ fn prefix(account: drover_protocol::AccountId, object: Uuid, slot: Slot) -> Key 
 /// Puts the document in place of the one that was there.
 pub fn put(tx: &mut Tx, object: Uuid, slot: Slot, bytes: &[u8]) -> Result<()> {
     delete(tx, object, slot)?;
+    insert(tx, object, slot, bytes)
+}
+
+/// Puts the document of an object that is new, so that nothing can be there yet.
+pub fn insert(tx: &mut Tx, object: Uuid, slot: Slot, bytes: &[u8]) -> Result<()> {
     for (number, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
         let number = u16::try_from(number).map_err(|_| Error::Internal("a document is too large".to_owned()))?;
         tx.put(prefix(tx.account(), object, slot).with(number).into_bytes(), piece.to_vec())?;

@@ -11,14 +11,49 @@ use crate::clock::Randomness;
 /// The twelve bits after the time count ids of the same millisecond.
 const COUNTER_MAX: u16 = 0x0fff;
 
+/// Random bytes are asked for in such pieces: each asking is a call of the operating system.
+const POOL_BYTES: usize = 1024;
+
 pub struct Ids {
-    last: Mutex<(u64, u16)>,
+    state: Mutex<State>,
     randomness: Arc<dyn Randomness>,
+}
+
+struct State {
+    /// Milliseconds and counter of the last id.
+    last: (u64, u16),
+    /// Random bytes, used up to this place. An id is no credential, so they may lie in memory for a while.
+    pool: [u8; POOL_BYTES],
+    used: usize,
+}
+
+impl State {
+    fn step(&mut self, now: Timestamp) -> (u64, u16) {
+        let millis = now.millis().unsigned_abs();
+        self.last = match self.last {
+            (last_millis, _) if millis > last_millis => (millis, 0),
+            (last_millis, COUNTER_MAX) => (last_millis + 1, 0),
+            (last_millis, counter) => (last_millis, counter + 1),
+        };
+        self.last
+    }
+
+    fn random(&mut self, randomness: &dyn Randomness) -> [u8; 8] {
+        if self.used == POOL_BYTES {
+            randomness.fill(&mut self.pool);
+            self.used = 0;
+        }
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.pool[self.used..self.used + 8]);
+        self.used += 8;
+        bytes
+    }
 }
 
 impl Ids {
     pub fn new(randomness: Arc<dyn Randomness>) -> Self {
-        Self { last: Mutex::new((0, 0)), randomness }
+        let state = State { last: (0, 0), pool: [0; POOL_BYTES], used: POOL_BYTES };
+        Self { state: Mutex::new(state), randomness }
     }
 
     pub fn randomness(&self) -> &dyn Randomness {
@@ -27,19 +62,13 @@ impl Ids {
 
     /// The next id; its time is `now`, or later if ids were made faster than the counter allows or the clock went back.
     pub fn next(&self, now: Timestamp) -> Uuid {
-        let (millis, counter) = {
-            let mut last = self.last.lock();
-            let millis = now.millis().unsigned_abs();
-            *last = match *last {
-                (last_millis, _) if millis > last_millis => (millis, 0),
-                (last_millis, COUNTER_MAX) => (last_millis + 1, 0),
-                (last_millis, counter) => (last_millis, counter + 1),
-            };
-            *last
+        let ((millis, counter), random) = {
+            let mut state = self.state.lock();
+            (state.step(now), state.random(&*self.randomness))
         };
         let mut bytes = [0; 10];
-        self.randomness.fill(&mut bytes[2..]);
         bytes[..2].copy_from_slice(&counter.to_be_bytes());
+        bytes[2..].copy_from_slice(&random);
         Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
     }
 }

@@ -143,6 +143,11 @@ pub fn get<R: Record>(reading: &dyn Reading, id: R::Id) -> Result<R> {
     find(reading, id)?.ok_or(Error::NotFound(R::NOUN))
 }
 
+/// Refuses with `NotFound` when there is no record with this id.
+pub fn require<R: Record>(reading: &dyn Reading, id: R::Id) -> Result<()> {
+    reading.view().get(&record_key::<R>(reading.account(), &id))?.map(drop).ok_or(Error::NotFound(R::NOUN))
+}
+
 /// The record that a unique index names.
 pub fn find_by<R: Record>(reading: &dyn Reading, index: Kind, parts: impl KeyPart) -> Result<Option<R>> {
     let key = Key::new(index, reading.account()).with_bytes(&parts.to_bytes());
