@@ -4,8 +4,10 @@
 //! index soon afterwards. What lies in the store's folder: `log/`, `export/`, `sled/` (the index),
 //! `marker`, `LOCK`.
 
+mod hot;
 mod index;
 mod marker;
+mod page;
 mod recent;
 mod recovery;
 mod upkeep;

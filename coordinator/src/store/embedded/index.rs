@@ -1,4 +1,4 @@
-//! The index over the commit log: a sled tree with all pairs as of some commit. The only file that knows sled.
+//! The index over the commit log: a sled tree with all pairs as of some commit, in pages. The only file that knows sled.
 //!
 //! Nothing rests on sled keeping anything: whatever it loses is in the log.
 
@@ -10,8 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::RwLock;
 use uuid::Uuid;
 
+use super::{
+    hot::Hot,
+    page::{self, Page},
+};
 use crate::store::{
     disk::{self, sync_folder},
     engine::{EngineError, KeyRange, Order, Pair, View, WriteSet},
@@ -19,16 +24,32 @@ use crate::store::{
 
 /// Fixed for the life of a folder; pages above a quarter of it would go to files that sled never syncs.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
-/// The key of store and commit number. The product's keys begin with letters.
+/// Where store and commit number lie. It is below all pages.
 const POSITION: &[u8] = &[0];
+/// The form of the pages, written beside the position: an index of another form is made anew.
+const FORM: u8 = 2;
+/// A page lies under its fence: this byte and a key. It holds the pairs from that key on, up to the next fence.
+const LOWEST: &[u8] = &[1];
+/// About so many bytes are written before readers get a turn.
+const WRITE_BYTES: usize = 64 * 1024;
 /// sled lets go of its lock a little after it has been dropped.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// A key and its new value, or nothing if it is deleted.
+type Write<'a> = (&'a [u8], Option<&'a [u8]>);
 
 pub struct Index {
     folder: PathBuf,
     tree: sled::Db,
+    /// Held for writing while pages change, so that readers never see a pair in two pages or in none.
+    structure: RwLock<()>,
+    hot: Hot,
     /// A handle of sled's own file: sled itself never syncs it on Linux.
     file: File,
+}
+
+fn fence_of(key: &[u8]) -> Vec<u8> {
+    [LOWEST, key].concat()
 }
 
 fn broken(error: impl std::fmt::Display) -> EngineError {
@@ -68,7 +89,7 @@ impl Index {
             Ok(file)
         };
         let file = synced().map_err(|error: io::Error| error.to_string())?;
-        Ok(Self { folder: folder.to_owned(), tree, file })
+        Ok(Self { folder: folder.to_owned(), tree, structure: RwLock::default(), hot: Hot::default(), file })
     }
 
     /// Whether there is anything in the folder.
@@ -88,34 +109,79 @@ impl Index {
     /// Store and commit number that the pairs stand at; `None` if nothing was ever completed.
     pub fn position(&self) -> Result<Option<(Uuid, u64)>, String> {
         let Some(value) = guarded(|| self.tree.get(POSITION))? else { return Ok(None) };
-        let (store, commit) = value.split_at_checked(16).ok_or("its position cannot be read")?;
+        let Some((&FORM, rest)) = value.split_first() else { return Err("it has another form".to_owned()) };
+        let (store, commit) = rest.split_at_checked(16).ok_or("its position cannot be read")?;
         let commit = commit.try_into().map_err(|_| "its position cannot be read")?;
         Ok(Some((Uuid::from_slice(store).unwrap_or_default(), u64::from_be_bytes(commit))))
     }
 
-    /// Puts the writes, in order of their keys. One by one: that is cheaper than a batch of sled, and whether all of
-    /// them last does not matter, since the next start puts all again that come after the position.
+    /// Makes the writes. Whether all of them last does not matter, since the next start makes all again that come after
+    /// the position; but of neighbouring pages either all are as they were or none, lest a pair falls between them.
     pub fn apply(&self, writes: &WriteSet) -> Result<(), EngineError> {
-        let apply = || {
-            writes.iter().try_for_each(|(key, value)| match value {
-                Some(value) => self.tree.insert(key, value.as_slice()).map(drop),
-                None => self.tree.remove(key).map(drop),
-            })
-        };
-        guarded(apply).map_err(broken)
-    }
-
-    /// Says that everything up to this commit has been applied. sled keeps the order of its writes within a boot.
-    pub fn set_position(&self, store: Uuid, commit: u64) -> Result<(), EngineError> {
-        let mut position = [0; 24];
-        position[..16].copy_from_slice(store.as_bytes());
-        position[16..].copy_from_slice(&commit.to_be_bytes());
-        guarded(|| self.tree.insert(POSITION, &position).map(drop)).map_err(broken)
+        let writes: Vec<Write> = writes.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect();
+        self.write(&writes)
     }
 
     /// Puts pairs without a position: for filling an empty index.
     pub fn load(&self, pairs: &[(&[u8], &[u8])]) -> Result<(), EngineError> {
-        guarded(|| pairs.iter().try_for_each(|(key, value)| self.tree.insert(key, *value).map(drop))).map_err(broken)
+        let mut writes: Vec<Write> = pairs.iter().map(|(key, value)| (*key, Some(*value))).collect();
+        writes.sort_unstable_by_key(|(key, _)| *key);
+        self.write(&writes)
+    }
+
+    /// Makes writes that are in order of their keys, so many at a time that readers need not wait for long.
+    fn write(&self, writes: &[Write]) -> Result<(), EngineError> {
+        if writes.iter().any(|(key, _)| key.len() > page::MAX_KEY_BYTES) {
+            return Err(broken("a key is too long for it"));
+        }
+        let mut rest = writes;
+        while !rest.is_empty() {
+            let done = {
+                let _changing = self.structure.write();
+                guarded(|| self.write_some(rest)).map_err(broken)?
+            };
+            let (written, after) = rest.split_at(done);
+            written.iter().for_each(|(key, _)| self.hot.forget(key));
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Makes the first of the writes, as far as they belong to one page, and tells how many.
+    fn write_some(&self, writes: &[Write]) -> sled::Result<usize> {
+        let (fence, bytes) = self.page_for(writes[0].0)?.unwrap_or_else(|| (LOWEST.into(), sled::IVec::default()));
+        let above = self.tree.get_gt(&fence)?.map(|(fence, _)| fence);
+        let mut size = 0;
+        let fit = writes.iter().take_while(|(key, value)| {
+            let before = size;
+            size += key.len() + value.map_or(0, <[u8]>::len);
+            before < WRITE_BYTES && above.as_ref().is_none_or(|above| *key < &above[1..])
+        });
+        let writes = &writes[..fit.count()];
+        let (entries, adds_only) = page::merge(Page::read(&bytes), writes);
+        let mut pages = page::pack(&entries, adds_only).into_iter();
+        match (pages.next(), pages.len()) {
+            (None, _) => drop(self.tree.remove(&fence)?),
+            (Some((_, first)), 0) => drop(self.tree.insert(&fence, first)?),
+            (Some((_, first)), _) => {
+                let mut batch = sled::Batch::default();
+                batch.insert(&fence, first);
+                pages.for_each(|(key, bytes)| batch.insert(fence_of(&key), bytes));
+                self.tree.apply_batch(batch)?;
+            }
+        }
+        Ok(writes.len())
+    }
+
+    /// The page that holds the key, or would hold it, under its fence.
+    fn page_for(&self, key: &[u8]) -> sled::Result<Option<(sled::IVec, sled::IVec)>> {
+        self.tree.range(LOWEST.to_vec()..=fence_of(key)).next_back().transpose()
+    }
+
+    /// Says that everything up to this commit has been applied. sled keeps the order of its writes within a boot.
+    pub fn set_position(&self, store: Uuid, commit: u64) -> Result<(), EngineError> {
+        let position = [&[FORM], store.as_bytes().as_slice(), &commit.to_be_bytes()].concat();
+        guarded(|| self.tree.insert(POSITION, position.as_slice()).map(drop)).map_err(broken)
     }
 
     /// Brings all that was applied before to the disk.
@@ -131,27 +197,41 @@ impl Index {
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        if key == POSITION {
-            return Ok(None);
-        }
-        Ok(guarded(|| self.tree.get(key)).map_err(broken)?.map(|value| value.to_vec()))
+        self.hot.get(key, || {
+            let _unchanged = self.structure.read();
+            let look = || Ok(self.page_for(key)?.and_then(|(_, page)| Page::read(&page).get(key).map(<[u8]>::to_vec)));
+            guarded(look).map_err(broken)
+        })
     }
 
     pub fn scan(&self, range: &KeyRange, order: Order, limit: usize) -> Result<Vec<Pair>, EngineError> {
-        let start = range.start.as_slice().max(&[1]);
-        if start >= range.end.as_slice() || limit == 0 {
+        if range.is_empty() || limit == 0 {
             return Ok(Vec::new());
         }
-        let pair =
-            |found: sled::Result<(sled::IVec, sled::IVec)>| found.map(|(key, value)| (key.to_vec(), value.to_vec()));
-        let scan = || {
-            let found = self.tree.range(start..range.end.as_slice());
+        let _unchanged = self.structure.read();
+        guarded(|| self.scan_pages(range, order, limit)).map_err(broken)
+    }
+
+    fn scan_pages(&self, range: &KeyRange, order: Order, limit: usize) -> sled::Result<Vec<Pair>> {
+        let first = self.page_for(&range.start)?.map_or_else(|| LOWEST.into(), |(fence, _)| fence);
+        let mut pages = self.tree.range(first.to_vec()..fence_of(&range.end));
+        let mut pairs = Vec::new();
+        while pairs.len() < limit {
+            let page = match order {
+                Order::Ascending => pages.next(),
+                Order::Descending => pages.next_back(),
+            };
+            let Some((_, page)) = page.transpose()? else { break };
+            let page = Page::read(&page);
+            let within = page.position(&range.start)..page.position(&range.end);
+            let pair = |number| (page.key(number), page.value(number).to_vec());
+            let wanted = limit - pairs.len();
             match order {
-                Order::Ascending => found.take(limit).map(pair).collect(),
-                Order::Descending => found.rev().take(limit).map(pair).collect(),
+                Order::Ascending => pairs.extend(within.take(wanted).map(pair)),
+                Order::Descending => pairs.extend(within.rev().take(wanted).map(pair)),
             }
-        };
-        guarded(scan).map_err(broken)
+        }
+        Ok(pairs)
     }
 }
 

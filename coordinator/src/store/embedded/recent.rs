@@ -18,9 +18,10 @@ use crate::store::{
 /// Commits wait while more than this waits for the index: memory is bounded, and so are the time that they wait and the
 /// deleted keys that a scan must step over.
 const LARGEST_BYTES: usize = 4 * 1024 * 1024;
-/// Less than this is left to grow for a moment before it is moved: waking a thread costs more than a commit.
-const SMALL_BYTES: usize = 64 * 1024;
-const MOMENT: Duration = Duration::from_millis(3);
+/// Less than this is left to grow for a moment before it is moved: what is written again and again, or comes and goes, as a
+/// job does that takes no time, then goes into the index once or not at all.
+const SMALL_BYTES: usize = 1024 * 1024;
+const MOMENT: Duration = Duration::from_millis(100);
 /// Beside its key and value.
 const ENTRY_BYTES: usize = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
