@@ -11,8 +11,10 @@ pub const MAX_KEY_CHARS: usize = 255;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// Digest of the caller's key id and the idempotency key.
+    #[serde(with = "serde_bytes")]
     pub id: [u8; 32],
     /// Digest of the request.
+    #[serde(with = "serde_bytes")]
     pub request: [u8; 32],
     pub status: u16,
     pub location: Option<String>,

@@ -34,8 +34,10 @@ pub struct ApiKey {
     /// Absent for the owner's own key; named keys have one.
     pub name: Option<String>,
     pub prefix: String,
+    #[serde(with = "serde_bytes")]
     pub hash: [u8; 32],
     /// The text, sealed, for keys that their user may have revealed.
+    #[serde(with = "serde_bytes")]
     pub sealed: Option<Vec<u8>>,
     /// Narrows what the owner may do; absent: all of it.
     pub permissions: Option<Permissions>,
@@ -53,6 +55,7 @@ impl ApiKey {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JoinToken {
     pub id: JoinTokenId,
+    #[serde(with = "serde_bytes")]
     pub hash: [u8; 32],
     pub group_id: Option<RobotGroupId>,
     /// It binds to this robot record, made in advance.
@@ -62,4 +65,34 @@ pub struct JoinToken {
     pub expires_at: Timestamp,
     pub cidr: Option<ipnet::IpNet>,
     pub created_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes were stored as lists of numbers before they were stored as bytes; both are read.
+    #[test]
+    fn keys_stored_as_lists_of_numbers_are_read() {
+        #[derive(Serialize)]
+        struct Before {
+            hash: [u8; 32],
+            sealed: Option<Vec<u8>>,
+        }
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Now {
+            #[serde(with = "serde_bytes")]
+            hash: [u8; 32],
+            #[serde(with = "serde_bytes")]
+            sealed: Option<Vec<u8>>,
+        }
+        for sealed in [None, Some(vec![0, 200, 7])] {
+            let before =
+                rmp_serde::to_vec_named(&Before { hash: [200; 32], sealed: sealed.clone() }).expect("it is plain");
+            let now = Now { hash: [200; 32], sealed };
+            assert_eq!(rmp_serde::from_slice::<Now>(&before).expect("the older form is read"), now);
+            let bytes = rmp_serde::to_vec_named(&now).expect("it is plain");
+            assert_eq!(rmp_serde::from_slice::<Now>(&bytes).expect("the newer form is read"), now);
+        }
+    }
 }
