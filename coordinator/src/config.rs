@@ -58,6 +58,9 @@ pub struct Store {
     pub engine: EngineKind,
     pub cache_mib: u64,
     pub segment_mib: u64,
+    pub checkpoint_mib: u64,
+    pub checkpoint_seconds: u64,
+    pub export_mib: u64,
     pub archive: PathBuf,
 }
 
@@ -171,8 +174,14 @@ impl Config {
         if self.store.segment_mib == 0 || self.store.segment_mib > 4096 {
             return refuse("store.segment_mib must be from 1 to 4096");
         }
+        if self.store.checkpoint_mib == 0 || self.store.checkpoint_seconds == 0 || self.store.export_mib == 0 {
+            return refuse("store.checkpoint_mib, checkpoint_seconds and export_mib must be at least 1");
+        }
         let bounded = [
             ("store.cache_mib", self.store.cache_mib, 1_048_576),
+            ("store.checkpoint_mib", self.store.checkpoint_mib, 1_048_576),
+            ("store.checkpoint_seconds", self.store.checkpoint_seconds, 86_400),
+            ("store.export_mib", self.store.export_mib, 1_048_576),
             ("limits.package_mib", self.limits.package_mib, 1_048_576),
             ("limits.artifact_mib", self.limits.artifact_mib, 1_048_576),
             ("retention.jobs_days", self.retention.jobs_days, 36_500),
@@ -300,6 +309,7 @@ mod tests {
         assert_eq!(error.to_string(), "the settings have no listn; did you mean listen?");
         assert!(load(&[("DROVER_LEASES__HEARTBEAT_SECONDS", "0")]).is_err());
         assert!(load(&[("DROVER_STORE__CACHE_MIB", "much")]).is_err());
+        assert!(load(&[("DROVER_STORE__EXPORT_MIB", "0")]).is_err());
     }
 
     /// A short lease with the usual heartbeat would make every job silent again and again.

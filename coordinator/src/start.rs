@@ -47,6 +47,9 @@ pub fn engine_settings(config: &Config) -> Settings {
     Settings {
         segment_bytes: config.store.segment_mib * MIB,
         cache_bytes: config.store.cache_mib * MIB,
+        checkpoint_bytes: config.store.checkpoint_mib * MIB,
+        checkpoint_every: Duration::from_secs(config.store.checkpoint_seconds),
+        export_bytes: config.store.export_mib * MIB,
         archive: (!archive.as_os_str().is_empty()).then(|| archive.clone()),
         on_broken: Arc::new(broken),
         ..Settings::default()
