@@ -86,6 +86,25 @@ fn after_a_restart_of_the_host_without_a_clean_close_the_index_is_made_anew() {
     assert_eq!(has_old_index(folder.path()), 1, "the old folder is kept aside");
 }
 
+/// A failed write is told once and then forgotten by the system, which may have dropped what was written.
+#[test]
+fn after_a_failure_the_index_is_made_anew_although_the_host_was_not_restarted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let on_broken = Arc::new(move |reason: &str| tell.send(reason.to_owned()).unwrap());
+    let settings = Settings { checkpoint_every: Duration::from_millis(10), on_broken, ..quiet() };
+    let engine = Embedded::open(folder.path(), settings).unwrap();
+    let in_the_way = folder.path().join("marker.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    put(&engine, "last", "word");
+    assert!(told.recv_timeout(Duration::from_secs(20)).unwrap().contains("marker"));
+    drop(engine);
+    fs::remove_dir(&in_the_way).unwrap();
+    let engine = open(folder.path());
+    assert!(engine.rebuilt().is_some());
+    assert_eq!(get(&engine, "last").as_deref(), Some("word"));
+}
+
 type Harm = fn(&Path, &Path);
 
 /// Whatever becomes of sled's folder while the coordinator is down, nothing committed is lost.

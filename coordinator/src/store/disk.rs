@@ -72,6 +72,14 @@ pub fn space(folder: &Path) -> io::Result<(u64, u64)> {
     Ok((facts.f_bavail.saturating_mul(facts.f_frsize), facts.f_blocks.saturating_mul(facts.f_frsize)))
 }
 
+/// Takes space behind a place in a file without changing its length. Where that cannot be done nothing is promised.
+pub fn hold_space(file: &File, from: u64, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, from, bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+        held => Ok(held?),
+    }
+}
+
 /// Whether the failure is for lack of space, or of the user's share of it.
 pub fn is_out_of_space(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)

@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 use self::{
     index::Index,
+    marker::Marker,
     recent::Recent,
     recovery::{Opened, Repair},
     upkeep::Signal,
@@ -384,6 +385,10 @@ impl Core {
     fn fail(&self, error: EngineError) {
         let reason = self.break_down(error).to_string();
         tracing::error!(reason, "the store failed");
+        // What the system could not bring to the disk it forgets: this boot's memory is no proof for the index any more.
+        if let Err(error) = Marker::remove(&self.folders.store) {
+            tracing::warn!(%error, "the marker was not removed; should anything be wrong, make the index anew");
+        }
         (self.settings.on_broken)(&reason);
     }
 
@@ -397,6 +402,9 @@ impl Core {
 
     /// Whether enough is free that neither this commit nor the index can run out of space half-way.
     fn has_space(&self) -> bool {
+        if self.index.hold_room().is_err_and(|error| disk::is_out_of_space(&error)) {
+            return false;
+        }
         let Ok((free, total)) = disk::space(&self.folders.store) else { return true };
         free >= self.settings.reserve_bytes.min(total / 8)
     }

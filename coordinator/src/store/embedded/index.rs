@@ -7,6 +7,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,8 @@ use crate::store::{
 
 /// Fixed for the life of a folder; pages above a quarter of it would go to files that sled never syncs.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+/// Space that is held behind the end of sled's file: several times what may wait to be moved into it.
+const ROOM_BYTES: u64 = 32 * 1024 * 1024;
 /// Where store and commit number lie. It is below all pages.
 const POSITION: &[u8] = &[0];
 /// The form of the pages, written beside the position: an index of another form is made anew.
@@ -46,6 +49,8 @@ pub struct Index {
     hot: Hot,
     /// A handle of sled's own file: sled itself never syncs it on Linux.
     file: File,
+    /// Where the file ended when room was held for it.
+    held_from: AtomicU64,
 }
 
 fn fence_of(key: &[u8]) -> Vec<u8> {
@@ -82,14 +87,21 @@ impl Index {
             }
         };
         let synced = || {
-            let file = File::open(folder.join("db"))?;
+            let file = File::options().read(true).write(true).open(folder.join("db"))?;
             file.sync_all()?;
             sync_folder(folder)?;
             folder.parent().map_or(Ok(()), sync_folder)?;
             Ok(file)
         };
         let file = synced().map_err(|error: io::Error| error.to_string())?;
-        Ok(Self { folder: folder.to_owned(), tree, structure: RwLock::default(), hot: Hot::default(), file })
+        Ok(Self {
+            folder: folder.to_owned(),
+            tree,
+            structure: RwLock::default(),
+            hot: Hot::default(),
+            file,
+            held_from: AtomicU64::new(u64::MAX),
+        })
     }
 
     /// Whether there is anything in the folder.
@@ -182,6 +194,22 @@ impl Index {
     pub fn set_position(&self, store: Uuid, commit: u64) -> Result<(), EngineError> {
         let position = [&[FORM], store.as_bytes().as_slice(), &commit.to_be_bytes()].concat();
         guarded(|| self.tree.insert(POSITION, position.as_slice()).map(drop)).map_err(broken)
+    }
+
+    /// Ensures that what waits for the index will find space, whoever else fills the disk: sled cannot go on after it has
+    /// found none. Cheap unless the file has grown.
+    ///
+    /// # Errors
+    /// There is not so much space.
+    pub fn hold_room(&self) -> io::Result<()> {
+        let end = self.file.metadata()?.len();
+        if self.held_from.load(Ordering::Relaxed) == end {
+            return Ok(());
+        }
+        let (_, total) = disk::space(&self.folder)?;
+        disk::hold_space(&self.file, end, ROOM_BYTES.min(total / 8))?;
+        self.held_from.store(end, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Brings all that was applied before to the disk.

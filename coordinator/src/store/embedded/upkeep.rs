@@ -80,9 +80,14 @@ pub fn run(core: &Core) {
         let unsynced = core.unsynced_bytes.load(Ordering::Relaxed);
         if unsynced > core.settings.checkpoint_bytes || checkpointed.elapsed() >= core.settings.checkpoint_every {
             checkpointed = Instant::now();
-            if let Err(error) = core.checkpoint() {
-                core.fail(error);
-                return;
+            match core.checkpoint() {
+                Ok(()) => {}
+                // The next start replays more; what is in the index already may stay there.
+                Err(EngineError::OutOfSpace) => drop(core.out_of_space()),
+                Err(error) => {
+                    core.fail(error);
+                    return;
+                }
             }
         }
         let may_export = exported.is_none_or(|at: Instant| at.elapsed() > EXPORT_RETRY);
@@ -103,10 +108,10 @@ impl Core {
         let commit = self.recent.moved();
         self.unsynced_bytes.store(0, Ordering::Relaxed);
         if commit > *checkpointed {
-            *checkpointed = commit;
             self.index.set_position(self.store, commit)?;
             self.index.sync()?;
             self.save_marker(Left::Open, commit)?;
+            *checkpointed = commit;
         }
         if Index::has_stray_pages(self.index.folder()) {
             tracing::error!(
@@ -119,9 +124,10 @@ impl Core {
 
     fn save_marker(&self, left: Left, commit: u64) -> Result<(), EngineError> {
         let marker = Marker { store: self.store, left, boot: boot(), commit };
-        marker
-            .save(&self.folders.store)
-            .map_err(|error| EngineError::Broken(format!("writing the marker failed: {error}")))
+        marker.save(&self.folders.store).map_err(|error| match disk::is_out_of_space(&error) {
+            true => EngineError::OutOfSpace,
+            false => EngineError::Broken(format!("writing the marker failed: {error}")),
+        })
     }
 
     /// The last steps of a clean end.
