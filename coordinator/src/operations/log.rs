@@ -366,6 +366,7 @@ fn discard_blob_if_unused(tx: &mut Tx, blob: LogBlockId) -> Result<()> {
 
 /// Removes one page of all logs of a job; `true` when nothing is left.
 pub fn remove_page(tx: &mut Tx, job: JobId, limit: usize) -> Result<bool> {
+    seal_no_more(tx, job, limit)?;
     let chunks = Scan::of(tx, Kind::LogChunk, job).pairs(tx, limit)?;
     let mut ended = chunks.len() < limit;
     for (key, _) in chunks {
@@ -386,4 +387,14 @@ pub fn remove_page(tx: &mut Tx, job: JobId, limit: usize) -> Result<bool> {
         table::delete::<LogHead>(tx, (head.job_id, head.attempt))?;
     }
     Ok(ended)
+}
+
+/// What is being deleted is not sealed any more: its chunks go page by page, and the removal may be interrupted.
+fn seal_no_more(tx: &mut Tx, job: JobId, limit: usize) -> Result<()> {
+    let heads = Scan::of(tx, Kind::LogHead, job).records::<LogHead>(tx, limit)?;
+    for (_, mut head) in heads.into_iter().filter(|(_, head)| head.unsealed_chunks > 0) {
+        (head.unsealed_chunks, head.unsealed_bytes) = (0, 0);
+        table::update(tx, &mut head)?;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use drover_coordinator::store::blob::BlobKind;
+use drover_coordinator::{operations::retention, store::blob::BlobKind};
 use futures::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
@@ -349,4 +349,30 @@ async fn attempts_have_logs_of_their_own() {
     assert_eq!(messages(&read(&world, &job, "").await), ["second try"]);
     let first = read(&world, &job, "attempt=1").await;
     assert_eq!((messages(&first), first["complete"].clone()), (vec!["first try".to_owned()], json!(true)));
+}
+
+/// The deletion of a job with a long log ended half-way, as by a crash: other logs are sealed, and it can be deleted.
+#[tokio::test]
+async fn a_log_that_is_half_deleted_holds_up_no_other() {
+    let (world, agent, job) = running().await;
+    for seq in 1..=501 {
+        agent.log(&job, 1, seq, &["line"]).await.ok();
+    }
+    agent.finish(&job, 1, json!({})).await.done();
+    let id = job.parse().unwrap();
+    let ended = world.app.db.write(world.account, move |tx| retention::remove_job_page(tx, id)).await.unwrap();
+    assert!(!ended, "the log is not long enough for two pages");
+    world.start("p").await;
+    let (other, _) = agent.run().await;
+    agent.log(&other, 1, 1, &["one"]).await.ok();
+    agent.finish(&other, 1, json!({})).await.done();
+    for _ in 0..3 {
+        world.move_clock(1);
+        world.seal_logs().await;
+    }
+    assert_eq!(blobs(&world).await, 1, "the other job's log is not sealed");
+    assert_eq!(messages(&read(&world, &other, "").await), ["one"]);
+    world.delete(&format!("/jobs/{job}")).await.done();
+    let id: uuid::Uuid = job.parse().unwrap();
+    assert_eq!(world.mentions(id.as_bytes()), 0);
 }
