@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use drover_protocol::Timestamp;
+use drover_protocol::{AccountId, Timestamp};
 
-use super::{accounts, measured};
+use super::{Failures, accounts, measured};
 use crate::{app::App, error::Result, operations::job, store::Topic};
 
 const PAGE: usize = 100;
@@ -29,14 +29,20 @@ pub async fn run(app: Arc<App>) {
 
 /// Does everything that is due now.
 pub async fn pass(app: &App) -> Result<()> {
-    let leases = app.rules.leases;
+    let mut failures = Failures::default();
     for account in accounts(app)? {
-        // A look costs nothing; a transaction is only begun when something is due.
-        while app.db.read(account, |reading| job::next_deadline(reading))?.is_some_and(|at| at <= app.db.now()) {
-            let done = app.db.write(account, move |tx| job::tick_page(tx, &leases, PAGE)).await?;
-            if done < PAGE {
-                break;
-            }
+        failures.note(account, pass_of(app, account).await);
+    }
+    failures.end()
+}
+
+async fn pass_of(app: &App, account: AccountId) -> Result<()> {
+    let leases = app.rules.leases;
+    // A look costs nothing; a transaction is only begun when something is due.
+    while app.db.read(account, |reading| job::next_deadline(reading))?.is_some_and(|at| at <= app.db.now()) {
+        let done = app.db.write(account, move |tx| job::tick_page(tx, &leases, PAGE)).await?;
+        if done < PAGE {
+            break;
         }
     }
     Ok(())

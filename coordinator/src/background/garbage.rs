@@ -1,8 +1,11 @@
-//! Deletes blobs that no record refers to any more.
+//! Deletes blobs that no record refers to.
 
-use super::accounts;
+use drover_protocol::AccountId;
+
+use super::{Failures, accounts};
 use crate::{
     app::App,
+    domain::garbage::Garbage,
     error::Result,
     operations::garbage,
     store::{blob::BlobName, table},
@@ -10,45 +13,50 @@ use crate::{
 
 const PAGE: usize = 100;
 
-/// Deletes all that was noted. Packages are held meanwhile: an upload of the same bytes waits, or has withdrawn the note.
+/// Deletes all that was noted.
 pub async fn pass(app: &App) -> Result<()> {
+    let mut failures = Failures::default();
     for account in accounts(app)? {
-        loop {
-            // A backup copies what its records name; nothing is deleted under its hands.
-            let Some(_deleting) = app.blob_hold.try_delete() else { return Ok(()) };
-            let _held = app.blobs.hold_packages().await;
-            let names = app.db.read(account, |reading| garbage::list(reading, PAGE))?;
-            let ended = names.len() < PAGE;
-            for text in &names {
-                match BlobName::parse(text) {
-                    Some(name) => delete(app, account, &name).await?,
-                    None => tracing::error!(blob = text, "a noted blob has no name that could be one"),
-                }
-            }
-            app.db
-                .write(account, move |tx| {
-                    for name in names {
-                        table::delete::<crate::domain::garbage::Garbage>(tx, name)?;
-                    }
-                    Ok(())
-                })
-                .await?;
-            if ended {
-                break;
-            }
-        }
+        failures.note(account, pass_of(app, account).await);
     }
-    Ok(())
+    failures.end()
 }
 
-/// Packages are shared between accounts by their content; another account may still have this one.
-async fn delete(app: &App, own: drover_protocol::AccountId, name: &BlobName) -> Result<()> {
+async fn pass_of(app: &App, account: AccountId) -> Result<()> {
+    let mut failures = Failures::default();
+    let mut after: Option<String> = None;
+    loop {
+        // A backup copies what its records name; nothing is deleted under its hands.
+        let Some(_deleting) = app.blob_hold.try_delete() else { return failures.end() };
+        // Nor is what has come and is named by no record yet.
+        let _alone = app.blobs.deleting().await;
+        let names = app.db.read(account, |reading| garbage::list(reading, after.as_deref(), PAGE))?;
+        let Some(last) = names.last().cloned() else { return failures.end() };
+        let mut gone = Vec::new();
+        for name in names {
+            let deleted = delete(app, &name).await;
+            if deleted.is_ok() {
+                gone.push(name.clone());
+            }
+            failures.note(name, deleted);
+        }
+        app.db.write(account, |tx| gone.into_iter().try_for_each(|name| table::delete::<Garbage>(tx, name))).await?;
+        after = Some(last);
+    }
+}
+
+/// Packages are shared by their content, also between accounts: one that some version has is kept.
+async fn delete(app: &App, text: &str) -> Result<()> {
+    let Some(name) = BlobName::parse(text) else {
+        tracing::error!(blob = text, "a noted blob has no name that could be one");
+        return Ok(());
+    };
     if let Some(sha256) = name.digest() {
-        for account in accounts(app)?.into_iter().filter(|account| *account != own) {
+        for account in accounts(app)? {
             if app.db.read(account, |reading| garbage::package_is_used(reading, sha256))? {
                 return Ok(());
             }
         }
     }
-    app.blobs.delete(name).await
+    app.blobs.delete(&name).await
 }

@@ -6,14 +6,15 @@ pub mod garbage;
 pub mod retention;
 pub mod sealing;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
+use drover_protocol::AccountId;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 
 use crate::{
     app::App,
-    error::Result,
+    error::{Error, Result},
     store::{Topic, key::SYSTEM_ACCOUNT},
 };
 
@@ -83,7 +84,26 @@ async fn measured(app: &App, name: &'static str, pass: impl Future<Output = Resu
     app.metrics.set("drover_loop_seconds", vec![("loop", name.to_owned())], started.elapsed().as_secs_f64());
 }
 
+/// What failed in a pass. It must not hold up what comes after it: the first failure is given at the end, further ones are
+/// logged at once.
+#[derive(Default)]
+struct Failures(Option<Error>);
+
+impl Failures {
+    fn note(&mut self, of: impl Display, done: Result<()>) {
+        match (done, &self.0) {
+            (Ok(()), _) => {}
+            (Err(error), None) => self.0 = Some(error),
+            (Err(error), Some(_)) => tracing::warn!(%error, %of, "a loop could not do all of its work; it tries again"),
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
 /// Ids of all accounts.
-fn accounts(app: &App) -> Result<Vec<drover_protocol::AccountId>> {
+fn accounts(app: &App) -> Result<Vec<AccountId>> {
     app.db.read(SYSTEM_ACCOUNT, |reading| crate::operations::account::all(reading))
 }

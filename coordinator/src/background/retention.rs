@@ -2,7 +2,7 @@
 
 use drover_protocol::AccountId;
 
-use super::accounts;
+use super::{Failures, accounts};
 use crate::{
     app::App,
     error::Result,
@@ -21,17 +21,28 @@ pub struct Ages {
 
 /// Removes everything that is too old now.
 pub async fn pass(app: &App, ages: Ages) -> Result<()> {
+    let mut failures = Failures::default();
     for account in accounts(app)? {
-        while app.db.write(account, |tx| idempotency::expire_page(tx, PAGE)).await? == PAGE {}
-        remove_tokens(app, account).await?;
+        failures.note(account, remove_answers(app, account).await);
+        failures.note(account, remove_tokens(app, account).await);
         if ages.logs_days > 0 {
-            let before = app.db.now().minus_seconds(ages.logs_days * DAY_SECONDS);
-            while app.db.write(account, move |tx| log::expire_page(tx, before, PAGE)).await? == PAGE {}
+            failures.note(account, remove_lines(app, account, ages.logs_days).await);
         }
         if ages.jobs_days > 0 {
-            remove_jobs(app, account, ages.jobs_days).await?;
+            failures.note(account, remove_jobs(app, account, ages.jobs_days).await);
         }
     }
+    failures.end()
+}
+
+async fn remove_answers(app: &App, account: AccountId) -> Result<()> {
+    while app.db.write(account, |tx| idempotency::expire_page(tx, PAGE)).await? == PAGE {}
+    Ok(())
+}
+
+async fn remove_lines(app: &App, account: AccountId, days: u64) -> Result<()> {
+    let before = app.db.now().minus_seconds(days * DAY_SECONDS);
+    while app.db.write(account, move |tx| log::expire_page(tx, before, PAGE)).await? == PAGE {}
     Ok(())
 }
 

@@ -1,13 +1,16 @@
 //! Seals logs: moves the lines of ended attempts, and the older lines of long ones, from the store into compressed
 //! blocks. The lines of many attempts go into one blob, so that a thousand short jobs make one file and not a thousand.
 
-use drover_protocol::LogBlockId;
+use drover_protocol::{AccountId, LogBlockId};
 
-use super::accounts;
+use super::{Failures, accounts};
 use crate::{
     app::App,
     error::{Error, Result},
-    operations::log::{self, Sealable, Sealed, pack_lines},
+    operations::{
+        garbage,
+        log::{self, Sealable, Sealed, pack_lines},
+    },
     store::blob::BlobName,
 };
 
@@ -20,20 +23,29 @@ const SMALL_BYTES: u64 = 64 * 1024;
 
 /// Seals all that can be sealed now.
 pub async fn pass(app: &App) -> Result<()> {
+    let mut failures = Failures::default();
     for account in accounts(app)? {
-        loop {
-            let runs = app.db.read(account, |reading| log::sealable(reading, MAX_LOGS))?;
-            if runs.is_empty() || app.stopping.is_cancelled() {
-                break;
-            }
-            let blob = LogBlockId::from_uuid(app.db.new_id());
-            let (content, sealed) = packed(runs).await?;
-            // The blob is on disk before any record refers to it, and before the chunks are deleted.
-            app.blobs.put(&BlobName::log(blob), content.into()).await?;
-            app.db.write(account, move |tx| log::seal(tx, blob, &sealed)).await?;
-        }
+        failures.note(account, pass_of(app, account).await);
     }
-    Ok(())
+    failures.end()
+}
+
+async fn pass_of(app: &App, account: AccountId) -> Result<()> {
+    loop {
+        let runs = app.db.read(account, |reading| log::sealable(reading, MAX_LOGS))?;
+        if runs.is_empty() || app.stopping.is_cancelled() {
+            return Ok(());
+        }
+        let blob = LogBlockId::from_uuid(app.db.new_id());
+        let name = BlobName::log(blob);
+        let (content, sealed) = packed(runs).await?;
+        let _arriving = app.blobs.arriving().await;
+        let noted = name.to_string();
+        app.db.write(account, move |tx| garbage::announce(tx, noted)).await?;
+        // The blob is on disk before any record refers to it, and before the chunks are deleted.
+        app.blobs.put(&name, content.into()).await?;
+        app.db.write(account, move |tx| log::seal(tx, blob, &sealed)).await?;
+    }
 }
 
 /// Compresses runs; many of them on a thread where that holds nobody up.

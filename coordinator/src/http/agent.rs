@@ -42,7 +42,7 @@ use crate::{
         job::{MAX_JSON_BYTES, too_large},
         join_token, log, process_version, robot_group,
     },
-    store::{Reading, Topic, blob::BlobName, key::SYSTEM_ACCOUNT},
+    store::{Reading, Topic, Tx, blob::BlobName, key::SYSTEM_ACCOUNT},
 };
 
 const MAX_WAIT_SECONDS: u64 = 60;
@@ -359,21 +359,12 @@ async fn put_artifact(
         sha256: staged.sha256.clone(),
         size_bytes: staged.size_bytes,
     };
-    app.blobs.keep(staged, &BlobName::file(content.id)).await?;
-    let account = caller.account;
-    let blob = BlobName::file(content.id);
-    let stored = app.db.write(account, move |tx| file::put_artifact(tx, &caller, job, attempt, &path, &content)).await;
-    match stored {
-        Ok(stored) => {
-            let location = [(header::LOCATION, storage::address(&stored))];
-            Ok((StatusCode::CREATED, location, Json(storage::view(stored))).into_response())
-        }
-        Err(error) => {
-            // The attempt may have ended meanwhile: nobody will ever refer to this content.
-            app.db.write(account, move |tx| operations::garbage::discard(tx, blob.to_string())).await?;
-            Err(error.into())
-        }
-    }
+    let (account, name) = (caller.account, BlobName::file(content.id));
+    let write = move |tx: &mut Tx| file::put_artifact(tx, &caller, job, attempt, &path, &content);
+    let write = move |app: Arc<App>| async move { app.db.write(account, write).await.map_err(Fault::from) };
+    let stored = content::keep(&app, account, staged, name, write).await?;
+    let location = [(header::LOCATION, storage::address(&stored))];
+    Ok((StatusCode::CREATED, location, Json(storage::view(stored))).into_response())
 }
 
 /// A package, by its digest, for robots that have or had a job with it

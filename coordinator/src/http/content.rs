@@ -1,19 +1,25 @@
 //! Content of blobs as answers: digests, conditions, ranges; and content that is received.
 
+use std::sync::Arc;
+
 use axum::{
-    body::Body,
+    body::{Body, BodyDataStream},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use drover_protocol::problem::Code;
+use drover_protocol::{AccountId, problem::Code};
 
 use super::{Fault, extract::next_piece, page::is_known};
 use crate::{
     app::App,
     error::Error,
+    operations::garbage,
     store::blob::{BlobName, Staged},
 };
+
+/// So much of a refused body is read for the sake of its answer.
+const READ_OFF_BYTES: usize = 64 * 1024 * 1024;
 
 /// For annotations: the call sends a blob, or a range of it, or 304.
 pub struct Ranges;
@@ -125,12 +131,55 @@ fn wanted(headers: &HeaderMap, tag: &str, total: u64) -> Wanted {
 
 /// Takes a body in as staged content of at most `limit` bytes.
 pub async fn receive(app: &App, body: Body, limit: u64) -> Result<Staged, Fault> {
-    let mut staging = app.blobs.stage(limit).await?;
     let mut stream = body.into_data_stream();
-    while let Some(piece) = next_piece(&mut stream).await? {
+    let staged = stage(app, &mut stream, limit).await;
+    if staged.is_err() {
+        read_off(&mut stream).await;
+    }
+    staged
+}
+
+async fn stage(app: &App, stream: &mut BodyDataStream, limit: u64) -> Result<Staged, Fault> {
+    let mut staging = app.blobs.stage(limit).await?;
+    while let Some(piece) = next_piece(stream).await? {
         staging.write(piece).await?;
     }
     Ok(staging.finish().await?)
+}
+
+/// Reads on for a while what is refused: a caller that is still sending when the connection ends never sees the answer.
+async fn read_off(stream: &mut BodyDataStream) {
+    let mut bytes = 0;
+    while let Ok(Some(piece)) = next_piece(stream).await {
+        bytes += piece.len();
+        if bytes > READ_OFF_BYTES {
+            return;
+        }
+    }
+}
+
+/// Keeps content and writes the record that names it: both, or in the end neither. A caller that goes away meanwhile
+/// stops nothing, and until the record is there nobody deletes these very bytes.
+pub async fn keep<R, F>(
+    app: &Arc<App>,
+    account: AccountId,
+    staged: Staged,
+    name: BlobName,
+    write: impl FnOnce(Arc<App>) -> F + Send + 'static,
+) -> Result<R, Fault>
+where
+    R: Send + 'static,
+    F: Future<Output = Result<R, Fault>> + Send + 'static,
+{
+    let app = Arc::clone(app);
+    let kept = tokio::spawn(async move {
+        let _arriving = app.blobs.arriving().await;
+        let noted = name.to_string();
+        app.db.write(account, move |tx| garbage::announce(tx, noted)).await?;
+        app.blobs.keep(staged, &name).await?;
+        write(Arc::clone(&app)).await
+    });
+    kept.await.unwrap_or_else(|error| Err(Error::Internal(format!("content was not kept: {error}")).into()))
 }
 
 /// Refuses content that is not what `Content-Digest` says.

@@ -27,7 +27,7 @@ use crate::{
     domain,
     error::Result as OperationResult,
     operations::{
-        self, Caller,
+        Caller,
         process_version::{self, Package},
     },
     package,
@@ -131,21 +131,17 @@ async fn upload_version(
     app.db.read(caller.account, |reading| process_version::check_upload(reading, &caller, &text, &query))?;
     let manifest = staged.inspect(|content| package::validate(content, &package::Limits::default())).await?;
     let package = Package { sha256: staged.sha256.clone(), size_bytes: staged.size_bytes, manifest };
-    // Nobody may delete these very bytes between their being kept and their being referred to.
-    let _held = app.blobs.hold_packages().await;
-    app.blobs.keep(staged, &BlobName::package(&package.sha256)?).await?;
-    let (account, sha256) = (caller.account, package.sha256.clone());
-    let written = once::write(&app, caller, call, move |tx, caller| {
-        let found = process_version::create(tx, caller, &text, &query, &package)?;
-        let path = format!("/processes/{}/versions/{}", found.0.id, found.1.id);
-        Ok(Answer::created(view(tx, found)?, path))
-    })
-    .await;
-    if written.is_err() {
-        // The world has changed meanwhile; nobody may ever refer to these bytes.
-        app.db.write(account, move |tx| operations::garbage::discard_package(tx, &sha256)).await?;
-    }
-    written
+    let name = BlobName::package(&package.sha256)?;
+    let account = caller.account;
+    let write = move |app: Arc<App>| async move {
+        once::write(&app, caller, call, move |tx, caller| {
+            let found = process_version::create(tx, caller, &text, &query, &package)?;
+            let path = format!("/processes/{}/versions/{}", found.0.id, found.1.id);
+            Ok(Answer::created(view(tx, found)?, path))
+        })
+        .await
+    };
+    content::keep(&app, account, staged, name, write).await
 }
 
 fn is_form(headers: &HeaderMap) -> bool {

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Content that is kept already and now gets its name.
+/// Content that was announced and kept, and now gets its name.
 #[derive(Clone, Debug)]
 pub struct Content {
     pub id: FileId,
@@ -76,6 +76,7 @@ pub fn put_artifact(
         remove(tx, &old)?;
     }
     table::insert(tx, &file)?;
+    garbage::keep(tx, &BlobName::file(file.id).to_string())?;
     Ok(file)
 }
 

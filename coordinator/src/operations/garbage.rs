@@ -1,4 +1,5 @@
-//! Blobs that no record refers to any more: noted in the transaction that dropped the last reference, deleted later.
+//! Blobs that no record refers to: noted before they come and in the transaction that drops the last reference, taken
+//! off the list in the one that writes a record, deleted later. So none is left behind, whatever ends half-way.
 
 use crate::{
     domain::{garbage::Garbage, process::ProcessVersion},
@@ -6,14 +7,19 @@ use crate::{
     store::{Reading, Scan, Topic, Tx, blob::BlobName, key::Kind, table},
 };
 
-/// Notes that nobody needs the blob any more.
-pub fn discard(tx: &mut Tx, blob: String) -> Result<()> {
+/// Notes that a blob is about to come, which nobody needs until a record names it.
+pub fn announce(tx: &mut Tx, blob: String) -> Result<()> {
     if table::find::<Garbage>(tx, blob.clone())?.is_none() {
         let since = tx.now();
         table::insert(tx, &Garbage { blob, since })?;
-        tx.wake(Topic::Garbage);
     }
     Ok(())
+}
+
+/// Notes that nobody needs the blob any more.
+pub fn discard(tx: &mut Tx, blob: String) -> Result<()> {
+    tx.wake(Topic::Garbage);
+    announce(tx, blob)
 }
 
 /// Notes that nobody needs the package any more, unless some version has it.
@@ -24,14 +30,19 @@ pub fn discard_package(tx: &mut Tx, sha256: &str) -> Result<()> {
     }
 }
 
-/// Notes that the blob is needed after all.
+/// Notes that the blob is needed: a record names it from this transaction on.
 pub fn keep(tx: &mut Tx, blob: &str) -> Result<()> {
     table::delete::<Garbage>(tx, blob.to_owned())
 }
 
-/// Blobs that may be deleted, oldest names first.
-pub fn list(reading: &dyn Reading, limit: usize) -> Result<Vec<String>> {
-    let found = Scan::of(reading, Kind::Garbage, ()).records::<Garbage>(reading, limit)?;
+/// Blobs that may be deleted, by name, after this one.
+pub fn list(reading: &dyn Reading, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+    let scan = Scan::of(reading, Kind::Garbage, ());
+    let scan = match after {
+        Some(blob) => scan.after(&table::index_start(reading, Kind::Garbage, blob)),
+        None => scan,
+    };
+    let found = scan.records::<Garbage>(reading, limit)?;
     Ok(found.into_iter().map(|(_, garbage)| garbage.blob).collect())
 }
 

@@ -250,13 +250,19 @@ pub struct Sealable {
     pub bytes: u64,
 }
 
-/// Logs that can be sealed, up to about `SEAL_BYTES` in all, longest waiting first.
+/// Logs that can be sealed, up to about `SEAL_BYTES` in all, longest waiting first. One that is broken holds up no other.
 pub fn sealable(reading: &dyn Reading, limit: usize) -> Result<Vec<Sealable>> {
     let heads = Scan::of(reading, Kind::LogHeadUnsealed, ()).indexed::<LogHead>(reading, limit)?;
     let mut runs = Vec::new();
     let mut bytes = 0;
     for (_, head) in heads {
-        let run = sealable_of(reading, &head)?;
+        let run = match sealable_of(reading, &head) {
+            Ok(run) => run,
+            Err(error) => {
+                tracing::error!(%error, job = %head.job_id, attempt = head.attempt, "a log cannot be sealed");
+                continue;
+            }
+        };
         bytes += run.bytes;
         runs.push(run);
         if bytes >= SEAL_BYTES {
@@ -328,7 +334,8 @@ pub fn seal(tx: &mut Tx, blob: LogBlockId, sealed: &[Sealed]) -> Result<()> {
             },
         )?;
     }
-    if used { Ok(()) } else { garbage::discard(tx, BlobName::log(blob).to_string()) }
+    let blob = BlobName::log(blob).to_string();
+    if used { garbage::keep(tx, &blob) } else { garbage::discard(tx, blob) }
 }
 
 /// Deletes the chunks of a run; `false` if they are not there any more.

@@ -20,7 +20,7 @@ use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{
     GetOptions, GetResultPayload, ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory,
 };
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use self::folder::Folder;
 pub use self::{
@@ -51,7 +51,7 @@ enum Place {
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
     place: Place,
-    packages: Arc<Mutex<()>>,
+    arriving: Arc<RwLock<()>>,
 }
 
 impl Blobs {
@@ -60,12 +60,12 @@ impl Blobs {
     pub fn open(root: &Path) -> Result<Self> {
         let folder = Folder::open(root)?;
         let store = LocalFileSystem::new_with_prefix(root).map_err(|error| store_error(error, "opening the blobs"))?;
-        Ok(Self { store: Arc::new(store), place: Place::Folder(Arc::new(folder)), packages: Arc::default() })
+        Ok(Self { store: Arc::new(store), place: Place::Folder(Arc::new(folder)), arriving: Arc::default() })
     }
 
     /// Blobs that live and die with the process. They touch no disk, no other thread and no timer.
     pub fn memory() -> Self {
-        Self { store: Arc::new(InMemory::new()), place: Place::Memory, packages: Arc::default() }
+        Self { store: Arc::new(InMemory::new()), place: Place::Memory, arriving: Arc::default() }
     }
 
     /// Begins to take in content of at most `limit_bytes`. Nothing remains of it unless it is finished and kept.
@@ -193,11 +193,15 @@ impl Blobs {
             .boxed()
     }
 
-    /// Packages are shared by their content, so that a version may be uploaded while the last other one with the same
-    /// bytes is deleted. Hold this from keeping a package until its record is committed, and from committing the last
-    /// record's deletion until the package is deleted; then neither can undo the other.
-    pub async fn hold_packages(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.packages).lock_owned().await
+    /// Held by whoever brings a blob, from noting that it comes until its record is committed. Nothing is deleted
+    /// meanwhile: what no record names yet looks like what no record names any more.
+    pub async fn arriving(&self) -> OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.arriving).read_owned().await
+    }
+
+    /// Held by whoever deletes blobs, from finding that no record names them. Waits for those that arrive.
+    pub async fn deleting(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.arriving).write_owned().await
     }
 }
 

@@ -1,7 +1,10 @@
 //! What happens to jobs by time: acceptance, leases, silence, loss, retries, limits and graces. The clock is moved by
 //! hand, never slept for.
 
+use drover_coordinator::{background, store::engine::Engine};
+use drover_protocol::AccountId;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::support::{Agent, World, package, text};
 
@@ -365,4 +368,30 @@ async fn an_operator_closes_a_job() {
     assert!(text(&ended, "/cause/message").contains("done by hand"));
     close("again").await.expect(409).refused("wrong_state");
     assert_eq!(agent.next(1, &[&job]).await.ok()["commands"][0]["command"], "drop");
+}
+
+/// A record that cannot be read, in one account, holds up no loop in the accounts after it.
+#[tokio::test]
+async fn a_broken_record_holds_up_no_other_account() {
+    let mut world = World::new().await;
+    let admins = [world.admin.clone(), world.new_account(AccountId::from_uuid(Uuid::from_u128(0xacc1)), "other").await];
+    let mut jobs = Vec::new();
+    for admin in &admins {
+        world.admin.clone_from(admin);
+        world.process("p").await;
+        let stop_after = world.now().plus_seconds(60).to_string();
+        jobs.push(world.start_with("p", json!({ "stop_after": stop_after })).await);
+    }
+    let id: Uuid = jobs[0].parse().unwrap();
+    let own = |(key, _): &(Vec<u8>, Vec<u8>)| key.starts_with(b"jb") && key.ends_with(id.as_bytes());
+    let (key, record) = world.pairs().into_iter().find(own).unwrap();
+    let put = |value: Vec<u8>| world.engine.exclusive(&mut |_| [(key.clone(), Some(value.clone()))].into()).unwrap();
+    put(vec![1, 0xc1]);
+    world.move_clock(61);
+    background::deadlines::pass(&world.app).await.expect_err("the broken record is told of");
+    assert_eq!(world.job(&jobs[1]).await["state"], "finished");
+    put(record);
+    background::deadlines::pass(&world.app).await.unwrap();
+    world.admin.clone_from(&admins[0]);
+    assert_eq!(world.job(&jobs[0]).await["state"], "finished");
 }

@@ -14,3 +14,4 @@ mod permissions;
 mod processes;
 mod robots;
 mod support;
+mod uploads;

@@ -87,10 +87,18 @@ impl World {
     }
 
     pub async fn with_rules(rules: Rules) -> Self {
+        Self::with_db(rules, |engine, clock, randomness| Db::inline(engine, clock, randomness)).await
+    }
+
+    /// A coordinator whose database is made by the test, over the memory engine that it is given.
+    pub async fn with_db(
+        rules: Rules,
+        open: impl FnOnce(Arc<Memory>, Arc<dyn Clock>, Arc<dyn Randomness>) -> Db,
+    ) -> Self {
         let engine = Arc::new(Memory::default());
         let clock = Arc::new(ManualClock(AtomicI64::new(START)));
         let randomness = Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(7))));
-        let db = Arc::new(Db::inline(engine.clone(), clock.clone(), randomness));
+        let db = Arc::new(open(engine.clone(), clock.clone(), randomness));
         let secrets = Arc::new(Secrets::from_bytes(&[3; 32]));
         let app = App::new(db, Arc::new(Blobs::memory()), secrets, rules, None);
         let router = drover_coordinator::http::router(Arc::clone(&app));
@@ -505,7 +513,11 @@ impl Agent {
     }
 
     pub async fn put(&self, job: &str, path: &str, content: &[u8]) -> Answer {
-        self.call(Method::PUT, &format!("/jobs/{job}/files/{path}")).body(content.to_vec()).send().await
+        self.put_call(job, path, content).send().await
+    }
+
+    pub fn put_call(&self, job: &str, path: &str, content: &[u8]) -> Call {
+        self.call(Method::PUT, &format!("/jobs/{job}/files/{path}")).body(content.to_vec())
     }
 }
 

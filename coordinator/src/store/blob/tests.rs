@@ -240,12 +240,15 @@ async fn foreign_files_are_not_listed() {
     assert_eq!(blobs.list(BlobKind::File).count().await, 1);
 }
 
-/// A hold is a lock: the second waits until the first is given back.
+/// Many bring blobs at once; whoever deletes waits for all of them, and they for it.
 #[tokio::test]
-async fn packages_are_held_by_one_at_a_time() {
+async fn nothing_is_deleted_while_anything_arrives() {
     let blobs = Blobs::memory();
-    let first = blobs.hold_packages().await;
-    assert!(futures::poll!(std::pin::pin!(blobs.hold_packages())).is_pending());
-    drop(first);
-    assert!(futures::poll!(std::pin::pin!(blobs.hold_packages())).is_ready());
+    let brings = (blobs.arriving().await, blobs.arriving().await);
+    assert!(futures::poll!(std::pin::pin!(blobs.deleting())).is_pending());
+    drop(brings);
+    let deletes = blobs.deleting().await;
+    assert!(futures::poll!(std::pin::pin!(blobs.arriving())).is_pending());
+    drop(deletes);
+    assert!(futures::poll!(std::pin::pin!(blobs.arriving())).is_ready());
 }
