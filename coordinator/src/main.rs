@@ -12,7 +12,9 @@ use drover_coordinator::{
     config::{Config, LogFormat},
     start::{self, engine_settings},
     store::{
+        blob::Blobs,
         check,
+        check_blobs::check_blobs,
         embedded::Embedded,
         engine::Engine,
         restore::{self, RestoreReport},
@@ -46,7 +48,7 @@ enum Command {
     Run,
     /// Check the settings without starting.
     CheckConfig,
-    /// Check the records of a stopped coordinator's store against their indexes, both ways.
+    /// Check the records of a stopped coordinator's store against their indexes and blobs, both ways.
     Check,
     /// Make the index of a stopped coordinator's store anew from export and log.
     Rebuild {
@@ -166,13 +168,16 @@ async fn stop_signal() -> &'static str {
 
 fn check_store(config: &Config) -> anyhow::Result<()> {
     let engine = Embedded::open(&config.store.path, engine_settings(config))?;
-    let report = check::check(&*engine.view())?;
+    let mut report = check::check(&*engine.view())?;
+    let blobs = Blobs::open(&config.blobs_folder()?.0)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(check_blobs(&*engine.view(), &blobs, &mut report))?;
     println!("{report}");
     engine.close()?;
     if report.is_sound() {
         Ok(())
     } else {
-        bail!("the store is not sound; `drover-coordinator rebuild` makes its index anew")
+        bail!("the store is not sound; `drover-coordinator rebuild` makes its index anew, a backup has the blobs")
     }
 }
 

@@ -241,6 +241,39 @@ fn bad_settings_are_named() {
     assert!(good && printed.contains("lost_after_seconds = 300") && !printed.contains("hidden-password"), "{printed}");
 }
 
+/// `check` also looks whether the blobs are there that records name, and no others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_finds_blobs_that_are_lost_cut_off_or_left_behind() {
+    let folder = folder();
+    let mut coordinator = Coordinator::start(folder.path());
+    make_process(&coordinator, "p").await;
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    zip.start_file("main.sh", zip::write::SimpleFileOptions::default()).expect("a zip");
+    let package = zip.finish().expect("a zip").into_inner();
+    let url = format!("{}/api/v1/processes/p/versions", coordinator.url);
+    let upload = client().post(url).bearer_auth(KEY).header("content-type", "application/zip").body(package);
+    let version: Value = upload.send().await.expect("an answer").json().await.expect("a version");
+    let sha256 = version["sha256"].as_str().expect("a digest");
+    coordinator.signal(libc::SIGTERM);
+    assert!(coordinator.wait().success());
+    let check = || run(program(folder.path()).arg("check"));
+    let (good, text, errors) = check();
+    assert!(good, "{text}{errors}");
+
+    let blob = folder.path().join("blobs/package").join(&sha256[62..]).join(&sha256[60..62]).join(sha256);
+    let whole = std::fs::read(&blob).expect("it lies there");
+    std::fs::write(&blob, &whole[1..]).expect("it is cut off");
+    assert!(!check().0 && check().1.contains("bytes instead of"), "{}", check().1);
+    let other = blob.with_file_name(format!("{}{}", "0".repeat(60), &sha256[60..]));
+    std::fs::rename(&blob, &other).expect("it is renamed");
+    let (good, text, _) = check();
+    assert!(!good && text.contains(&format!("{sha256} is missing")) && text.contains("no record names"), "{text}");
+    std::fs::remove_file(&other).expect("it is removed");
+    std::fs::write(&blob, &whole).expect("it is put back");
+    let (good, text, errors) = check();
+    assert!(good, "{text}{errors}");
+}
+
 /// Two coordinators on one store would both believe to be the writer.
 #[test]
 fn a_second_coordinator_is_refused() {

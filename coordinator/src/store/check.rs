@@ -35,7 +35,7 @@ impl Report {
         self.problem_count == 0
     }
 
-    fn problem(&mut self, text: String) {
+    pub(super) fn problem(&mut self, text: String) {
         self.problem_count += 1;
         if self.problems.len() < DESCRIBED {
             self.problems.push(text);

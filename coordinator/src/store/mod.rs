@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod blob;
 pub mod check;
+pub mod check_blobs;
 mod commit_log;
 pub mod db;
 mod disk;
