@@ -331,7 +331,8 @@ struct ArtifactQuery {
 
 /// Store an artifact of a job
 ///
-/// Into the folder `jobs/<job id>`, whole or not at all; one of the same path is replaced.
+/// Into the folder `jobs/<job id>`, whole or not at all; one of the same path is replaced. Only until the attempt has
+/// ended; after that it is refused with `stale_attempt`.
 #[utoipa::path(put, path = "/agent/jobs/{job}/files/{*path}", tag = "Agent",
     params(("job" = String, Path, description = "Id of the job"),
         ("path" = String, Path, description = "Path of the file in the folder jobs/<job id>"), ArtifactQuery, Digest),

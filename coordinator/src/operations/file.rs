@@ -35,8 +35,8 @@ pub fn check_artifact(reading: &dyn Reading, caller: &Caller, job: JobId, attemp
     let robot = caller.robot()?;
     let record: Option<Attempt> = table::find(reading, (job, attempt))?;
     record.filter(|record| record.robot.id == robot).ok_or(Error::NotFound("job"))?;
-    if table::get::<Job>(reading, job)?.attempt != attempt {
-        return Err(Error::stale_attempt("the job has moved on to another attempt"));
+    if !table::get::<Job>(reading, job)?.is_held_by(robot, attempt) {
+        return Err(Error::stale_attempt("the attempt is over; its artifacts are not taken any more"));
     }
     match path_fault(path) {
         Some(fault) => Err(Error::invalid("path", fault)),

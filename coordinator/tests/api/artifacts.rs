@@ -1,9 +1,10 @@
 //! Artifacts of jobs: putting, repeating, replacing, listing, downloading, and paths that must not be.
 
+use axum::body::Body;
 use http::Method;
 use serde_json::json;
 
-use crate::support::{Agent, World, each, text};
+use crate::support::{Agent, World, each, settle, text};
 
 async fn running() -> (World, Agent, String) {
     let world = World::new().await;
@@ -95,17 +96,43 @@ async fn paths_that_lead_elsewhere_are_refused() {
     world.get(&format!("/storages/jobs%2F{job}/files/none")).await.expect(404);
 }
 
-/// Files may follow the end of their attempt, but not the beginning of the next one.
+/// What an attempt leaves is complete when it has ended: neither afterwards nor under a later attempt is anything added to it
+/// or replaced, also if the file was on its way when the attempt ended.
 #[tokio::test]
-async fn files_belong_to_the_newest_attempt() {
+async fn an_attempt_that_is_over_adds_no_files() {
     let (world, agent, job) = running().await;
+    agent.put(&job, "a.txt", b"in time").await.created();
+    let (pieces, body) = futures::channel::mpsc::unbounded::<Result<&'static [u8], std::io::Error>>();
+    let slow = agent.call(Method::PUT, &format!("/jobs/{job}/files/slow.txt")).streamed(Body::from_stream(body));
+    let slow = tokio::spawn(slow.send());
+    pieces.unbounded_send(Ok(b"begun in time")).unwrap();
+    settle().await;
     agent.fail(&job, 1).await.done();
-    agent.put(&job, "after.txt", b"x").await.created();
+    drop(pieces);
+    slow.await.unwrap().expect(409).refused("stale_attempt");
+    for name in ["a.txt", "late.txt", "late.txt?attempt=1"] {
+        agent.put(&job, name, b"too late").await.expect(409).refused("stale_attempt");
+    }
     world.act(&format!("/jobs/{job}/retry")).await.ok();
+    agent.put(&job, "late.txt?attempt=1", b"x").await.expect(409).refused("stale_attempt");
     agent.run().await;
     agent.put(&job, "late.txt?attempt=1", b"x").await.expect(409).refused("stale_attempt");
     agent.put(&job, "now.txt?attempt=2", b"x").await.created();
     agent.put(&job, "never.txt?attempt=3", b"x").await.expect(404);
     world.collect_garbage().await;
+    let list = world.get(&format!("/storages/jobs%2F{job}/files")).await.ok();
+    assert_eq!(each(&list, "path"), ["a.txt", "now.txt"]);
     assert_eq!(files(&world).await, 2);
+    assert_eq!(world.get(&format!("/storages/jobs%2F{job}/files/a.txt")).await.expect(200).body, "in time");
+}
+
+/// Whoever asks for an end may still get what the attempt has to deliver, until it has ended; an abort that is not confirmed
+/// ends that as well.
+#[tokio::test]
+async fn files_are_taken_while_an_end_is_under_way_and_not_after_it() {
+    let (world, agent, job) = running().await;
+    world.post(&format!("/jobs/{job}/stop"), json!({ "mode": "abort" })).await.ok();
+    agent.put(&job, "before.txt", b"x").await.created();
+    world.pass_time(31).await;
+    agent.put(&job, "after.txt", b"x").await.expect(409).refused("stale_attempt");
 }

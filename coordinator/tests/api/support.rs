@@ -295,7 +295,7 @@ pub fn package(files: &[(&str, &str)]) -> Vec<u8> {
 pub struct Call {
     router: Router,
     request: http::request::Builder,
-    body: Vec<u8>,
+    body: Body,
     peer: Option<std::net::SocketAddr>,
 }
 
@@ -306,7 +306,7 @@ impl Call {
             Some(rest) => format!("/{rest}"),
             None => format!("/api/v1{path}"),
         };
-        Self { router, request: Request::builder().method(method).uri(uri), body: Vec::new(), peer: None }
+        Self { router, request: Request::builder().method(method).uri(uri), body: Body::empty(), peer: None }
     }
 
     pub fn key(self, key: &str) -> Self {
@@ -328,8 +328,13 @@ impl Call {
         self.header("content-type", "application/json").body(body.to_string())
     }
 
-    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
-        self.body = body.into();
+    pub fn body(self, body: impl Into<Vec<u8>>) -> Self {
+        self.streamed(Body::from(body.into()))
+    }
+
+    /// With a body that comes piece by piece.
+    pub fn streamed(mut self, body: Body) -> Self {
+        self.body = body;
         self
     }
 
@@ -341,7 +346,7 @@ impl Call {
 
     /// The answer's head and its body as it comes.
     pub async fn open(self) -> http::Response<Body> {
-        let mut request = self.request.body(Body::from(self.body)).unwrap();
+        let mut request = self.request.body(self.body).unwrap();
         if let Some(peer) = self.peer {
             request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
         }
