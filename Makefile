@@ -17,6 +17,8 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# How fast the store is on this machine; ARGS="SECONDS FOLDER".
+# Every figure of bench/, in one run beside what the same disk and the same load generator reach without Drover.
+# ARGS names single figures, such as ARGS="http dispatch"; ARGS=--help lists them.
 bench:
-	cargo bench --locked -p drover-coordinator --bench store -- $(ARGS)
+	cargo build --release --locked -p drover-coordinator -p drover-agent -p drover-bench
+	cargo run --release --locked -q -p drover-bench --bin drover-bench -- $(ARGS)

@@ -1,13 +1,10 @@
 //! How fast the embedded store is on this machine: durable transactions per second beside the disk's own rate of
-//! `fdatasync`, and records per second when the index is made anew.
-//!
-//! `cargo bench -p drover-coordinator --bench store [-- SECONDS [FOLDER]]`; 5 seconds per measurement and the system's
-//! folder for temporary files if not given. The folder should lie on the disk that is to be judged.
+//! `fdatasync`, and records per second when the index is made anew. One transaction puts a record and two index entries.
 
 use std::{
     fs::File,
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,35 +25,37 @@ use drover_coordinator::{
 use drover_protocol::AccountId;
 use uuid::Uuid;
 
+use super::Setting;
+use crate::{load::Latencies, report::Row};
+
 /// Of the record that each transaction puts, beside two index entries.
 const RECORD_BYTES: usize = 300;
 const CALLERS: [usize; 3] = [1, 16, 128];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let seconds = arguments.next().map_or(Ok(5), |text| text.parse())?;
-    let duration = Duration::from_secs(seconds);
-    let below = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    let folder = tempfile::tempdir_in(below)?;
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("{processors} processors; one transaction = a record of {RECORD_BYTES} bytes and two index entries");
-
-    let raw = raw_rate(folder.path(), duration)?;
-    println!("disk alone, one writer: {raw:.0} overwrites of 512 bytes with fdatasync per second");
+pub fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+    let (folder, duration) = (&setting.folder, setting.duration);
+    let before = raw_rate(folder, duration)?;
+    let mut measured = Vec::new();
     for callers in CALLERS {
-        let store = folder.path().join(format!("store-{callers}"));
-        let (rate, mut latencies) = transactions(&store, callers, duration)?;
-        latencies.sort_unstable();
-        let at = |share: usize| latencies[(latencies.len() - 1) * share / 100].as_micros();
-        println!(
-            "{callers:>3} callers: {rate:>6.0} durable transactions per second ({:.0} % of the disk alone), p50 {} µs, p99 {} µs",
-            rate / raw * 100.0,
-            at(50),
-            at(99)
-        );
+        measured.push(transactions(&folder.join(format!("store-{callers}")), callers, duration)?);
     }
-    println!("disk alone once more: {:.0} per second", raw_rate(folder.path(), duration)?);
-    rebuild(&folder.path().join("store-128"))
+    let after = raw_rate(folder, duration)?;
+    // A disk that others use as well has no steady rate: what it did before and after frames what the store did.
+    let raw = f64::midpoint(before, after);
+    let text = format!("one writer, 512 bytes; {before:.0}/s before, {after:.0}/s after");
+    let mut rows = vec![Row::plain("the disk alone: overwrite and fdatasync", raw, "/s").beside(text)];
+    for (callers, (rate, latencies)) in CALLERS.into_iter().zip(measured) {
+        let share = rate / raw * 100.0;
+        let text = format!("{share:.0} % of the disk alone; {}", latencies.text());
+        rows.push(match callers {
+            1 => Row::at_least("durable transactions, one caller, of the disk alone", 60.0, share, "%")
+                .beside(format!("{rate:.0}/s; {}", latencies.text())),
+            128 => Row::at_least("durable transactions, 128 callers", 30_000.0, rate, "/s").beside(text),
+            _ => Row::plain(format!("durable transactions, {callers} callers"), rate, "/s").beside(text),
+        });
+    }
+    rows.extend(rebuild(&folder.join("store-128"))?);
+    Ok(rows)
 }
 
 fn raw_rate(folder: &Path, duration: Duration) -> std::io::Result<f64> {
@@ -74,11 +73,7 @@ fn raw_rate(folder: &Path, duration: Duration) -> std::io::Result<f64> {
     Ok(f64::from(count) / started.elapsed().as_secs_f64())
 }
 
-fn transactions(
-    folder: &Path,
-    callers: usize,
-    duration: Duration,
-) -> Result<(f64, Vec<Duration>), Box<dyn std::error::Error>> {
+fn transactions(folder: &Path, callers: usize, duration: Duration) -> anyhow::Result<(f64, Latencies)> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let engine = Arc::new(Embedded::open(folder, Settings::default())?);
     let shared: Arc<dyn Engine> = engine.clone();
@@ -90,25 +85,25 @@ fn transactions(
         let calls: Vec<_> = (0..callers).map(|_| tokio::spawn(caller(Arc::clone(&db), Arc::clone(&ended)))).collect();
         tokio::time::sleep(duration).await;
         ended.store(true, Ordering::SeqCst);
-        let mut latencies = Vec::new();
+        let mut latencies = Latencies::default();
         for call in calls {
             latencies.extend(call.await??);
         }
-        Ok::<_, Box<dyn std::error::Error>>(latencies)
+        anyhow::Ok(latencies)
     })?;
-    let rate = latencies.len() as f64 / started.elapsed().as_secs_f64();
+    let rate = latencies.count() as f64 / started.elapsed().as_secs_f64();
     db.close();
     engine.close()?;
     Ok((rate, latencies))
 }
 
-async fn caller(db: Arc<Db>, ended: Arc<AtomicBool>) -> Result<Vec<Duration>> {
+async fn caller(db: Arc<Db>, ended: Arc<AtomicBool>) -> Result<Latencies> {
     let account = AccountId::from_uuid(Uuid::from_u128(1));
-    let mut latencies = Vec::new();
+    let mut latencies = Latencies::default();
     while !ended.load(Ordering::SeqCst) {
         let started = Instant::now();
         db.write(account, transaction).await?;
-        latencies.push(started.elapsed());
+        latencies.add(started.elapsed());
     }
     Ok(latencies)
 }
@@ -127,24 +122,22 @@ fn transaction(tx: &mut Tx) -> Result<()> {
 }
 
 /// Makes the index anew twice: from the log alone, then from an export.
-fn rebuild(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
+fn rebuild(folder: &Path) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
     for source in ["log", "export"] {
-        let engine = if source == "export" {
+        if source == "export" {
             let engine = Embedded::open(folder, Settings::default())?;
             engine.export()?;
             engine.close()?;
-            drop(engine);
-            folder
-        } else {
-            folder
-        };
+        }
         let started = Instant::now();
-        let engine = Embedded::rebuild(engine, Settings::default(), false)?;
-        let took = started.elapsed();
+        let engine = Embedded::rebuild(folder, Settings::default(), false)?;
+        let took = started.elapsed().as_secs_f64();
         let pairs = engine.export()?.pairs;
         engine.close()?;
-        let rate = pairs as f64 / took.as_secs_f64();
-        println!("index anew from {source}: {pairs} records in {:.2} s, {rate:.0} per second", took.as_secs_f64());
+        let text = format!("{pairs} records in {took:.2} s");
+        let what = format!("index made anew from the {source}");
+        rows.push(Row::at_least(what, 100_000.0, pairs as f64 / took, "/s").beside(text));
     }
-    Ok(())
+    Ok(rows)
 }

@@ -1,0 +1,62 @@
+//! All figures, in the order in which they are measured.
+
+mod agent;
+mod dispatch;
+mod fleet;
+mod http;
+mod logs;
+mod start;
+mod store;
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::report::Row;
+
+/// What a measurement has to keep to.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// A folder of its own.
+    pub folder: PathBuf,
+    /// How long a load lasts.
+    pub duration: Duration,
+    /// Size of the large log.
+    pub log_bytes: u64,
+    /// Size of the large fleet.
+    pub robots: usize,
+}
+
+/// A group of figures that are measured together.
+pub struct Figure {
+    pub name: &'static str,
+    about: &'static str,
+    pub measure: fn(&Setting) -> anyhow::Result<Vec<Row>>,
+}
+
+pub const FIGURES: [Figure; 7] = [
+    Figure { name: "store", about: "durable transactions, index made anew", measure: store::measure },
+    Figure { name: "http", about: "durable job starts over HTTP", measure: http::measure },
+    Figure {
+        name: "dispatch",
+        about: "from the API to the running process, jobs per second",
+        measure: dispatch::measure,
+    },
+    Figure { name: "logs", about: "lines ingested, pages read, lag of a live log", measure: logs::measure },
+    Figure { name: "agent", about: "memory and CPU time of an agent", measure: agent::measure },
+    Figure {
+        name: "start",
+        about: "start of the coordinator, empty and with a million records",
+        measure: start::measure,
+    },
+    Figure { name: "fleet", about: "thousands of connected agents", measure: fleet::measure },
+];
+
+/// The figures and what they are, one a line.
+pub fn list() -> String {
+    let lines = FIGURES.iter().map(|figure| format!("  {:<9} {}\n", figure.name, figure.about));
+    format!("Figures:\n{}", lines.collect::<String>())
+}
+
+/// A runtime of one thread: the load generator must leave the cores to the programs.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
