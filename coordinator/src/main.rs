@@ -132,10 +132,12 @@ fn serve(config: &Config) -> anyhow::Result<()> {
         if let Some(key) = &running.new_key {
             show_key(&config.bootstrap.login, key)?;
         }
-        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "the coordinator serves");
         let stopping = running.app.stopping.clone();
+        // Listened for before anybody is told that it serves: from then on it ends in order.
+        let stop_signal = stop_signal()?;
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "the coordinator serves");
         tokio::spawn(async move {
-            let signal = stop_signal().await;
+            let signal = stop_signal.await;
             tracing::info!(signal, "the coordinator stops");
             stopping.cancel();
         });
@@ -153,17 +155,17 @@ fn show_key(login: &str, key: &str) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-async fn stop_signal() -> &'static str {
+/// Ends with the name of the signal by which the process is asked to stop.
+fn stop_signal() -> std::io::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        biased;
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    }
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
 }
 
 fn check_store(config: &Config) -> anyhow::Result<()> {
