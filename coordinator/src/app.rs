@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::job::Leases,
     json_schema::Schemas,
+    manifests::Manifests,
     secrets::Secrets,
     store::{Db, backup::BlobHold, blob::Blobs, embedded::Embedded},
 };
@@ -45,6 +46,7 @@ pub struct App {
     pub blobs: Arc<Blobs>,
     pub secrets: Arc<Secrets>,
     pub rules: Rules,
+    pub manifests: Manifests,
     pub schemas: Schemas,
     /// What a backup is made of; absent when everything lies in memory.
     pub on_disk: Option<OnDisk>,
@@ -69,6 +71,7 @@ impl App {
             blobs,
             secrets,
             rules,
+            manifests: Manifests::default(),
             schemas: Schemas::default(),
             on_disk,
             blob_hold: Arc::default(),

@@ -11,6 +11,7 @@ pub mod error;
 pub mod http;
 pub mod json_schema;
 pub mod log_reader;
+pub mod manifests;
 mod nearest;
 pub mod operations;
 pub mod package;

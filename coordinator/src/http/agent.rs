@@ -18,6 +18,7 @@ use drover_protocol::{
     job::{Cause, CauseCode, ErrorKind, JobError, Outcome},
     json::{MAX_DEPTH, is_too_deep},
     log::MAX_CHUNK_BYTES,
+    manifest::Manifest,
     storage::StoredFile,
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -183,14 +184,14 @@ fn has_something(reading: &dyn Reading, robot: &Robot, request: &Next) -> Operat
 }
 
 async fn take(app: &Arc<App>, caller: &Caller, robot: RobotId, request: Arc<Next>) -> Result<NextAnswer, Fault> {
-    let (leases, secrets) = (app.rules.leases, Arc::clone(&app.secrets));
+    let (leases, giving) = (app.rules.leases, Arc::clone(app));
     let answer = app
         .db
         .write(caller.account, move |tx| {
             let commands = operations::agent::take_commands(tx, robot, &request.known, &leases)?;
             let free = request.free as usize;
-            let jobs = assignment::assign_next(tx, robot, free, &request.known, &leases, &secrets)?;
-            let give = |job| assignment_view(tx, job, &secrets);
+            let jobs = assignment::assign_next(tx, robot, free, &request.known, &leases, &giving.secrets)?;
+            let give = |job| assignment_view(tx, job, &giving);
             let assignments = jobs.into_iter().map(give).collect::<OperationResult<_>>()?;
             Ok(NextAnswer { assignments, commands })
         })
@@ -198,20 +199,17 @@ async fn take(app: &Arc<App>, caller: &Caller, robot: RobotId, request: Arc<Next
     Ok(answer)
 }
 
-fn assignment_view(
-    reading: &dyn Reading,
-    record: domain::job::Job,
-    secrets: &crate::secrets::Secrets,
-) -> OperationResult<Assignment> {
+fn assignment_view(reading: &dyn Reading, record: domain::job::Job, app: &App) -> OperationResult<Assignment> {
     let version: domain::process::ProcessVersion = crate::store::table::get(reading, record.process_version_id)?;
     let (attempt, log_level) = (record.attempt, record.log_level);
-    let key = secrets.attempt_key(record.id, attempt);
+    let key = app.secrets.attempt_key(record.id, attempt);
     let job = job::full_view(reading, record)?;
     let lease_ends_at = job.lease_ends_at.unwrap_or_else(|| reading.now());
+    let manifest = app.manifests.get(version.id, || process_version::manifest(reading, version.id))?;
     let version = AssignedVersion {
         id: version.id,
         number: version.number,
-        manifest: process_version::manifest(reading, version.id)?,
+        manifest: Manifest::clone(&manifest),
         sha256: version.sha256,
         size_bytes: version.size_bytes,
     };
@@ -281,14 +279,14 @@ fn check_output(
     output: &serde_json::Value,
     report: &mut Finish,
 ) -> Result<(), Fault> {
-    let (version, schema) = app.db.read(account, |reading| {
-        let job: domain::job::Job = crate::store::table::get(reading, id)?;
-        let manifest = process_version::manifest(reading, job.process_version_id)?;
-        Ok((job.process_version_id, manifest.output_schema))
+    let (version, manifest) = app.db.read(account, |reading| {
+        let version = crate::store::table::get::<domain::job::Job>(reading, id)?.process_version_id;
+        Ok((version, app.manifests.get(version, || process_version::manifest(reading, version))?))
     })?;
+    let schema = manifest.output_schema.as_ref();
     let Some(schema) = schema.filter(|_| report.outcome == Outcome::Succeeded) else { return Ok(()) };
     let unusable = |error| Error::Internal(format!("the output schema of a version is unusable: {error}"));
-    let validator = app.schemas.get(version, Side::Output, &schema).map_err(unusable)?;
+    let validator = app.schemas.get(version, Side::Output, schema).map_err(unusable)?;
     let errors = schema_errors(&validator, output, "");
     if errors.is_empty() {
         return Ok(());

@@ -146,14 +146,15 @@ async fn start_jobs(State(app): State<Arc<App>>, caller: Caller, request: Posted
         return Ok(first);
     }
     let new = request.body;
-    let (draft, schema) = app.db.read(caller.account, |reading| {
+    let (draft, manifest) = app.db.read(caller.account, |reading| {
         let draft = job::draft(reading, &caller, &new)?;
-        let schema = process_version::manifest(reading, draft.version.id)?.input_schema;
-        Ok((draft, schema))
+        let version = draft.version.id;
+        let manifest = app.manifests.get(version, || process_version::manifest(reading, version))?;
+        Ok((draft, manifest))
     })?;
-    if let Some(schema) = schema {
+    if let Some(schema) = &manifest.input_schema {
         let unusable = |error| Error::Internal(format!("the input schema of a version is unusable: {error}"));
-        let validator = app.schemas.get(draft.version.id, Side::Input, &schema).map_err(unusable)?;
+        let validator = app.schemas.get(draft.version.id, Side::Input, schema).map_err(unusable)?;
         let errors = schema_errors(&validator, &draft.input, "/input");
         if !errors.is_empty() {
             return Err(Error::Invalid(errors).into());
