@@ -12,6 +12,9 @@ pub type Pair = (Vec<u8>, Vec<u8>);
 /// The longest value an engine must carry, in bytes. Larger content is a document in pieces or a file.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024;
 
+/// The longest key an engine must carry, in bytes.
+pub const MAX_KEY_BYTES: usize = 16 * 1024;
+
 /// Keys from `start` (included) to `end` (excluded).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {

@@ -7,7 +7,7 @@ use drover_protocol::{AccountId, Timestamp};
 use uuid::Uuid;
 
 use super::{
-    engine::{MAX_VALUE_BYTES, View, WriteSet},
+    engine::{MAX_KEY_BYTES, MAX_VALUE_BYTES, View, WriteSet},
     ids::Ids,
     overlay::Overlay,
     table::Reading,
@@ -55,6 +55,9 @@ impl<'a> Tx<'a> {
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
         if value.len() > MAX_VALUE_BYTES {
             return Err(Error::Internal(format!("a value of {} bytes is over the limit of the store", value.len())));
+        }
+        if key.len() > MAX_KEY_BYTES {
+            return Err(Error::Internal(format!("a key of {} bytes is over the limit of the store", key.len())));
         }
         self.overlay.writes.insert(key, Some(value));
         Ok(())

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::store::{
     disk::{self, sync_folder},
-    engine::{EngineError, KeyRange, Order, Pair, View, WriteSet},
+    engine::{EngineError, KeyRange, MAX_KEY_BYTES, Order, Pair, View, WriteSet},
 };
 
 /// Fixed for the life of a folder; pages above a quarter of it would go to files that sled never syncs.
@@ -143,7 +143,7 @@ impl Index {
 
     /// Makes writes that are in order of their keys, so many at a time that readers need not wait for long.
     fn write(&self, writes: &[Write]) -> Result<(), EngineError> {
-        if writes.iter().any(|(key, _)| key.len() > page::MAX_KEY_BYTES) {
+        if writes.iter().any(|(key, _)| key.len() > MAX_KEY_BYTES) {
             return Err(broken("a key is too long for it"));
         }
         let mut rest = writes;
@@ -283,3 +283,6 @@ fn sync_files(folder: &Path) -> io::Result<()> {
     sync_folder(folder)?;
     folder.parent().map_or(Ok(()), disk::sync_folder)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,8 +12,6 @@ use std::{borrow::Cow, cmp::Ordering};
 
 /// Pages are filled up to about so many bytes of keys and values. A larger pair has a page of its own.
 pub const TARGET_BYTES: usize = 4096;
-/// The longest key that fits.
-pub const MAX_KEY_BYTES: usize = u16::MAX as usize;
 const HEAD_BYTES: usize = 4;
 const END_BYTES: usize = 4;
 
@@ -141,7 +139,7 @@ fn encode(entries: &[Entry]) -> Vec<u8> {
     let shared = first.iter().zip(last.iter()).take_while(|(one, other)| one == other).count();
     let total: usize = entries.iter().map(|entry| bytes_of(entry) + 2 + END_BYTES).sum();
     let mut bytes = Vec::with_capacity(HEAD_BYTES + shared + total);
-    // Keys are no longer than MAX_KEY_BYTES, and so are their beginnings and ends.
+    // Keys are no longer than the engine's limit, and so are their beginnings and ends.
     bytes.extend((shared as u16).to_le_bytes());
     bytes.extend((entries.len() as u16).to_le_bytes());
     bytes.extend_from_slice(&first[..shared]);
