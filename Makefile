@@ -1,6 +1,6 @@
 # Everything is done by cargo and the scripts named here; `make test` is what decides.
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-power lint bench
 
 # The whole line on this machine, until Ctrl-C; ARGS=--once ends by itself.
 demo:
@@ -12,6 +12,12 @@ demo:
 test:
 	.ci/install-missing test
 	.ci/test
+
+# Power cuts under load, then all that was acknowledged must be there. Needs root and loop devices; says so if it has not.
+test-power:
+	.ci/install-missing power
+	cargo build --locked -p drover-coordinator
+	python3 -B coordinator/tests/power/power.py --rounds $(or $(ROUNDS),20)
 
 lint:
 	cargo fmt --all --check
