@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
 };
 
 use anyhow::{Context, bail};
@@ -79,6 +80,7 @@ impl Connection {
     /// From a loopback address of its own: each has as many ports as there are.
     pub async fn open_from(source: IpAddr, address: SocketAddr) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
+        choose_port_late(&socket)?;
         socket.bind(SocketAddr::new(source, 0))?;
         Self::over(socket.connect(address).await?)
     }
@@ -123,6 +125,23 @@ impl Connection {
             }
         }
     }
+}
+
+/// Leaves the choice of the port to `connect`, which knows the other end: looking for one that is free for every end takes
+/// the kernel milliseconds when tens of thousands are in use.
+fn choose_port_late(socket: &TcpSocket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and the length are those of a live value; the descriptor is open.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 struct Head {

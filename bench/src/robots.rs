@@ -12,8 +12,8 @@ use drover_protocol::{
 
 use crate::http::{Connection, Request};
 
-/// Robots of one loopback address; more than the ports of one would hold.
-const ROBOTS_PER_SOURCE: usize = 5_000;
+/// Robots of one loopback address. The closed connections of more would use up its ports.
+const ROBOTS_PER_SOURCE: usize = 500;
 
 /// A robot's key, and where its connections come from and go to.
 #[derive(Clone, Debug)]

@@ -28,6 +28,8 @@ pub fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
         let agent = Agent::start(&setting.folder.join("agent"), coordinator.address, &token, 1)?;
         api.idle_robots(1).await?;
         let idle_rows = idle(&agent)?;
+        // The coordinator closes connections that are idle for as long as that took.
+        let mut api = Api::open(coordinator.address).await?;
         let printing = printing(&mut api, &agent).await?;
         agent.program.stop()?;
         anyhow::Ok([idle_rows, vec![printing]].concat())
