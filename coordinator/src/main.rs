@@ -24,7 +24,7 @@ use drover_protocol::Timestamp;
 use tracing_subscriber::EnvFilter;
 
 /// What one thread takes another gives back, from request to writer to index: the system's allocator spent a quarter of
-/// all time on that.
+/// all time on that. Without huge pages, with which an idle coordinator takes 27 MB more.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
