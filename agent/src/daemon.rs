@@ -55,6 +55,7 @@ struct Threads {
     lines_closed: Option<watch::Sender<bool>>,
     lines: Option<AbortHandle>,
     prepare: Option<AbortHandle>,
+    deliver: Option<AbortHandle>,
 }
 
 /// The agent at work.
@@ -204,10 +205,14 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
             }
             Action::Deliver(assignment) => {
                 let id = AttemptId { job_id: assignment.job.id, attempt: assignment.attempt };
-                self.start(async move {
-                    runner.deliver(&assignment).await;
-                    Some(Event::Delivered(id))
-                });
+                let (deliver, handle) = abortable(async move { runner.deliver(&assignment).await });
+                self.attempts.entry(id).or_default().deliver = Some(handle);
+                self.start(async move { deliver.await.ok().map(|()| Event::Delivered(id)) });
+            }
+            Action::CancelDeliver(id) => {
+                if let Some(deliver) = self.attempts.entry(id).or_default().deliver.take() {
+                    deliver.abort();
+                }
             }
             Action::Report(id, report) => self.report(id, report),
             Action::Abandon(id) => self.start(async move {
@@ -259,7 +264,7 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
 
     fn forget(&mut self, id: AttemptId) {
         if let Some(threads) = self.attempts.remove(&id) {
-            for handle in [threads.lines, threads.prepare].into_iter().flatten() {
+            for handle in [threads.lines, threads.prepare, threads.deliver].into_iter().flatten() {
                 handle.abort();
             }
         }

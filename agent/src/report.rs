@@ -59,6 +59,20 @@ pub fn ended_before_start(id: AttemptId, request: &EndRequest) -> Finish {
     bare(id, outcome, cause, None)
 }
 
+/// The end was asked for while artifacts were being delivered. What the process came to stays, but a success that did not
+/// deliver what it made is none.
+pub fn not_delivered(report: &mut Finish, asked: &Cause) {
+    const NOTE: &str = "not all of its artifacts were delivered, because the end of the job was asked for meanwhile";
+    if report.outcome == Outcome::Succeeded {
+        report.outcome = Outcome::Aborted;
+        report.cause = asked.clone();
+    }
+    match &mut report.error {
+        Some(error) => error.message = shortened(&format!("{} (besides, {NOTE})", error.message), MAX_ERROR_BYTES),
+        None => report.error = Some(infrastructure(NOTE)),
+    }
+}
+
 /// Nobody can know how the process ended.
 pub fn lost(id: AttemptId, why: &str) -> Finish {
     let message = format!("{why}; whatever was left of the process has been ended");

@@ -130,6 +130,36 @@ fn a_stale_attempt_is_ended_and_forgotten() {
     assert_eq!(coordinator.wait_for_end(&next).outcome, Outcome::Succeeded);
 }
 
+/// An abort does not wait for an upload that hangs: the end is reported in seconds, and that something is missing is said.
+#[test]
+fn an_abort_ends_a_delivery() {
+    let coordinator = FakeCoordinator::start();
+    coordinator.lock().hold_files = true;
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("echo x > \"$DROVER_ARTIFACTS/x\"; echo ready");
+    coordinator.wait("an upload", |fake| (fake.held_files == 1).then_some(()));
+    let asked = std::time::Instant::now();
+    coordinator.command(&job, "abort");
+    let report = coordinator.wait_for_end(&job);
+    assert!(asked.elapsed() < Duration::from_secs(25), "before the coordinator gives up waiting for the end");
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Aborted, CauseCode::AbortRequested));
+    assert!(report.error.is_some_and(|error| error.message.contains("not all of its artifacts")));
+    assert_eq!((coordinator.messages(&job), coordinator.lock().files.len()), (vec!["ready".to_owned()], 0));
+}
+
+/// Nothing is delivered any more of an attempt that is not ours any more, however far the upload is.
+#[test]
+fn a_stale_attempt_is_not_delivered() {
+    let coordinator = FakeCoordinator::start();
+    coordinator.lock().hold_files = true;
+    let agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("echo x > \"$DROVER_ARTIFACTS/x\"");
+    coordinator.wait("an upload", |fake| (fake.held_files == 1).then_some(()));
+    coordinator.lock().stale.insert(job.clone());
+    wait_until("a clean host", || (!agent.run_folder(&job).exists()).then_some(()));
+    assert!(coordinator.lock().finishes.is_empty() && coordinator.lock().files.is_empty());
+}
+
 /// A journal entry torn by a power cut or spoiled by the disk: the job is ended and reported lost, and the agent works on.
 #[test]
 fn a_damaged_journal_entry_is_answered_for() {

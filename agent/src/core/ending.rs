@@ -34,6 +34,8 @@ impl Core {
                 held.end = Some(request.clone());
                 actions.push(Action::End(id, request));
             }
+            // The process is gone; whoever aborts does not want to wait for its artifacts either (see `keep_deliveries`).
+            JobPhase::Delivering(_) if mode == EndMode::Hard => held.end = Some(request),
             JobPhase::Delivering(_) | JobPhase::LastLines(_) | JobPhase::Reporting(_) | JobPhase::Dropping(_) => {}
         }
     }
@@ -56,12 +58,16 @@ impl Core {
                 let cause = requested(CauseCode::AbortRequested);
                 actions.extend([Action::DropLines(id), Action::End(id, EndRequest { mode: EndMode::Hard, cause })]);
             }
-            // A late result is worth an event for the coordinator; its lines are not awaited.
+            // A late result is worth an event for the coordinator; its artifacts and lines are not awaited.
+            JobPhase::Delivering(_) => {
+                actions.extend([Action::CancelDeliver(id), Action::DropLines(id)]);
+                self.delivered(id, actions);
+            }
             JobPhase::LastLines(_) => {
                 actions.push(Action::DropLines(id));
                 self.lines_over(id, true, actions);
             }
-            JobPhase::Delivering(_) | JobPhase::Reporting(_) | JobPhase::Dropping(_) => {}
+            JobPhase::Reporting(_) | JobPhase::Dropping(_) => {}
         }
     }
 

@@ -6,7 +6,7 @@
 //!                        │ refused              │ failed, ended first                    ▼
 //!                        ▼                      └──────────────────────────────────► Delivering
 //!                     forgotten ◄── Reporting ◄── LastLines ◄───────────────────────────┘
-//!                        ▲                                                      artifacts uploaded
+//!                        ▲                                      artifacts uploaded, or an end asked for
 //!                        └────── Dropping  (the attempt is not ours any more: tree ended, no report)
 //! ```
 //!
@@ -63,6 +63,8 @@ struct Held {
     backoff: Backoff,
     /// When the call of this phase is to be tried again.
     retry_at: Option<Timestamp>,
+    /// Set when an abort leaves the delivery of artifacts only so long.
+    deliver_until: Option<Timestamp>,
     /// The coordinator does not want this attempt's lines and report any more.
     stale: bool,
 }
@@ -144,7 +146,7 @@ impl Core {
             times.push(Some(self.poll_at));
         }
         for held in self.jobs.values() {
-            times.push(held.retry_at);
+            times.extend([held.retry_at, held.deliver_until]);
             times.extend(self.deadlines(held).map(|(at, _)| Some(at)));
         }
         times.into_iter().flatten().min()
@@ -217,7 +219,16 @@ impl Core {
 
 impl Held {
     fn new(assignment: Option<Rc<Assignment>>, phase: JobPhase) -> Self {
-        Self { assignment, phase, end: None, progress: None, backoff: Backoff::default(), retry_at: None, stale: false }
+        Self {
+            assignment,
+            phase,
+            end: None,
+            progress: None,
+            backoff: Backoff::default(),
+            retry_at: None,
+            deliver_until: None,
+            stale: false,
+        }
     }
 
     /// True if it takes no room on the host any more.

@@ -63,6 +63,7 @@ impl Core {
             actions.push(Action::Record(Entry { assignment, stage }));
         }
         held.phase = JobPhase::LastLines(report);
+        held.deliver_until = None;
         if stale {
             self.lines_over(id, true, actions);
         } else {

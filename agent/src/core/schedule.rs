@@ -6,8 +6,12 @@ use drover_protocol::{
     job::{Cause, CauseCode},
 };
 
-use super::{Action, Core, Held, JobPhase, Mode};
-use crate::launcher::EndMode;
+use super::{Action, Core, Held, JobPhase, Mode, after};
+use crate::{launcher::EndMode, report};
+
+/// Artifacts get this long after an abort: enough for small ones, and well within the time in which the coordinator expects
+/// the end to be confirmed.
+const DELIVERY_AFTER_ABORT_MS: u64 = 5_000;
 
 impl Core {
     pub(super) fn keep_time(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
@@ -15,6 +19,7 @@ impl Core {
             return;
         }
         self.keep_deadlines(now, actions);
+        self.keep_deliveries(now, actions);
         self.retry(now, actions);
         if self.mode_is_over(now, actions) {
             return;
@@ -51,10 +56,11 @@ impl Core {
 
     /// The times at which a job is to be ended, by the host's clock.
     pub(super) fn deadlines(&self, held: &Held) -> impl Iterator<Item = (Timestamp, EndMode)> {
-        let may_end = matches!(held.phase, JobPhase::Accepting | JobPhase::Preparing | JobPhase::Running);
-        let job = held.assignment.as_ref().filter(|_| may_end).map(|assignment| &assignment.job);
-        let stop = job.and_then(|job| job.stop_after).map(|at| (at, EndMode::Soft));
-        let abort = job.and_then(|job| job.abort_after).map(|at| (at, EndMode::Hard));
+        let may_stop = matches!(held.phase, JobPhase::Accepting | JobPhase::Preparing | JobPhase::Running);
+        let may_abort = may_stop || matches!(held.phase, JobPhase::Delivering(_));
+        let job = held.assignment.as_ref().map(|assignment| &assignment.job);
+        let stop = job.filter(|_| may_stop).and_then(|job| job.stop_after).map(|at| (at, EndMode::Soft));
+        let abort = job.filter(|_| may_abort).and_then(|job| job.abort_after).map(|at| (at, EndMode::Hard));
         let (ahead, asked) = (self.server_ahead_ms, held.end.as_ref().map(|end| end.mode));
         stop.into_iter()
             .chain(abort)
@@ -74,6 +80,23 @@ impl Core {
                 let cause = Cause { by: "agent".to_owned(), code, message: format!("the job's {name} has come") };
                 self.end(id, mode, cause, actions);
             }
+        }
+    }
+
+    /// After an abort, artifacts are delivered for a moment only; a success that did not deliver all of them is none.
+    fn keep_deliveries(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        for id in self.held() {
+            let Some(held) = self.jobs.get_mut(&id) else { continue };
+            let (JobPhase::Delivering(report), Some(end)) = (&mut held.phase, &held.end) else { continue };
+            if end.mode != EndMode::Hard {
+                continue;
+            }
+            if now < *held.deliver_until.get_or_insert(after(now, DELIVERY_AFTER_ABORT_MS)) {
+                continue;
+            }
+            report::not_delivered(report, &end.cause);
+            actions.push(Action::CancelDeliver(id));
+            self.delivered(id, actions);
         }
     }
 

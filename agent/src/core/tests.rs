@@ -136,6 +136,7 @@ fn word(action: &Action) -> String {
         Action::End(_, request) => format!("end({:?})", request.mode),
         Action::SendLines(_) => "send_lines".to_owned(),
         Action::Deliver(_) => "deliver".to_owned(),
+        Action::CancelDeliver(_) => "cancel_deliver".to_owned(),
         Action::CloseLines(_) => "close_lines".to_owned(),
         Action::DropLines(_) => "drop_lines".to_owned(),
         Action::Report(_, report) => format!("report({})", report.outcome.as_str()),
@@ -277,6 +278,38 @@ fn the_jobs_own_deadlines_are_kept_by_the_agent_alone() {
         let request =
             actions.iter().find_map(|action| if let Action::End(_, request) = action { Some(request) } else { None });
         assert!(request.is_some_and(|request| request.mode == mode && request.cause.code == code), "{field}");
+    }
+}
+
+/// An abort leaves the artifacts a moment, whether it is asked for by the coordinator or by the job's own limit, before or
+/// after the process has ended; what was a success until then is none any more.
+#[test]
+fn an_abort_ends_the_delivery() {
+    let mut success = report();
+    (success.outcome, success.error) = (Outcome::Succeeded, None);
+    let mut limited = assignment();
+    limited.job.abort_after = Some(at(1));
+    for (number, given) in [assignment(), limited, assignment()].into_iter().enumerate() {
+        let mut core = Core::new(settings(), 1);
+        let entry = crate::journal::Entry { assignment: Rc::new(given), stage: Stage::Launching };
+        core.handle(Event::Recovered(Loaded { entries: vec![entry], damaged: vec![] }), at(0));
+        let abort = || beat(1, Some(JobCommand::Abort));
+        match number {
+            0 => drop((core.handle(Event::Ended(id(), success.clone()), at(0)), core.handle(abort(), at(1)))),
+            1 => drop((core.handle(Event::Ended(id(), success.clone()), at(0)), core.handle(Event::Tick, at(1)))),
+            _ => drop((core.handle(abort(), at(0)), core.handle(Event::Ended(id(), success.clone()), at(1)))),
+        }
+        // It is told again with every heartbeat; that does not make the time longer.
+        core.handle(abort(), at(4_000));
+        assert_eq!((phase_of(&core), core.wake_at()), ("Delivering", Some(at(5_001))));
+        let actions: Vec<String> = core.handle(Event::Tick, at(5_001)).iter().map(word).collect();
+        assert_eq!(actions[..3], ["cancel_deliver", "record(ended, delivered true)", "close_lines"]);
+        core.handle(Event::Delivered(id()), at(5_002));
+        let actions = core.handle(Event::LinesSent(id()), at(5_003));
+        let Some(Action::Report(_, report)) = actions.first() else { panic!("no report") };
+        let code = if number == 1 { CauseCode::AbortAfter } else { CauseCode::AbortRequested };
+        assert_eq!((report.outcome, report.cause.code), (Outcome::Aborted, code));
+        assert!(report.error.as_ref().is_some_and(|error| error.message.contains("artifacts")), "{report:?}");
     }
 }
 

@@ -99,6 +99,7 @@ pub enum Action {
     SendLines(AttemptId),
     /// Upload the artifacts.
     Deliver(Rc<Assignment>),
+    CancelDeliver(AttemptId),
     /// No line will come any more: send the rest.
     CloseLines(AttemptId),
     /// Do not send the rest.

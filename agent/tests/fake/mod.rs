@@ -58,6 +58,9 @@ pub struct Fake {
     pub ranges: Vec<String>,
     pub stale: HashSet<String>,
     pub refuse_files: bool,
+    /// Uploads of files begin and never get an answer; how many have.
+    pub hold_files: bool,
+    pub held_files: usize,
     pub unauthenticated: bool,
     pub joins: Vec<Value>,
     pub violations: Vec<String>,
@@ -378,6 +381,10 @@ async fn file(
     Query(query): Query<HashMap<String, String>>,
     body: Bytes,
 ) -> Response {
+    if std::mem::take(&mut lock(&state).hold_files) {
+        lock(&state).held_files += 1;
+        std::future::pending::<()>().await;
+    }
     let mut fake = lock(&state);
     if query.get("attempt").map(String::as_str) != Some("1") {
         fake.violations.push(format!("artifact of {job} without its attempt"));
