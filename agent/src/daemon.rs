@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, io, rc::Rc};
 
 use drover_protocol::{
-    agent::{Finish, Heartbeat, HeldJob, Next},
+    agent::{Assignment, Finish, Heartbeat, HeldJob, Next},
     robot::{Health, Host},
 };
 use futures::{
@@ -181,7 +181,10 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
                 let id = AttemptId { job_id: assignment.job.id, attempt: assignment.attempt };
                 let (control, requests) = mpsc::unbounded_channel();
                 self.attempts.entry(id).or_default().control = Some(control);
-                let ahead = self.core.server_ahead_ms();
+                let (assignment, ahead) = match self.core.server_ahead_ms() {
+                    Some(ahead) => (assignment, ahead),
+                    None => (without_limits(&assignment), 0),
+                };
                 self.start(
                     async move { Some(Event::Ended(id, runner.run(&assignment, adopt, ahead, requests).await)) },
                 );
@@ -278,6 +281,13 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
             None
         });
     }
+}
+
+/// Without the limits that are in the coordinator's time: as long as that is not known, only the core can keep them, later.
+fn without_limits(assignment: &Assignment) -> Rc<Assignment> {
+    let mut assignment = assignment.clone();
+    (assignment.job.stop_after, assignment.job.abort_after) = (None, None);
+    Rc::new(assignment)
 }
 
 /// Which attempt an action is about, if it is one of those that must not follow a failed record.

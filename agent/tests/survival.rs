@@ -160,6 +160,41 @@ fn a_stale_attempt_is_not_delivered() {
     assert!(coordinator.lock().finishes.is_empty() && coordinator.lock().files.is_empty());
 }
 
+/// A host whose clock is off by a day, either way: limits in the coordinator's time are kept to it, also by an agent that was
+/// restarted and has not yet heard what time it is.
+#[test]
+fn a_wrong_clock_decides_nothing() {
+    const DAY_MS: i64 = 86_400_000;
+    for ahead_ms in [DAY_MS, -DAY_MS] {
+        let coordinator = FakeCoordinator::start();
+        coordinator.lock().ahead_ms = ahead_ms;
+        let mut agent = Agent::start(&coordinator);
+        coordinator.wait("the time", |fake| (!fake.heartbeats.is_empty()).then_some(()));
+        let server_time = |in_ms: i64| {
+            let now = drover_agent::clock::wall_clock().millis();
+            json!(drover_protocol::Timestamp::from_millis(now + ahead_ms + in_ms))
+        };
+        let mark = agent.state.path().join("go on");
+        let script = format!("echo ready; while ! test -e '{}'; do sleep 0.05; done", mark.display());
+        let long = coordinator.offer(&[("main.sh", script.as_bytes())], |assignment| {
+            assignment["job"]["stop_after"] = server_time(3_600_000);
+            assignment["job"]["abort_after"] = server_time(3_600_000);
+        });
+        let short = coordinator.offer(&[("main.sh", b"trap '' INT TERM; sleep 7777.10")], |assignment| {
+            assignment["job"]["abort_after"] = server_time(1_000);
+        });
+        coordinator.wait_for_line(&long, "ready");
+        let report = coordinator.wait_for_end(&short);
+        assert_eq!((report.outcome, report.cause.code), (Outcome::Aborted, CauseCode::AbortAfter));
+        agent.kill();
+        agent.run();
+        let beats = coordinator.lock().heartbeats.len();
+        coordinator.wait("the new agent", |fake| (fake.heartbeats.len() > beats + 1).then_some(()));
+        std::fs::write(mark, b"").expect("a file");
+        assert_eq!(coordinator.wait_for_end(&long).outcome, Outcome::Succeeded, "ahead by {ahead_ms} ms");
+    }
+}
+
 /// A journal entry torn by a power cut or spoiled by the disk: the job is ended and reported lost, and the agent works on.
 #[test]
 fn a_damaged_journal_entry_is_answered_for() {

@@ -30,7 +30,7 @@ impl Core {
                 self.beat_backoff.reset();
                 self.beat_every_ms = answer.next_in_seconds.clamp(1, 300) * 1000;
                 self.beat_at = after(now, self.beat_every_ms);
-                self.server_ahead_ms = answer.server_time.millis().saturating_sub(now.millis());
+                self.server_ahead_ms = Some(answer.server_time.millis().saturating_sub(now.millis()));
                 let most = u32::try_from(MAX_JOBS).unwrap_or(u32::MAX);
                 self.capacity = answer.config.capacity.min(self.settings.capacity.unwrap_or(most)).min(most);
                 self.reached(now);

@@ -78,8 +78,9 @@ pub struct Core {
     mode_ends_at: Option<Timestamp>,
     jobs: BTreeMap<AttemptId, Held>,
     capacity: u32,
-    /// Milliseconds to add to the host's time to get the coordinator's.
-    server_ahead_ms: i64,
+    /// Milliseconds to add to the host's time to get the coordinator's; `None` until the coordinator has said what time it
+    /// is. Until then the job's limits, which are in its time, are not judged: the host's clock may be off by days.
+    server_ahead_ms: Option<i64>,
     recovered: bool,
     /// `Some(free)` while a poll is on its way.
     polling: Option<u32>,
@@ -104,7 +105,7 @@ impl Core {
             mode_ends_at: None,
             jobs: BTreeMap::new(),
             capacity,
-            server_ahead_ms: 0,
+            server_ahead_ms: None,
             recovered: false,
             polling: None,
             poll_at: Timestamp::EPOCH,
@@ -123,8 +124,8 @@ impl Core {
         self.mode
     }
 
-    /// How many milliseconds the coordinator's clock is ahead of the host's.
-    pub fn server_ahead_ms(&self) -> i64 {
+    /// How many milliseconds the coordinator's clock is ahead of the host's, if it is known yet.
+    pub fn server_ahead_ms(&self) -> Option<i64> {
         self.server_ahead_ms
     }
 

@@ -58,10 +58,11 @@ impl Core {
     pub(super) fn deadlines(&self, held: &Held) -> impl Iterator<Item = (Timestamp, EndMode)> {
         let may_stop = matches!(held.phase, JobPhase::Accepting | JobPhase::Preparing | JobPhase::Running);
         let may_abort = may_stop || matches!(held.phase, JobPhase::Delivering(_));
-        let job = held.assignment.as_ref().map(|assignment| &assignment.job);
+        let ahead = self.server_ahead_ms;
+        let job = held.assignment.as_ref().filter(|_| ahead.is_some()).map(|assignment| &assignment.job);
         let stop = job.filter(|_| may_stop).and_then(|job| job.stop_after).map(|at| (at, EndMode::Soft));
         let abort = job.filter(|_| may_abort).and_then(|job| job.abort_after).map(|at| (at, EndMode::Hard));
-        let (ahead, asked) = (self.server_ahead_ms, held.end.as_ref().map(|end| end.mode));
+        let (ahead, asked) = (ahead.unwrap_or(0), held.end.as_ref().map(|end| end.mode));
         stop.into_iter()
             .chain(abort)
             .filter(move |(_, mode)| asked.is_none_or(|asked| asked < *mode))

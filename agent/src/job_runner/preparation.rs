@@ -143,7 +143,8 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         if let Ok(name) = fs::read_to_string(self.run_folder(id).environment()) {
             enter_environment(&mut environment, &self.settings.work_folder().join("environments").join(name));
         }
-        let host_time = |at: Timestamp| Timestamp::from_millis(at.millis().saturating_sub(server_ahead_ms));
+        let server_time = Timestamp::from_millis(self.clock.now().millis().saturating_add(server_ahead_ms));
+        let time_until = |at: Timestamp| u64::try_from(at.since(server_time).as_millis()).unwrap_or(u64::MAX);
         let (job, limits) = (&assignment.job, &self.settings.limits);
         let run = &assignment.version.manifest.run;
         Spec {
@@ -155,8 +156,8 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             secrets: secrets_of(assignment),
             log_level: assignment.log_level,
             timeout_ms: job.timeout_seconds.or(run.timeout_seconds).map(|seconds| seconds.saturating_mul(1000)),
-            stop_at: job.stop_after.map(host_time),
-            abort_at: job.abort_after.map(host_time),
+            stop_in_ms: job.stop_after.map(time_until),
+            abort_in_ms: job.abort_after.map(time_until),
             stop_grace_ms: job.stop_grace_seconds.saturating_mul(1000),
             kill_wait_ms: limits.kill_wait_seconds.saturating_mul(1000),
             spool_limit_bytes: limits.spool_bytes,

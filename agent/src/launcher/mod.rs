@@ -99,10 +99,10 @@ pub struct Spec {
     /// Lines below this level are not kept.
     pub log_level: Level,
     pub timeout_ms: Option<u64>,
-    /// By this host's clock.
-    pub stop_at: Option<Timestamp>,
-    /// By this host's clock.
-    pub abort_at: Option<Timestamp>,
+    /// Until the stop, from the start on: no wall clock is needed, which somebody may set meanwhile.
+    pub stop_in_ms: Option<u64>,
+    /// Until the abort, from the start on.
+    pub abort_in_ms: Option<u64>,
     pub stop_grace_ms: u64,
     /// Between SIGTERM and SIGKILL.
     pub kill_wait_ms: u64,

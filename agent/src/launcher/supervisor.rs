@@ -17,7 +17,6 @@ use std::{
 };
 
 use drover_protocol::{
-    Timestamp,
     job::{Cause, CauseCode, Usage},
     log::Level,
 };
@@ -344,26 +343,30 @@ impl Supervision {
             Stage::Asked(at) | Stage::Terminated(at) => Some(at),
             Stage::Killing => Some(Instant::now() + Duration::from_millis(10)),
         });
-        let now = wall_clock();
-        for at in [self.spec.stop_at, self.spec.abort_at] {
-            deadlines.push(at.filter(|at| *at > now).map(|at| Instant::now() + at.since(now)));
+        let now = Instant::now();
+        for limit_ms in [self.spec.stop_in_ms, self.spec.abort_in_ms] {
+            deadlines.push(self.limit(limit_ms).filter(|at| *at > now));
         }
         deadlines.into_iter().flatten().min()
     }
 
     fn timeout(&self) -> Option<Instant> {
-        let limit = Duration::from_millis(self.spec.timeout_ms?);
-        // A limit beyond what the clock can count is no limit.
-        self.started.checked_add(limit)
+        self.limit(self.spec.timeout_ms)
+    }
+
+    /// So long after the start. A limit beyond what the clock can count is no limit.
+    fn limit(&self, limit_ms: Option<u64>) -> Option<Instant> {
+        self.started.checked_add(Duration::from_millis(limit_ms?))
     }
 
     fn keep_deadlines(&mut self) -> io::Result<()> {
         if self.main.is_some() {
             return Ok(());
         }
-        let (now, wall) = (Instant::now(), wall_clock());
-        let passed = |at: Option<Timestamp>| at.is_some_and(|at| at <= wall);
-        if passed(self.spec.stop_at) {
+        let now = Instant::now();
+        let passed = |limit_ms| self.limit(limit_ms).is_some_and(|at| at <= now);
+        let (stop, abort) = (passed(self.spec.stop_in_ms), passed(self.spec.abort_in_ms));
+        if stop {
             self.begin_soft_end(agent_cause(CauseCode::StopAfter, "the job's stop_after has come"))?;
         }
         if passed(self.spec.abort_at) {

@@ -22,6 +22,7 @@ use axum::{
     routing::{get, post, put},
 };
 use drover_protocol::{
+    Timestamp,
     agent::{Finish, Heartbeat, LogChunk},
     log::NewLogLine,
 };
@@ -61,6 +62,8 @@ pub struct Fake {
     /// Uploads of files begin and never get an answer; how many have.
     pub hold_files: bool,
     pub held_files: usize,
+    /// How far this coordinator's clock is ahead of the host's.
+    pub ahead_ms: i64,
     pub unauthenticated: bool,
     pub joins: Vec<Value>,
     pub violations: Vec<String>,
@@ -283,9 +286,9 @@ async fn heartbeat(State(state): State<Shared>, body: String) -> Response {
         })
         .collect();
     fake.heartbeats.push(heartbeat);
-    let now = drover_agent::clock::wall_clock();
+    let now = drover_agent::clock::wall_clock().millis() + fake.ahead_ms;
     json!({
-        "server_time": now, "lease_seconds": 60, "next_in_seconds": 1, "jobs": jobs,
+        "server_time": Timestamp::from_millis(now), "lease_seconds": 60, "next_in_seconds": 1, "jobs": jobs,
         "robot": {"state": "idle", "paused": null}, "config": {"capacity": 4}
     })
     .to_string()
