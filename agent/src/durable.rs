@@ -14,12 +14,24 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let beside = folder.join(name);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&beside, path)?;
+    let written = write_beside(&beside, content).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // Half a file would only take the room that there is too little of.
+        let _ = fs::remove_file(&beside);
+    }
+    written?;
     sync_folder(folder)
+}
+
+fn write_beside(beside: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(beside)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// True if a write failed only for lack of room, so that it may succeed later.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Removes a file for good; it is no error if it is gone already.

@@ -1,6 +1,6 @@
 //! The program `drover-agent`: arguments, configuration, its own log, and which command is run. The only use of `anyhow`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -61,7 +61,8 @@ fn main() -> ExitCode {
         return match drover_agent::launcher::supervise(folder) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("{error}");
+                // Into a file that may lie on a full disk.
+                let _ = writeln!(std::io::stderr(), "{error}");
                 ExitCode::FAILURE
             }
         };
@@ -120,7 +121,8 @@ fn load(common: &Common) -> anyhow::Result<Settings> {
 fn start_log(settings: &Settings) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.log.filter)
         .map_err(|error| anyhow::anyhow!("log.filter: {error}; write a level such as \"info\""))?;
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written, on a full disk say, must not end the agent: it would be complained about there as well.
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match settings.log.format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

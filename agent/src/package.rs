@@ -63,28 +63,45 @@ impl PackageCache {
         Ok(Self { folder: folder.to_owned(), limit_bytes })
     }
 
-    /// The zip file of a version, from the cache or fetched. Not to be called for the same digest twice at a time.
+    fn path(&self, version: &AssignedVersion) -> PathBuf {
+        self.folder.join(format!("{}.zip", version.sha256.to_ascii_lowercase()))
+    }
+
+    /// The disk is full: removes what was kept for later jobs, and the begun download of this version. Returns whether that
+    /// gave room, so that trying again may help; if not, the version's own package goes as well.
+    pub fn make_all_room(&self, version: &AssignedVersion) -> io::Result<bool> {
+        let path = self.path(version);
+        let _ = fs::remove_file(path.with_extension("partial"));
+        let removed = self.make_room(0, &path)?;
+        if !removed {
+            let _ = fs::remove_file(&path);
+        }
+        Ok(removed)
+    }
+
+    /// The zip file of a version, from the cache or fetched; it stays readable if it is evicted meanwhile. Not to be called for
+    /// the same digest twice at a time.
     pub async fn fetch<T: Transport>(
         &self,
         coordinator: &Coordinator<T>,
         version: &AssignedVersion,
-    ) -> Result<PathBuf, PackageError> {
+    ) -> Result<File, PackageError> {
         if version.sha256.len() != 64 || !version.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(PackageError::Invalid("its digest is not a SHA-256".to_owned()));
         }
-        let path = self.folder.join(format!("{}.zip", version.sha256.to_ascii_lowercase()));
+        let path = self.path(version);
         if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == version.size_bytes) {
             touch(&path);
-            return Ok(path);
+            return Ok(File::open(path)?);
         }
-        self.make_room(version.size_bytes, &path)?;
+        self.make_room(self.limit_bytes.saturating_sub(version.size_bytes), &path)?;
         let partial = path.with_extension("partial");
         for again in [true, false] {
             self.download(coordinator, version, &partial).await?;
             if digest_of(partial.clone()).await? == version.sha256.to_ascii_lowercase() {
                 fs::rename(&partial, &path)?;
                 durable::sync_folder(&self.folder)?;
-                return Ok(path);
+                return Ok(File::open(&path)?);
             }
             fs::remove_file(&partial)?;
             // Pieces of an interrupted download may not fit together; a whole one that is wrong stays wrong.
@@ -165,9 +182,10 @@ impl PackageCache {
         Ok(())
     }
 
-    /// Removes the packages that were not used for longest until `needed` bytes fit.
-    fn make_room(&self, needed: u64, keep: &Path) -> io::Result<()> {
-        let mut files = Vec::new();
+    /// Removes the packages that were not used for longest until all others have at most `most_bytes`; returns whether there
+    /// was any to remove.
+    fn make_room(&self, most_bytes: u64, keep: &Path) -> io::Result<bool> {
+        let (mut files, mut removed) = (Vec::new(), false);
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let metadata = entry.metadata()?;
@@ -178,14 +196,14 @@ impl PackageCache {
         files.sort();
         let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
         for (_, size, path) in files {
-            if total.saturating_add(needed) <= self.limit_bytes {
+            if total <= most_bytes {
                 break;
             }
             tracing::debug!(path = %path.display(), "a package is evicted from the cache");
             fs::remove_file(&path)?;
-            total -= size;
+            (total, removed) = (total - size, true);
         }
-        Ok(())
+        Ok(removed)
     }
 }
 
@@ -219,9 +237,9 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// Unpacks a package into a folder that does not exist yet. No entry can reach out of it; links are refused.
-pub fn unpack(zip: &Path, target: &Path, limit_bytes: u64) -> Result<(), PackageError> {
+pub fn unpack(zip: File, target: &Path, limit_bytes: u64) -> Result<(), PackageError> {
     let invalid = |error: &dyn std::fmt::Display| PackageError::Invalid(error.to_string());
-    let mut archive = zip::ZipArchive::new(File::open(zip)?).map_err(|error| invalid(&error))?;
+    let mut archive = zip::ZipArchive::new(zip).map_err(|error| invalid(&error))?;
     if archive.len() > MAX_ENTRIES {
         return Err(PackageError::Invalid(format!("it has more than {MAX_ENTRIES} entries")));
     }
@@ -339,7 +357,7 @@ mod tests {
 
     fn unpacked(entries: &[(&str, &[u8])], limit: u64) -> Result<tempfile::TempDir, PackageError> {
         let folder = tempfile::tempdir().expect("a folder");
-        unpack(zip_of(entries).path(), &folder.path().join("out"), limit)?;
+        unpack(zip_of(entries).reopen()?, &folder.path().join("out"), limit)?;
         Ok(folder)
     }
 
@@ -372,7 +390,7 @@ mod tests {
         zip.add_symlink("link", "/etc/passwd", SimpleFileOptions::default()).expect("a link");
         zip.finish().expect("a zip");
         let folder = tempfile::tempdir().expect("a folder");
-        let result = unpack(file.path(), &folder.path().join("out"), 1000);
+        let result = unpack(file.reopen().expect("the file"), &folder.path().join("out"), 1000);
         assert!(matches!(result, Err(PackageError::Invalid(why)) if why.contains("link")));
     }
 
@@ -390,6 +408,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         fs::write(file.path(), b"not a zip").expect("written");
         let folder = tempfile::tempdir().expect("a folder");
-        assert!(matches!(unpack(file.path(), &folder.path().join("out"), 1000), Err(PackageError::Invalid(_))));
+        assert!(matches!(
+            unpack(file.reopen().expect("the file"), &folder.path().join("out"), 1000),
+            Err(PackageError::Invalid(_))
+        ));
     }
 }

@@ -148,7 +148,11 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             if !complaint.is_empty() {
                 tracing::warn!(attempt = %id, complaint, "the supervisor had said");
             }
-            return Ok(Box::new(if known_supervisor {
+            return Ok(Box::new(if known_supervisor && !run.identity().exists() {
+                let why = if complaint.is_empty() { "see to the host's disk" } else { complaint.trim_end() };
+                let message = format!("the supervisor could not begin, so the process was not started: {why}");
+                report::not_started(id, CauseCode::LaunchFailed, &message)
+            } else if known_supervisor {
                 report::supervisor_killed(id)
             } else {
                 report::lost(id, "the agent was restarted and found neither the process nor its result")
@@ -163,15 +167,21 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
 
     /// Waits for the end of a supervisor and passes end requests on to it.
     async fn watch(&self, run: &RunFolder, supervisor: &mut L::Supervisor, control: &mut Control) -> io::Result<()> {
+        // What the supervisor has not been told yet. A harder request takes the place of one that cannot be passed on.
+        let mut asked: Option<EndRequest> = None;
         loop {
-            tokio::select! {
-                gone = supervisor.gone() => return gone,
-                Some(request) = control.recv() => {
-                    while let Err(error) = self.launcher.end(run, &request) {
+            if let Some(request) = &asked {
+                match self.launcher.end(run, request) {
+                    Ok(()) => asked = None,
+                    Err(error) => {
                         tracing::error!(%error, "the supervisor cannot be told to end the job; it is tried again");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
                     }
                 }
+            }
+            tokio::select! {
+                gone = supervisor.gone() => return gone,
+                Some(request) = control.recv() => asked = Some(request),
+                () = tokio::time::sleep(Duration::from_secs(1)), if asked.is_some() => {}
             }
         }
     }

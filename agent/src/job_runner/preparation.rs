@@ -2,14 +2,18 @@
 
 use std::{collections::HashSet, fs, io, path::PathBuf, process::Stdio, time::Duration};
 
-use drover_protocol::{Timestamp, agent::Assignment, job::CauseCode};
+use drover_protocol::{
+    Timestamp,
+    agent::{AssignedVersion, Assignment},
+    job::CauseCode,
+};
 
 use super::{ProcessRunner, id_of, secrets_of};
 use crate::{
     config::matches_pattern,
     durable,
     launcher::{self, Launcher, Limits, RunFolder, Spec},
-    package::unpack,
+    package::{PackageError, unpack},
     python::PythonError,
     tool,
     transport::Transport,
@@ -40,18 +44,7 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         self.check_policy(assignment)?;
         durable::create_private_folder(&run.0).map_err(disk)?;
         work.create(assignment).map_err(disk)?;
-        let version = &assignment.version;
-        let zip = {
-            let lock = self.lock(&version.sha256);
-            let _one_at_a_time = lock.lock().await;
-            let fetched = self.packages.fetch(&self.coordinator, version).await;
-            fetched.map_err(|error| Unready::new(error.code(), error))?
-        };
-        let (target, limit) = (work.package(), self.settings.limits.unpacked_bytes);
-        let unpacked = tokio::task::spawn_blocking(move || unpack(&zip, &target, limit)).await;
-        unpacked
-            .map_err(|error| Unready::new(CauseCode::PackageInvalid, error))?
-            .map_err(|error| Unready::new(error.code(), error))?;
+        self.ready_package(&assignment.version, &work).await.map_err(|error| Unready::new(error.code(), error))?;
         self.ready_environment(assignment, &run, &work).await?;
         if let Some(account) = &self.account {
             launcher::give_to(&work.0, account).map_err(disk)?;
@@ -59,6 +52,34 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         self.hook("before_job", &self.settings.hooks.before_job, assignment, None).await.map_err(|(why, tail)| {
             Unready { code: CauseCode::EnvironmentFailed, message: format!("the host's before_job hook {why}"), tail }
         })
+    }
+
+    /// Fetches and unpacks the package. A full disk is emptied of what is only kept for later jobs before the job is given up.
+    async fn ready_package(&self, version: &AssignedVersion, work: &WorkFolder) -> Result<(), PackageError> {
+        let (target, limit) = (work.package(), self.settings.limits.unpacked_bytes);
+        loop {
+            let done = async {
+                let zip = {
+                    let lock = self.lock(&version.sha256);
+                    let _one_at_a_time = lock.lock().await;
+                    self.packages.fetch(&self.coordinator, version).await?
+                };
+                let target = target.clone();
+                let unpacked = tokio::task::spawn_blocking(move || unpack(zip, &target, limit)).await;
+                unpacked.unwrap_or_else(|error| Err(PackageError::Invalid(error.to_string())))
+            };
+            match done.await {
+                Err(PackageError::Disk(error)) if durable::is_full(&error) => {
+                    if target.exists() {
+                        fs::remove_dir_all(&target)?;
+                    }
+                    if !self.packages.make_all_room(version)? {
+                        return Err(error.into());
+                    }
+                }
+                done => return done,
+            }
+        }
     }
 
     fn check_policy(&self, assignment: &Assignment) -> Result<(), Unready> {

@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::attempt::AttemptId;
 
 #[cfg(target_os = "linux")]
+mod outputs;
+#[cfg(target_os = "linux")]
 mod supervisor;
 #[cfg(target_os = "linux")]
 mod system;
@@ -29,6 +31,8 @@ mod unix;
 
 #[cfg(target_os = "linux")]
 pub use supervisor::supervise;
+#[cfg(target_os = "linux")]
+use supervisor::{complain, until_there_is_room};
 #[cfg(target_os = "linux")]
 pub use unix::{UnixLauncher, allow_passage, give_to, process_account};
 

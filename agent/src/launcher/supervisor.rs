@@ -5,8 +5,9 @@
 //! its child. It is done when the kernel says that it has no child left.
 
 use std::{
+    fmt::Display,
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::process::{CommandExt, ExitStatusExt},
@@ -23,17 +24,13 @@ use drover_protocol::{
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    EndMode, EndRequest, Ended, Interference, RunFolder, Spec, read_json,
+    EndMode, EndRequest, Ended, Interference, RunFolder, Spec,
+    outputs::Outputs,
+    read_json,
     system::{block_signals, poll, prepare_child, usage},
     tree,
 };
-use crate::{
-    clock::wall_clock,
-    durable,
-    output::{LineReader, Origin, Record},
-    redact::Redactor,
-    spool,
-};
+use crate::{clock::wall_clock, durable, output::Origin, spool};
 
 /// How often control file and room in the spool are looked at without being nudged.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -63,12 +60,28 @@ pub fn supervise(folder: &Path) -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    let own = tree::identity(std::process::id()).ok_or_else(|| io::Error::other("/proc is not readable"))?;
-    durable::write(&run.identity(), &serde_json::to_vec(&own)?)?;
     let spec: Spec = read_json(&run.spec())?.ok_or(io::ErrorKind::NotFound)?;
     let spool = spool::Writer::open(&run.spool())?;
-    let ended = Supervision::new(run.clone(), spec, spool, signals).run()?;
-    durable::write(&run.ended(), &serde_json::to_vec(&ended)?)
+    // The last thing before the start: without it the agent knows that nothing was started.
+    let own = tree::identity(std::process::id()).ok_or_else(|| io::Error::other("/proc is not readable"))?;
+    durable::write(&run.identity(), &serde_json::to_vec(&own)?)?;
+    let ended = serde_json::to_vec(&Supervision::new(run.clone(), spec, spool, signals).run()?)?;
+    until_there_is_room(|| durable::write(&run.ended(), &ended))
+}
+
+/// Does what must not be given up only because the disk is full just now.
+pub(super) fn until_there_is_room(mut write: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match write() {
+            Err(error) if durable::is_full(&error) => std::thread::sleep(LOOK_FOR_ROOM_EVERY),
+            done => return done,
+        }
+    }
+}
+
+/// Says it in the supervisor's own log, which may lie on a full disk: that is no reason to fail.
+pub(super) fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// How far the ending of the process is.
@@ -82,45 +95,33 @@ enum Stage {
     Killing,
 }
 
-/// One output of the process.
-struct Output {
-    file: File,
-    reader: LineReader,
-    open: bool,
-}
-
 struct Supervision {
     run: RunFolder,
     spec: Spec,
-    spool: spool::Writer,
+    outputs: Outputs,
     signals: File,
-    redactor: Redactor,
     started: Instant,
     stage: Stage,
     interference: Interference,
     /// Process id, and so the process group, of the command.
     main_pid: u32,
     main: Option<ExitStatus>,
-    outputs: Vec<Output>,
     looked: Instant,
 }
 
 impl Supervision {
     fn new(run: RunFolder, spec: Spec, spool: spool::Writer, signals: OwnedFd) -> Self {
-        let redactor = Redactor::new(&spec.secrets);
         let now = Instant::now();
         Self {
             run,
+            outputs: Outputs::new(&spec, spool),
             spec,
-            spool,
             signals: signals.into(),
-            redactor,
             started: now,
             stage: Stage::Running,
             interference: Interference::None,
             main_pid: 0,
             main: None,
-            outputs: Vec::new(),
             looked: now,
         }
     }
@@ -140,16 +141,16 @@ impl Supervision {
         // A process that ended by itself takes what it left behind with it; else the tree is being ended already.
         let leftovers = self.clear_leftovers()?;
         let survivors = self.kill_all()?;
-        self.read_rest()?;
+        self.outputs.read_rest();
         if leftovers > 0 && self.interference == Interference::None {
             let text = format!("the process ended and left {leftovers} others behind; they were ended as well");
-            self.store(vec![Record::new(wall_clock(), Level::Warning, text)])?;
+            self.outputs.say(Level::Warning, text);
         }
         if survivors > 0 {
             let text = format!("{survivors} processes of the job could not be ended; see to them on the robot's host");
-            self.store(vec![Record::new(wall_clock(), Level::Error, text)])?;
+            self.outputs.say(Level::Error, text);
         }
-        self.spool.sync()?;
+        self.outputs.close()?;
         let status = self.main.expect("the loop above ends only with a status");
         Ok(Ended {
             at: wall_clock(),
@@ -185,8 +186,7 @@ impl Supervision {
         let stdout = child.stdout.take().map(OwnedFd::from).map(|fd| (fd, Origin::Stdout));
         let stderr = child.stderr.take().map(OwnedFd::from).map(|fd| (fd, Origin::Stderr));
         for (fd, origin) in stdout.into_iter().chain(stderr) {
-            rustix::io::ioctl_fionbio(&fd, true)?;
-            self.outputs.push(Output { file: fd.into(), reader: LineReader::new(origin), open: true });
+            self.outputs.add(fd, origin)?;
         }
         Ok(child)
     }
@@ -195,9 +195,9 @@ impl Supervision {
         // Words, not the number alone; the command's name helps most.
         let text =
             format!("\"{}\" could not be started: {error}", self.spec.command.first().map_or("", String::as_str));
-        let text = self.redactor.text(&text);
-        self.spool.note(wall_clock(), Level::Error, text.clone())?;
-        self.spool.sync()?;
+        let text = self.outputs.masked(&text);
+        self.outputs.say(Level::Error, text.clone());
+        self.outputs.close()?;
         Ok(Ended {
             at: wall_clock(),
             launch_error: Some(text),
@@ -213,64 +213,25 @@ impl Supervision {
 
     /// Sleeps until a signal, output, or the next deadline, and reads what there is.
     fn wait_for_something(&mut self) -> io::Result<()> {
-        let full = self.spool.stored_bytes() >= self.spec.spool_limit_bytes;
+        let full = !self.outputs.have_room();
         let mut wait = LOOK_EVERY;
-        if full && self.outputs.iter().any(|output| output.open) {
+        if full && self.outputs.is_any_open() {
             wait = LOOK_FOR_ROOM_EVERY;
         }
         if let Some(deadline) = self.next_deadline() {
             wait = wait.min(deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
         }
         let mut polled = vec![self.signals.as_raw_fd()];
-        let readable: Vec<usize> = (0..self.outputs.len()).filter(|&at| self.outputs[at].open && !full).collect();
-        polled.extend(readable.iter().map(|&at| self.outputs[at].file.as_raw_fd()));
+        let readable = if full { Vec::new() } else { self.outputs.open() };
+        polled.extend(readable.iter().map(|(_, pipe)| pipe));
         let ready = poll(&polled, wait)?;
-        for (&at, _) in readable.iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
-            self.read_output(at)?;
+        for ((at, _), _) in readable.iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
+            self.outputs.read(*at);
         }
         if ready[0] || self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
             self.take_signals()?;
             self.look_at_control()?;
-        }
-        Ok(())
-    }
-
-    /// One read of one output; returns whether there may be more.
-    fn read_output(&mut self, at: usize) -> io::Result<bool> {
-        let mut buffer = [0; 64 * 1024];
-        let output = &mut self.outputs[at];
-        let mut records = Vec::new();
-        let more = match output.file.read(&mut buffer) {
-            Ok(0) => {
-                output.open = false;
-                false
-            }
-            Ok(count) => {
-                output.reader.push(&buffer[..count], &self.redactor, wall_clock(), &mut records);
-                true
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => false,
-            Err(_) => {
-                output.open = false;
-                false
-            }
-        };
-        self.store(records)?;
-        Ok(more)
-    }
-
-    fn store(&mut self, records: Vec<Record>) -> io::Result<()> {
-        for record in records {
-            // Progress is kept whatever the level: it is not a line that somebody wanted less of.
-            if record.line.level < self.spec.log_level && record.progress.is_none() {
-                continue;
-            }
-            // A full disk holds the process back, as a full spool does.
-            while let Err(error) = self.spool.append(&record) {
-                eprintln!("the log cannot be written: {error}");
-                std::thread::sleep(LOOK_EVERY);
-            }
         }
         Ok(())
     }
@@ -295,7 +256,7 @@ impl Supervision {
             Ok(Some(request)) => self.end(request),
             Ok(None) => Ok(()),
             Err(error) => {
-                eprintln!("the control file cannot be read: {error}");
+                complain(format_args!("the control file cannot be read: {error}"));
                 Ok(())
             }
         }
@@ -315,7 +276,7 @@ impl Supervision {
         }
         self.interference = Interference::Stopped(cause);
         if let Err(error) = fs::write(&self.spec.stop_file, b"") {
-            eprintln!("the stop file cannot be made: {error}");
+            complain(format_args!("the stop file cannot be made: {error}"));
         }
         self.stage = Stage::Asked(Instant::now() + Duration::from_millis(self.spec.stop_grace_ms));
         // SAFETY: takes no pointers. The command leads a group of its own, which exists until it has been collected.
@@ -369,7 +330,7 @@ impl Supervision {
         if stop {
             self.begin_soft_end(agent_cause(CauseCode::StopAfter, "the job's stop_after has come"))?;
         }
-        if passed(self.spec.abort_at) {
+        if abort {
             let cause = agent_cause(CauseCode::AbortAfter, "the job's abort_after has come");
             self.begin_hard_end(Interference::Aborted(cause))?;
         }
@@ -401,7 +362,7 @@ impl Supervision {
     fn signal_tree(&self, signal: i32) -> io::Result<()> {
         for pid in tree::descendants(std::process::id())? {
             if let Err(error) = tree::signal(pid, signal) {
-                eprintln!("process {pid} cannot be signalled: {error}");
+                complain(format_args!("process {pid} cannot be signalled: {error}"));
             }
         }
         Ok(())
@@ -438,7 +399,7 @@ impl Supervision {
         self.signal_tree(libc::SIGTERM)?;
         let until = Instant::now() + LEFTOVER_WAIT;
         while self.collect()? && Instant::now() < until {
-            self.read_available()?;
+            self.outputs.read_available();
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(u32::try_from(left).unwrap_or(u32::MAX))
@@ -452,28 +413,10 @@ impl Supervision {
                 return Ok(u32::try_from(tree::descendants(std::process::id())?.len()).unwrap_or(u32::MAX));
             }
             self.signal_tree(libc::SIGKILL)?;
-            self.read_available()?;
+            self.outputs.read_available();
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(0)
-    }
-
-    fn read_available(&mut self) -> io::Result<()> {
-        for at in 0..self.outputs.len() {
-            while self.outputs[at].open && self.read_output(at)? {}
-        }
-        Ok(())
-    }
-
-    /// What still lies in the pipes, and the last lines. Does not wait for the pipes' end: a process outside of the tree may
-    /// have been given them.
-    fn read_rest(&mut self) -> io::Result<()> {
-        self.read_available()?;
-        let mut records = Vec::new();
-        for output in &mut self.outputs {
-            output.reader.finish(&self.redactor, wall_clock(), &mut records);
-        }
-        self.store(records)
     }
 }
 

@@ -20,7 +20,7 @@ use rustix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{Account, EndRequest, Found, Identity, Launcher, RunFolder, Spec, Supervisor, read_json, tree};
+use super::{Account, EndMode, EndRequest, Found, Identity, Launcher, RunFolder, Spec, Supervisor, read_json, tree};
 use crate::{attempt::AttemptId, durable};
 
 /// Starts supervisors as `drover-agent supervise <run folder>`.
@@ -120,14 +120,18 @@ impl Launcher for UnixLauncher {
     }
 
     fn end(&self, run: &RunFolder, request: &EndRequest) -> io::Result<()> {
-        durable::write(&run.control(), &serde_json::to_vec(request)?)?;
-        if let Some(identity) = read_json::<Identity>(&run.identity())?
-            && tree::identity(identity.pid).as_ref() == Some(&identity)
-        {
-            // Only a nudge: the supervisor also looks by itself once a second.
-            tree::signal(identity.pid, libc::SIGUSR1)?;
+        let written = durable::write(&run.control(), &serde_json::to_vec(request)?);
+        let identity = read_json::<Identity>(&run.identity())?;
+        let Some(alive) = identity.filter(|identity| tree::identity(identity.pid).as_ref() == Some(identity)) else {
+            return written;
+        };
+        if written.is_err() && request.mode == EndMode::Hard {
+            // An abort needs no room on the disk: it ends the tree all the same, only without the reason why.
+            return tree::signal(alive.pid, libc::SIGTERM);
         }
-        Ok(())
+        written?;
+        // Only a nudge: the supervisor also looks by itself once a second.
+        tree::signal(alive.pid, libc::SIGUSR1)
     }
 
     async fn sweep(&self, id: AttemptId) -> io::Result<u32> {

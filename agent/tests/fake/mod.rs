@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ffi::CString,
     io::{Cursor, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -434,7 +435,10 @@ impl Agent {
     }
 
     pub fn start_with(coordinator: &FakeCoordinator, environment: &[(&str, &str)]) -> Self {
-        let state = tempfile::tempdir().expect("a folder");
+        Self::start_in(tempfile::tempdir().expect("a folder"), coordinator, environment)
+    }
+
+    pub fn start_in(state: tempfile::TempDir, coordinator: &FakeCoordinator, environment: &[(&str, &str)]) -> Self {
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut agent = Self { state, child: None, environment };
         let joined = agent
@@ -527,8 +531,86 @@ impl Drop for Agent {
     }
 }
 
-pub fn wait_until<R>(what: &str, mut look: impl FnMut() -> Option<R>) -> R {
-    let until = Instant::now() + PATIENCE;
+/// A small disk of its own: a tmpfs, which only root may mount. Goes with this value, whoever still uses it.
+pub struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// `None`, said loudly, where that is not allowed.
+    pub fn mount(bytes: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = c_path(folder.path());
+        let options = CString::new(format!("size={bytes}")).expect("no NUL");
+        // SAFETY: all pointers are to C strings that outlive the call.
+        let mounted = unsafe {
+            let (kind, options) = (c"tmpfs".as_ptr(), options.as_ptr().cast());
+            libc::mount(c"drover-test".as_ptr(), path.as_ptr(), kind, 0, options)
+        };
+        if mounted != 0 {
+            let error = std::io::Error::last_os_error();
+            eprintln!("SKIPPED, nothing is tested here: a tmpfs cannot be mounted ({error}); run the tests as root");
+            return None;
+        }
+        Some(Self { folder })
+    }
+
+    /// A folder on it.
+    pub fn folder(&self) -> tempfile::TempDir {
+        tempfile::tempdir_in(self.folder.path()).expect("a folder")
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.folder.path().join("filler")
+    }
+
+    /// Takes the room that is left, to the last byte.
+    pub fn fill(&self) {
+        let mut filler = std::fs::File::options().append(true).create(true).open(self.filler()).expect("a file");
+        for _ in 0..1_000_000 {
+            if let Err(error) = filler.write_all(&[1; 4096]) {
+                assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+                return;
+            }
+        }
+        panic!("the disk is not small");
+    }
+
+    /// Gives the room back.
+    pub fn free(&self) {
+        std::fs::remove_file(self.filler()).expect("the filler");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is to a C string that outlives the call.
+        unsafe { libc::umount2(c_path(self.folder.path()).as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+fn c_path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_encoded_bytes()).expect("no NUL")
+}
+
+/// The most memory that a living process has had at a time, in KiB.
+pub fn peak_memory_kib(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+pub fn wait_until<R>(what: &str, look: impl FnMut() -> Option<R>) -> R {
+    wait_within(PATIENCE, what, look)
+}
+
+/// For what may take long because much is to be done.
+pub fn wait_until_late<R>(what: &str, look: impl FnMut() -> Option<R>) -> R {
+    wait_within(20 * PATIENCE, what, look)
+}
+
+fn wait_within<R>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<R>) -> R {
+    let until = Instant::now() + patience;
     loop {
         if let Some(found) = look() {
             return found;
