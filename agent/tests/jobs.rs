@@ -196,6 +196,42 @@ fn odd_output_arrives_whole() {
     assert_eq!(messages.last().map(String::as_str), Some("no newline at the end"));
 }
 
+/// Without any newline or with many, whatever is printed arrives whole, and neither memory nor disk grows with it.
+/// `DROVER_TEST_PRINTED_BYTES=1000000000` prints so many bytes.
+#[test]
+fn much_output_is_held_in_bounds() {
+    const MAX_MESSAGE_BYTES: u64 = drover_protocol::log::MAX_MESSAGE_BYTES as u64;
+    let printed = std::env::var("DROVER_TEST_PRINTED_BYTES").ok().and_then(|text| text.parse().ok());
+    let printed: u64 = printed.unwrap_or(32_000_000);
+    let coordinator = FakeCoordinator::start();
+    coordinator.lock().count_only = true;
+    let limit: u64 = 4 * 1024 * 1024;
+    let agent = Agent::start_with(&coordinator, &[("DROVER_AGENT__LIMITS__SPOOL_BYTES", &limit.to_string())]);
+    // Lines are dearer than bytes, so fewer are printed.
+    let lines = printed / 400;
+    let no_newline = format!("head -c {printed} /dev/zero | tr '\\0' y");
+    let short_lines = format!("yes $(printf %049d 7) | head -n {lines}");
+    for (script, bytes, lines) in
+        [(no_newline, printed, printed.div_ceil(MAX_MESSAGE_BYTES)), (short_lines, lines * 49, lines)]
+    {
+        let job = coordinator.offer_script(&script);
+        let (supervisor, daemon) = (agent.supervisor(&job), i32::try_from(agent.child.as_ref().expect("it runs").id()));
+        let (mut spool, mut memory) = (0, 0);
+        fake::wait_until_late("the end", || {
+            spool = spool.max(agent.spool_bytes(&job));
+            memory = memory.max(fake::peak_memory_kib(supervisor).unwrap_or(0));
+            coordinator.lock().finishes.iter().any(|(id, _)| *id == job).then_some(())
+        });
+        assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
+        assert_eq!(coordinator.lock().counted[&(job, 1)], (lines, bytes));
+        assert!(spool < limit + 3 * 1024 * 1024, "{spool} bytes of spool");
+        let agents = fake::peak_memory_kib(daemon.expect("an id")).expect("it runs");
+        eprintln!("{bytes} bytes: spool {spool} bytes, supervisor {memory} KiB, agent {agents} KiB");
+        assert!((1..32 * 1024).contains(&memory), "the supervisor has had {memory} KiB");
+        assert!(agents < 64 * 1024, "the agent has had {agents} KiB");
+    }
+}
+
 #[test]
 fn a_process_that_ends_at_once_leaves_its_lines() {
     let coordinator = FakeCoordinator::start();

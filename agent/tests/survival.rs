@@ -271,18 +271,9 @@ fn a_full_spool_holds_the_process_back() {
     let job = coordinator.offer_script(r#"echo ready; sleep 0.5; for n in $(seq 1 60000); do echo "line $n with some more text to fill the spool"; done"#);
     coordinator.wait_for_line(&job, "ready");
     coordinator.lock().away = true;
-    let spool = agent.run_folder(&job).join("spool");
-    let size = || {
-        std::fs::read_dir(&spool)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|file| Some(file.metadata().ok()?.len()))
-            .sum::<u64>()
-    };
-    wait_until("a full spool", || (size() >= 1_048_576).then_some(()));
+    wait_until("a full spool", || (agent.spool_bytes(&job) >= 1_048_576).then_some(()));
     std::thread::sleep(Duration::from_millis(500));
-    assert!(size() < 2_500_000, "{}", size());
+    assert!(agent.spool_bytes(&job) < 2_500_000, "{}", agent.spool_bytes(&job));
     coordinator.lock().away = false;
     assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
     let expected = std::iter::once("ready".to_owned())

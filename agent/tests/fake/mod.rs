@@ -9,7 +9,10 @@ use std::{
     io::{Cursor, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -45,6 +48,9 @@ pub struct Fake {
     pub commands: Vec<Value>,
     pub accepted: Vec<(String, u64)>,
     pub lines: BTreeMap<(String, u64), Vec<NewLogLine>>,
+    /// Lines are counted in `counted`, as (lines, bytes), instead of kept in `lines`.
+    pub count_only: bool,
+    pub counted: BTreeMap<(String, u64), (u64, u64)>,
     pub chunks: usize,
     /// Every end report as it came.
     pub finishes: Vec<(String, Value)>,
@@ -137,8 +143,9 @@ impl FakeCoordinator {
 
     pub fn offer_zip(&self, zip: Vec<u8>, change: impl FnOnce(&mut Value)) -> String {
         let mut fake = self.lock();
-        // Other tests run beside this one on the same host: their jobs must have other ids.
-        let count = fake.offers.len() + fake.accepted.len() + 1;
+        // Other tests run beside this one, in this process or another: their jobs must have other ids.
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let job = format!("0192f6c4-7a10-7cc3-98c4-{:08x}{count:04x}", std::process::id());
         let sha256: String = Sha256::digest(&zip).iter().map(|byte| format!("{byte:02x}")).collect();
         let mut assignment = assignment(&job, &sha256, zip.len());
@@ -354,6 +361,9 @@ async fn logs(State(state): State<Shared>, UrlPath(job): UrlPath<String>, header
         fake.violations.push("lines after the end report".to_owned());
     }
     fake.chunks += 1;
+    if fake.count_only {
+        return count(fake.counted.entry((job, u64::from(chunk.attempt))).or_default(), &chunk);
+    }
     let lines = fake.lines.entry((job, u64::from(chunk.attempt))).or_default();
     let expected = lines.len() as u64 + 1;
     if chunk.first_seq > expected {
@@ -362,6 +372,17 @@ async fn logs(State(state): State<Shared>, UrlPath(job): UrlPath<String>, header
     let known = usize::try_from(expected - chunk.first_seq).expect("small");
     lines.extend(chunk.lines.into_iter().skip(known));
     json!({"next_seq": lines.len() as u64 + 1}).to_string().into_response()
+}
+
+fn count((lines, bytes): &mut (u64, u64), chunk: &LogChunk) -> Response {
+    let expected = *lines + 1;
+    if chunk.first_seq > expected {
+        return problem(409, "log_gap", "lines are missing", Some(expected));
+    }
+    for line in chunk.lines.iter().skip(usize::try_from(expected - chunk.first_seq).expect("small")) {
+        (*lines, *bytes) = (*lines + 1, *bytes + line.message.len() as u64);
+    }
+    json!({"next_seq": *lines + 1}).to_string().into_response()
 }
 
 async fn finish(State(state): State<Shared>, UrlPath(job): UrlPath<String>, body: String) -> Response {
@@ -500,6 +521,12 @@ impl Agent {
 
     pub fn run_folder(&self, job: &str) -> PathBuf {
         self.state.path().join("runs").join(format!("{job}-1"))
+    }
+
+    /// Bytes of log lines on its disk.
+    pub fn spool_bytes(&self, job: &str) -> u64 {
+        let files = std::fs::read_dir(self.run_folder(job).join("spool")).into_iter().flatten().flatten();
+        files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
     }
 
     pub fn supervisor(&self, job: &str) -> i32 {
