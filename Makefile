@@ -1,6 +1,6 @@
 # Everything is done by cargo and the scripts named here; `make test` is what decides.
 
-.PHONY: demo test test-power lint bench
+.PHONY: demo test test-power test-chaos lint bench
 
 # The whole line on this machine, until Ctrl-C; ARGS=--once ends by itself.
 demo:
@@ -18,6 +18,12 @@ test-power:
 	.ci/install-missing power
 	cargo build --locked -p drover-coordinator
 	python3 -B coordinator/tests/power/power.py --rounds $(or $(ROUNDS),20)
+
+# Coordinator and agents killed, frozen and cut off from each other while jobs run; ROUNDS=n, SEED=n.
+test-chaos:
+	cargo build --workspace --bins --locked
+	DROVER_BIN_DIR=$${CARGO_TARGET_DIR:-target}/debug python3 -B coordinator/tests/chaos/chaos.py \
+		--rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
 
 lint:
 	cargo fmt --all --check

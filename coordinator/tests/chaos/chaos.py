@@ -195,17 +195,17 @@ class Chaos:
 
     def judge(self):
         """Asks for all that is left, ends the programs in order, and says what is wrong."""
-        record = Record(self.record)
-        verdict = Verdict(self.api, record, self.people.started, self.done["crash_host"])
+        keys = {agent.key() for agent in self.agents} | {self.coordinator.key, self.token}
+        verdict = Verdict(self.api, Record(self.record), self.people.started, self.done["crash_host"], keys)
         verdict.of_jobs()
-        secrets = record.tokens | {agent.key() for agent in self.agents} | {self.coordinator.key, self.token}
         for agent in self.agents:
             agent.signal(signal.SIGTERM)
             verdict.expect(agent.wait(30) == 0, agent.name, "did not end in order")
         self.coordinator.stop()
         code, text = self.coordinator.check()
         verdict.expect(code == 0, "the store is not sound:", text)
-        verdict.of_secrets(secrets, [program.log for program in [self.coordinator, *self.agents]])
+        for program in [self.coordinator, *self.agents]:
+            verdict.of_program(program.log)
         return verdict
 
     def close(self):

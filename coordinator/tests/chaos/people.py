@@ -5,7 +5,7 @@ import threading
 import time
 import traceback
 
-MODES = {"ok": 8, "fail": 2, "fail_once": 2, "stubborn": 2, "daemon": 2, "escape": 1, "secret": 2}
+MODES = {"ok": 8, "fail": 2, "fail_once": 2, "stubborn": 2, "daemon": 2, "escape": 1, "secret": 2, "many": 2}
 MAX_OPEN = 12
 
 

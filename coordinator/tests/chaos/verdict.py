@@ -18,12 +18,12 @@ class Record:
     def __init__(self, folder):
         self.folder = folder
         self.told = collections.defaultdict(list)
-        self.tokens = set()
+        self.tokens = collections.defaultdict(set)  # The keys of each job's attempts.
         starts = folder / "starts"
         for line in starts.read_text().splitlines() if starts.exists() else []:
             line = json.loads(line)
             self.told[line["job"], line["attempt"], line["what"]].append(line)
-            self.tokens.update([line["token"]] if "token" in line else [])
+            self.tokens[line["job"]].update([line["token"]] if "token" in line else [])
 
     def printed(self, job, attempt):
         """At least and at most so many lines."""
@@ -36,11 +36,10 @@ class Record:
 
 
 class Verdict:
-    def __init__(self, api, record, started, crashes):
-        self.api, self.record, self.started, self.crashes = api, record, started, crashes
+    def __init__(self, api, record, started, crashes, keys):
+        self.api, self.record, self.started, self.crashes, self.keys = api, record, started, crashes, keys
         self.complaints = []
         self.counts = collections.Counter()
-        self.logs = []
 
     def expect(self, true, *what):
         if not true:
@@ -101,7 +100,7 @@ class Verdict:
         started = bool(self.record.told[id, number, "start"])
         self.expect(not (started and not attempt["accepted_at"]), id, number, "ran without being accepted")
         self.counts.update(lines=len(numbers), unheard=unheard)
-        self.logs.append((id, "\n".join(json.dumps(line) for line in lines)))
+        self.of_secrets(f"{id} {number}", json.dumps(lines), self.record.tokens[id])
 
     def of_results(self, job, given):
         """Of a job that has succeeded: what it wrote in its last attempt, and nothing else."""
@@ -111,9 +110,13 @@ class Verdict:
         self.expect(self.record.told[id, attempt, "end"], id, attempt, "has succeeded without having ended")
         folder = f"/storages/jobs%2F{id}/files"
         files = {file["path"]: file["sha256"] for file in self.api.items(folder)}
-        content = f"{id} {attempt}\n".encode() * 2000
-        path = "отчёты & 100%/report.txt"
-        self.expect(files == {path: hashlib.sha256(content).hexdigest()}, id, "has the artifacts", files)
+        contents = {
+            f"отчёты & 100%/report {number}.txt": f"{id} {attempt} {number}\n".encode() * 2000
+            for number in range(100 if given["mode"] == "many" else 1)
+        }
+        wanted = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+        self.expect(files == wanted, id, "has the artifacts", files)
+        path, content = min(contents.items())
         if path in files:
             got = self.api.call("GET", f"{folder}/{urllib.parse.quote(path)}")
             self.expect(got == content, id, "has an artifact that reads differently")
@@ -133,8 +136,11 @@ class Verdict:
         }
         self.expect(right.get(outcome), id, "mode", given["mode"], "ended as", outcome, job["cause"], job["error"])
 
-    def of_secrets(self, secrets, logs):
+    def of_program(self, log):
+        text = log.read_text(errors="replace")
+        self.of_secrets(log.name, text, set().union(*self.record.tokens.values()))
+        self.expect("panicked" not in text, "something panicked:", log.name)
+
+    def of_secrets(self, name, text, tokens):
         """Keys are in no log, neither of a program nor of a job."""
-        for name, text in [(log.name, log.read_text(errors="replace")) for log in logs] + self.logs:
-            self.expect(not any(secret in text for secret in secrets), "a secret is in the log of", name)
-            self.expect("panicked" not in text, "something panicked:", name)
+        self.expect(not any(secret in text for secret in self.keys | tokens), "a secret is in the log of", name)
