@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use jiff::{SignedDuration, civil::DateTime, fmt::temporal::Pieces};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -54,7 +55,10 @@ impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {
             Ok(time) => write!(f, "{time:.3}"),
-            Err(_) => f.write_str("out of range"),
+            Err(_) => match EPOCH.checked_add(SignedDuration::from_millis(self.0)) {
+                Ok(time) => write!(f, "{time:.3}Z"),
+                Err(_) => f.write_str("out of range"),
+            },
         }
     }
 }
@@ -63,15 +67,29 @@ impl FromStr for Timestamp {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let time: jiff::Timestamp = text
-            .parse()
-            .map_err(|_| format!("\"{}\" is not an RFC 3339 time such as 2026-11-23T08:05:11.000Z", shorten(text)))?;
-        let millis = time.as_millisecond();
+        let millis = match text.parse::<jiff::Timestamp>() {
+            Ok(time) => time.as_millisecond(),
+            Err(_) => last_day(text).ok_or_else(|| {
+                format!("\"{}\" is not an RFC 3339 time such as 2026-11-23T08:05:11.000Z", shorten(text))
+            })?,
+        };
         if !(0..=Self::MAX.0).contains(&millis) {
             return Err("the time is outside of the years 1970 to 9999".to_owned());
         }
         Ok(Self(millis))
     }
+}
+
+/// The clock of the time library ends a day before the year 9999 does, its calendar does not.
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+/// Milliseconds since 1970 of a time that is written in full, with its offset.
+fn last_day(text: &str) -> Option<i64> {
+    let pieces = Pieces::parse(text).ok()?;
+    let time = pieces.date().to_datetime(pieces.time()?);
+    let offset = pieces.to_numeric_offset()?;
+    let millis = time.duration_since(EPOCH).as_millis() - i128::from(offset.seconds()) * 1000;
+    i64::try_from(millis).ok()
 }
 
 fn shorten(text: &str) -> String {
@@ -124,6 +142,19 @@ mod tests {
         assert!("1969-12-31T23:59:59Z".parse::<Timestamp>().is_err());
         assert!("tomorrow".parse::<Timestamp>().is_err());
         assert!(serde_json::from_str::<Timestamp>("12").is_err());
+    }
+
+    /// The years are 1970 to 9999, to the very last millisecond.
+    #[test]
+    fn the_last_instant_can_be_read_and_written() {
+        for text in ["9999-12-30T22:00:01.000Z", "9999-12-31T23:59:59.999Z"] {
+            assert_eq!(text.parse::<Timestamp>().expect("within the range").to_string(), text);
+        }
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!("9999-12-31T23:59:59.999+01:00".parse(), "9999-12-31T22:59:59.999Z".parse::<Timestamp>());
+        for text in ["9999-12-31T23:59:59.999-01:00", "9999-12-31", "9999-12-31T23:59:59", "9999-12-31T23:59:60Zx"] {
+            text.parse::<Timestamp>().expect_err(text);
+        }
     }
 
     #[test]
