@@ -1,4 +1,10 @@
 //! JSON Schemas of processes: compiled under limits, kept ready, and their findings put into the API's words.
+//!
+//! A schema comes from whoever may upload a package, so it is bounded in what it may be (`shape`) and in the work that a
+//! check may be (`effort`).
+
+mod effort;
+mod shape;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,6 +19,8 @@ const MAX_DETAIL_CHARS: usize = 300;
 /// Compiled patterns are by far the largest part of a schema.
 const MAX_PATTERNS: usize = 128;
 const MAX_PATTERN_BYTES: usize = 1 << 20;
+/// A check of so many steps takes a few milliseconds.
+const STEPS_AT_ONCE: u64 = 20_000;
 
 /// Compiles a schema; says why it cannot be used as a fragment. Nothing is ever fetched, and patterns are matched in
 /// linear time, so a schema cannot make the coordinator call out or hang on a pattern.
@@ -20,6 +28,7 @@ pub fn compile(schema: &Value) -> Result<Validator, String> {
     if count_patterns(schema) > MAX_PATTERNS {
         return Err(format!("the schema has more than {MAX_PATTERNS} patterns; use fewer"));
     }
+    shape::check(schema).map_err(|reason| format!("no valid JSON Schema: {reason}"))?;
     let patterns = PatternOptions::regex().size_limit(MAX_PATTERN_BYTES).dfa_size_limit(MAX_PATTERN_BYTES);
     jsonschema::options().offline().with_pattern_options(patterns).build(schema).map_err(|error| {
         let at = error.instance_path().as_str();
@@ -56,8 +65,34 @@ fn count_patterns(schema: &Value) -> usize {
 }
 
 /// What is wrong with a value: at most 20 findings, each with the JSON pointer of the field below `pointer_prefix` (such
-/// as `/input`). Texts never repeat the value, which may be a secret.
-pub fn schema_errors(schema: &Validator, instance: &Value, pointer_prefix: &str) -> Vec<FieldError> {
+/// as `/input`). Texts never repeat the value, which may be a secret. A value that it would take too long to check is
+/// wrong as a whole; one that takes a while is checked off the threads that serve requests.
+pub async fn check(
+    validator: &Arc<Validator>,
+    schema: &Value,
+    instance: &Value,
+    pointer_prefix: &'static str,
+) -> Vec<FieldError> {
+    match effort::steps(schema, instance) {
+        Ok(steps) if steps <= STEPS_AT_ONCE => schema_errors(validator, instance, pointer_prefix),
+        Ok(_) => {
+            let (validator, instance) = (Arc::clone(validator), instance.clone());
+            let checked = tokio::task::spawn_blocking(move || schema_errors(&validator, &instance, pointer_prefix));
+            checked.await.unwrap_or_else(|_| vec![not_checked(pointer_prefix)])
+        }
+        Err(effort::TooMuch) => vec![not_checked(pointer_prefix)],
+    }
+}
+
+fn not_checked(pointer: &str) -> FieldError {
+    let detail = format!(
+        "checking it against the schema of the process would take more than {} steps; make it or the schema simpler",
+        effort::MAX_STEPS
+    );
+    FieldError { pointer: pointer.to_owned(), detail }
+}
+
+fn schema_errors(schema: &Validator, instance: &Value, pointer_prefix: &str) -> Vec<FieldError> {
     schema
         .iter_errors(instance)
         .take(MAX_ERRORS)
@@ -229,6 +264,48 @@ mod tests {
             if let Ok(validator) = compile(&schema) {
                 let _ = schema_errors(&validator, &json!({"a": 1}), "/input");
             }
+        }
+    }
+
+    /// However a schema is made, a check of the largest values that there may be ends within seconds, even unoptimised,
+    /// and on the stack of a thread of the runtime.
+    #[tokio::test]
+    async fn hostile_schemas_cannot_burn_the_processor() {
+        let chain: serde_json::Map<String, Value> = (0..120)
+            .map(|number| (format!("d{number}"), json!({"allOf": [{"$ref": format!("#/$defs/d{}", number + 1)}]})))
+            .chain([("d120".to_owned(), json!({"type": "object"}))])
+            .collect();
+        let fan: serde_json::Map<String, Value> = (0..60)
+            .map(|number| {
+                let next = json!({"$ref": format!("#/$defs/d{}", number + 1)});
+                (format!("d{number}"), json!({"anyOf": [next.clone(), next.clone(), {"not": next}]}))
+            })
+            .chain([("d60".to_owned(), json!({"const": 1}))])
+            .collect();
+        let member = json!({"properties": {"a": {"$ref": "#"}}, "unevaluatedProperties": false});
+        let mut deep = json!({"a": 1});
+        for _ in 0..60 {
+            deep = json!({ "a": deep });
+        }
+        let (long, many) = (json!("01".repeat(500_000)), json!(vec![json!({}); 300_000]));
+        let cases = [
+            (json!({"$defs": chain, "$ref": "#/$defs/d0"}), json!(1), false),
+            (json!({"$defs": fan, "$ref": "#/$defs/d0"}), json!(2), true),
+            (json!({"oneOf": [member.clone(), member]}), deep.clone(), true),
+            (json!({"items": {"enum": (0..40_000).collect::<Vec<_>>()}}), many.clone(), true),
+            (json!({"uniqueItems": true, "items": {"type": "object"}}), many, false),
+            (json!({"pattern": "([01]*1[01]{200}){3}x"}), long.clone(), true),
+            (json!({"pattern": "(0|1|01)*x"}), long, false),
+            (json!({"patternProperties": {"^a": {"$ref": "#"}, "a$": {"$ref": "#"}, ".": {"$ref": "#"}}}), deep, true),
+        ];
+        for (number, (schema, instance, too_much)) in cases.into_iter().enumerate() {
+            let validator = Arc::new(compile(&schema).unwrap_or_else(|error| panic!("{number}: {error}")));
+            let began = std::time::Instant::now();
+            let found = check(&validator, &schema, &instance, "/input").await;
+            assert!(began.elapsed().as_secs() < 20, "{number}: {:?}", began.elapsed());
+            assert!(!found.is_empty(), "{number}: none of these values fits");
+            let told = found[0].detail.contains("would take more than");
+            assert_eq!(told, too_much, "{number}: {found:?}");
         }
     }
 

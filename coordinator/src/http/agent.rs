@@ -35,7 +35,7 @@ use crate::{
     app::App,
     domain::{self, robot::Robot},
     error::{Error, Result as OperationResult},
-    json_schema::{Side, schema_errors},
+    json_schema::{self, Side},
     operations::{
         self, Caller,
         agent::Reported,
@@ -258,7 +258,7 @@ async fn finish(
         return Err(too_large("output").into());
     }
     if let Some(output) = &output {
-        check_output(&app, caller.account, id, output, &mut report)?;
+        check_output(&app, caller.account, id, output, &mut report).await?;
     }
     let account = caller.account;
     let reported = app
@@ -272,7 +272,7 @@ async fn finish(
 }
 
 /// A success whose output is not as its schema says is a failure.
-fn check_output(
+async fn check_output(
     app: &App,
     account: AccountId,
     id: JobId,
@@ -287,7 +287,7 @@ fn check_output(
     let Some(schema) = schema.filter(|_| report.outcome == Outcome::Succeeded) else { return Ok(()) };
     let unusable = |error| Error::Internal(format!("the output schema of a version is unusable: {error}"));
     let validator = app.schemas.get(version, Side::Output, schema).map_err(unusable)?;
-    let errors = schema_errors(&validator, output, "");
+    let errors = json_schema::check(&validator, schema, output, "").await;
     if errors.is_empty() {
         return Ok(());
     }

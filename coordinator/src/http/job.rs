@@ -30,8 +30,8 @@ use crate::{
         job::{State as JobStatus, Target as JobTarget},
     },
     error::{Error, Result as OperationResult},
-    json_schema::{Side, schema_errors},
-    operations::{Caller, assignment, attempt, event, job, process_version},
+    json_schema::{self, Side},
+    operations::{Caller, assignment, attempt, event, job, key, process_version},
     store::{Reading, Topic, Tx, document::Slot},
 };
 
@@ -155,7 +155,7 @@ async fn start_jobs(State(app): State<Arc<App>>, caller: Caller, request: Posted
     if let Some(schema) = &manifest.input_schema {
         let unusable = |error| Error::Internal(format!("the input schema of a version is unusable: {error}"));
         let validator = app.schemas.get(draft.version.id, Side::Input, schema).map_err(unusable)?;
-        let errors = schema_errors(&validator, &draft.input, "/input");
+        let errors = json_schema::check(&validator, schema, &draft.input, "/input").await;
         if !errors.is_empty() {
             return Err(Error::Invalid(errors).into());
         }
