@@ -366,7 +366,9 @@ async fn put_artifact(
     Ok((StatusCode::CREATED, location, Json(storage::view(stored))).into_response())
 }
 
-/// A package, by its digest, for robots that have or had a job with it
+/// A package, by its digest, for a robot that holds a job with it
+///
+/// From the assignment to the end of the attempt; then it is as if there were no such package.
 #[utoipa::path(get, path = "/agent/packages/{sha256}", tag = "Agent",
     params(("sha256" = String, Path, description = "Digest in lower-case hexadecimal"), Ranges),
     responses((status = 200, body = inline(Binary), content_type = "application/zip"),
@@ -377,11 +379,7 @@ async fn get_assigned_package(
     Path(sha256): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
-    caller.robot()?;
-    app.db.read(caller.account, |reading| match operations::garbage::package_is_used(reading, &sha256)? {
-        true => Ok(()),
-        false => Err(Error::NotFound("package")),
-    })?;
+    app.db.read(caller.account, |reading| operations::agent::check_package(reading, &caller, &sha256))?;
     let name = BlobName::package(&sha256)?;
     let file_name = format!("{sha256}.zip");
     let sending = Sending { name, sha256: &sha256, content_type: "application/zip", file_name: &file_name };

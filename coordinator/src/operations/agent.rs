@@ -19,6 +19,7 @@ use crate::{
         job::{Job, JobEvent, Leases, Report, State},
         key::JoinToken,
         name::{Faults, MAX_NAME_CHARS},
+        process::ProcessVersion,
         robot::{MAX_CAPACITY, Robot, RobotGroup, Sample, health_slot, standing},
     },
     error::{Error, Result},
@@ -306,6 +307,18 @@ fn own_attempt(reading: &dyn Reading, caller: &Caller, job: JobId, attempt: u32)
         Some(_) => Err(Error::stale_attempt(format!("there is no attempt {attempt} of this job"))),
         None => Err(Error::NotFound("job")),
     }
+}
+
+/// Refuses a package that no job of this robot has, as if it did not exist: a package may hold what concerns other
+/// robots only. Agents fetch none before they have a job with it.
+pub fn check_package(reading: &dyn Reading, caller: &Caller, sha256: &str) -> Result<()> {
+    for job in robot::held_jobs(reading, caller.robot()?)? {
+        let version: ProcessVersion = table::get(reading, job.process_version_id)?;
+        if version.sha256 == sha256 {
+            return Ok(());
+        }
+    }
+    Err(Error::NotFound("package"))
 }
 
 /// The agent has journalled the assignment and takes it on. Repeating it is fine.

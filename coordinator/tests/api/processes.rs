@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{World, each, package, text};
+use crate::support::{Agent, World, each, package, text};
 
 fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
@@ -251,12 +251,30 @@ async fn packages_are_downloaded_in_any_part() {
     assert!(same.body.is_empty());
     let head = world.call(Method::HEAD, path).send().await.expect(200);
     assert!(head.body.is_empty() && head.header("content-length") == Some(&*bytes.len().to_string()));
-    let agent = world.agent("r").await;
-    let sha = text(&version, "/sha256");
-    assert_eq!(agent.call(Method::GET, &format!("/packages/{sha}")).send().await.expect(200).body, bytes);
+}
+
+/// A robot gets the package of a job that it holds, and no other of its account: not before, not of another robot's job,
+/// not after the end.
+#[tokio::test]
+async fn a_robot_gets_the_packages_of_its_jobs_alone() {
+    let world = World::new().await;
+    let process = world.process("p").await;
+    let (agent, other) = (world.agent("r").await, world.agent("other").await);
+    let sha = text(&world.get("/processes/p/versions/active").await.ok(), "/sha256");
+    let get = async |agent: &Agent, sha: &str| agent.call(Method::GET, &format!("/packages/{sha}")).send().await;
+    get(&agent, &sha).await.expect(404).refused("not_found");
+    world.start(&process).await;
+    get(&agent, &sha).await.expect(404);
+    let (job, _) = agent.take().await;
+    assert_eq!(get(&agent, &sha).await.expect(200).body, package(&[("main.sh", "echo hello")]));
+    get(&other, &sha).await.expect(404);
+    agent.accept(&job, 1).await.ok();
+    get(&agent, &sha).await.expect(200);
     for odd in ["0".repeat(64), "x".to_owned(), "..%2F..%2Fkeys".to_owned(), sha.to_uppercase()] {
-        agent.call(Method::GET, &format!("/packages/{odd}")).send().await.expect(404);
+        get(&agent, &odd).await.expect(404);
     }
+    agent.finish(&job, 1, json!({})).await.done();
+    get(&agent, &sha).await.expect(404);
 }
 
 #[tokio::test]
