@@ -2,16 +2,17 @@
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
-use drover_protocol::KeyId;
+use drover_protocol::{AccountId, KeyId};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::job::Leases,
+    error::{Error, Result},
     json_schema::Schemas,
     manifests::Manifests,
     secrets::Secrets,
-    store::{Db, backup::BlobHold, blob::Blobs, embedded::Embedded},
+    store::{Db, Reader, backup::BlobHold, blob::Blobs, embedded::Embedded},
 };
 
 /// Sizes that the operator may set.
@@ -81,3 +82,14 @@ impl App {
         })
     }
 }
+
+    /// A look at the store that may take long, off the threads that serve requests.
+    pub async fn read_aside<R: Send + 'static>(
+        &self,
+        account: AccountId,
+        body: impl FnOnce(&Reader) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let db = Arc::clone(&self.db);
+        let read = tokio::task::spawn_blocking(move || db.read(account, body));
+        read.await.map_err(|error| Error::Internal(format!("a look at the store did not end: {error}")))?
+    }

@@ -325,7 +325,8 @@ async fn explain_job(
     Path(text): Path<String>,
 ) -> Result<Json<Explanation>, Fault> {
     let id: JobId = id(&text, "job")?;
-    Ok(Json(app.db.read(caller.account, |reading| assignment::explain(reading, &caller, id))?))
+    let account = caller.account;
+    Ok(Json(app.read_aside(account, move |reading| assignment::explain(reading, &caller, id)).await?))
 }
 
 /// The attempts of a job, oldest first

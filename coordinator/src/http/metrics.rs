@@ -1,6 +1,10 @@
 //! Figures for Prometheus: what the HTTP face did, and what the store says at the moment of asking.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use metrics::{Counter, Gauge, Histogram, Label, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -66,6 +70,8 @@ pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
     routes: Arc<RwLock<Routes>>,
+    /// Held while the store is counted; when the last count began.
+    pub counting: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 const METADATA: metrics::Metadata = metrics::Metadata::new("drover", metrics::Level::INFO, None);
@@ -87,7 +93,7 @@ impl Default for Metrics {
             None,
             "Time to answer, long polls included".into(),
         );
-        Self { recorder: Arc::new(recorder), handle, routes: Arc::default() }
+        Self { recorder: Arc::new(recorder), handle, routes: Arc::default(), counting: Arc::default() }
     }
 }
 

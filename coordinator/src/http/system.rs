@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufWriter, Write},
     sync::Arc,
+    time::Instant,
 };
 
 use axum::{
@@ -76,19 +77,23 @@ async fn get_metrics(State(app): State<Arc<App>>, MaybeCaller(caller): MaybeCall
     if !app.rules.public_metrics && caller.is_none() {
         return Err(Error::Unauthenticated("metrics.public is off; send a key").into());
     }
-    set_gauges(&app)?;
+    set_gauges(&app).await?;
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, text)], app.metrics.render()).into_response())
 }
 
-fn set_gauges(app: &App) -> OperationResult<()> {
-    let figures = app
-        .db
-        .read(SYSTEM_ACCOUNT, |reading| account::all(reading))?
-        .into_iter()
-        .try_fold(system::Figures::default(), |sum, account| {
-            Ok::<_, Error>(sum.plus(app.db.read(account, system::figures)?))
-        })?;
+/// Counting takes long in a large fleet. It is done by one at a time, and once for all who asked before it began.
+async fn set_gauges(app: &App) -> OperationResult<()> {
+    let asked = Instant::now();
+    let mut counted = app.metrics.counting.lock().await;
+    if counted.is_some_and(|began| began >= asked) {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let mut figures = system::Figures::default();
+    for account in app.db.read(SYSTEM_ACCOUNT, |reading| account::all(reading))? {
+        figures = figures.plus(app.read_aside(account, system::figures).await?);
+    }
     for state in JobState::ALL.into_iter().filter(|state| *state != JobState::Finished) {
         let labels = vec![("state", state.as_str().to_owned())];
         app.metrics.set("drover_jobs", labels, figures.jobs_in(state) as f64);
@@ -97,6 +102,7 @@ fn set_gauges(app: &App) -> OperationResult<()> {
         app.metrics.set("drover_robots", vec![("state", name.to_owned())], figures.robots_in(state) as f64);
     }
     app.metrics.set("drover_read_only", Vec::new(), if app.db.read_only() { 1.0 } else { 0.0 });
+    *counted = Some(began);
     Ok(())
 }
 
