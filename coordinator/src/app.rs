@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     json_schema::Schemas,
     manifests::Manifests,
+    password::Guesses,
     secrets::Secrets,
     store::{Db, Reader, backup::BlobHold, blob::Blobs, embedded::Embedded},
 };
@@ -56,6 +57,7 @@ pub struct App {
     pub stopping: CancellationToken,
     /// Keys whose last use is being written down, so that each is written once.
     pub touching: Arc<Mutex<HashSet<KeyId>>>,
+    pub guesses: Guesses,
     pub metrics: crate::http::metrics::Metrics,
 }
 
@@ -78,10 +80,10 @@ impl App {
             blob_hold: Arc::default(),
             stopping: CancellationToken::new(),
             touching: Arc::default(),
+            guesses: Guesses::default(),
             metrics: crate::http::metrics::Metrics::default(),
         })
     }
-}
 
     /// A look at the store that may take long, off the threads that serve requests.
     pub async fn read_aside<R: Send + 'static>(
@@ -93,3 +95,4 @@ impl App {
         let read = tokio::task::spawn_blocking(move || db.read(account, body));
         read.await.map_err(|error| Error::Internal(format!("a look at the store did not end: {error}")))?
     }
+}

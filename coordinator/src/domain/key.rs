@@ -11,6 +11,10 @@ pub const PREFIX_CHARS: usize = 4;
 pub const MIN_CHARS_FOR_PREFIX: usize = 24;
 /// The longest text that is looked up as a key.
 pub const MAX_KEY_CHARS: usize = 256;
+/// How long the call that replaced a key can be repeated with it.
+pub const REPEATABLE_SECONDS: u64 = 600;
+/// Whoever has stolen a key must not get the next one by guessing with which `Idempotency-Key` it was asked for.
+pub const MIN_REPEATABLE_CHARS: usize = 22;
 /// Last use is written at most this often per key.
 pub const LAST_USE_SECONDS: u64 = 300;
 
@@ -44,11 +48,19 @@ pub struct ApiKey {
     pub created_at: Timestamp,
     pub last_used_at: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
+    /// It has ended, for its user has taken a new one, and is known only so that this very call can be repeated.
+    #[serde(default)]
+    pub replaced: bool,
 }
 
 impl ApiKey {
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// Whether it opens anything.
+    pub fn is_good(&self, now: Timestamp) -> bool {
+        !self.replaced && !self.is_expired(now)
     }
 }
 

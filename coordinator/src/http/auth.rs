@@ -22,17 +22,41 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
-        let value = parts.headers.get(header::AUTHORIZATION).ok_or(NO_KEY)?;
-        let (scheme, key) = value.to_str().ok().and_then(|text| text.trim().split_once(' ')).ok_or(NO_KEY)?;
-        if !scheme.eq_ignore_ascii_case("bearer") && !scheme.eq_ignore_ascii_case("basic") {
-            return Err(NO_KEY.into());
-        }
+        let key = text_of_key(parts)?;
         let (caller, stale) =
-            app.db.read(SYSTEM_ACCOUNT, |reading| operations::key::authenticate(reading, key.trim(), &app.secrets))?;
+            app.db.read(SYSTEM_ACCOUNT, |reading| operations::key::authenticate(reading, key, &app.secrets))?;
         if let Some(key) = stale {
             write_last_use(app, caller.account, key);
         }
         Ok(caller)
+    }
+}
+
+fn text_of_key(parts: &Parts) -> Result<&str, Error> {
+    let value = parts.headers.get(header::AUTHORIZATION).ok_or(NO_KEY)?;
+    let (scheme, key) = value.to_str().ok().and_then(|text| text.trim().split_once(' ')).ok_or(NO_KEY)?;
+    if !scheme.eq_ignore_ascii_case("bearer") && !scheme.eq_ignore_ascii_case("basic") {
+        return Err(NO_KEY);
+    }
+    Ok(key.trim())
+}
+
+/// For the calls that replace the caller's own key: the old one may repeat them, if the answer was lost.
+pub struct Replacing {
+    pub caller: Caller,
+    /// The key has ended by such a call: only its repetition may be answered.
+    pub is_replaced: bool,
+}
+
+impl FromRequestParts<Arc<App>> for Replacing {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
+        let key = text_of_key(parts)?;
+        let (caller, is_replaced) = app
+            .db
+            .read(SYSTEM_ACCOUNT, |reading| operations::key::authenticate_for_replacing(reading, key, &app.secrets))?;
+        Ok(Self { caller, is_replaced })
     }
 }
 

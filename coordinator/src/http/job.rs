@@ -211,7 +211,13 @@ async fn get_job(
 async fn wait_for(app: &App, caller: &Caller, id: JobId, wait: &JobWait, time: Duration) -> Result<Job, Fault> {
     let ends_at = tokio::time::Instant::now() + time;
     let watch = app.db.watch(&[Topic::Job(id)]);
-    let read = || app.db.read(caller.account, |reading| full_view(reading, job::get(reading, caller, id)?));
+    let read = || {
+        app.db.read(caller.account, |reading| {
+            // Whoever waits may have lost the key meanwhile.
+            key::still_good(reading, caller)?;
+            full_view(reading, job::get(reading, caller, id)?)
+        })
+    };
     let first = read()?;
     let seen = first.revision;
     let mut job = first;

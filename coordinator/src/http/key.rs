@@ -12,6 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
+    auth::Replacing,
     extract::{Call, Json as Body, ListQuery, MaybePosted, NoFilter, Path, Posted, id},
     once::{self, Answer},
     page,
@@ -20,7 +21,7 @@ use crate::{
     app::App,
     domain::key::ApiKey,
     error::Error,
-    operations::{Caller, key},
+    operations::{Caller, idempotency::Repeatable, key},
     password,
 };
 
@@ -57,13 +58,32 @@ async fn get_own_key(State(app): State<Arc<App>>, caller: Caller) -> Result<Json
 
 /// Assign a new key; the old one ends at once
 ///
-/// The answer has the full key. It is the user's own key that is replaced; named keys stay as they are.
+/// The answer has the full key. It is the user's own key that is replaced; named keys stay as they are. If the answer is
+/// lost, the call can be repeated for ten minutes with the old key, which is good for nothing else: send an
+/// `Idempotency-Key` that nobody can guess, of at least 22 characters.
 #[utoipa::path(post, path = "/account/key", tag = "Key", params(Call),
     responses((status = 200, body = FullKey)))]
-async fn assign_own_key(State(app): State<Arc<App>>, caller: Caller, Call(call): Call) -> Result<Response, Fault> {
-    let secrets = Arc::clone(&app.secrets);
-    once::write(&app, caller, call, move |tx, caller| {
-        let (record, text) = key::replace_own(tx, caller, 0, &secrets)?;
+async fn assign_own_key(
+    State(app): State<Arc<App>>,
+    replacing: Replacing,
+    Call(call): Call,
+) -> Result<Response, Fault> {
+    replace(&app, replacing, call, 0).await
+}
+
+async fn replace(
+    app: &Arc<App>,
+    replacing: Replacing,
+    call: Option<Repeatable>,
+    grace_seconds: u64,
+) -> Result<Response, Fault> {
+    if replacing.is_replaced {
+        let first = once::replay(app, &replacing.caller, call.as_ref())?;
+        return first.ok_or_else(|| key::UNKNOWN.into());
+    }
+    let (secrets, asked) = (Arc::clone(&app.secrets), call.clone());
+    once::write(app, replacing.caller, call, move |tx, caller| {
+        let (record, text) = key::replace_own(tx, caller, grace_seconds, asked.as_ref(), &secrets)?;
         Ok(Answer::ok(full(&record, text)))
     })
     .await
@@ -75,21 +95,16 @@ async fn assign_own_key(State(app): State<Arc<App>>, caller: Caller, Call(call):
     responses((status = 200, body = FullKey)))]
 async fn refresh_own_key(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    replacing: Replacing,
     MaybePosted(request): MaybePosted<KeyRefresh>,
 ) -> Result<Response, Fault> {
-    let secrets = Arc::clone(&app.secrets);
-    once::write(&app, caller, request.call, move |tx, caller| {
-        let grace = request.body.grace_seconds.unwrap_or_default();
-        let (record, text) = key::replace_own(tx, caller, grace, &secrets)?;
-        Ok(Answer::ok(full(&record, text)))
-    })
-    .await
+    replace(&app, replacing, request.call, request.body.grace_seconds.unwrap_or_default()).await
 }
 
 /// Show the key again, against the user's password
 ///
-/// Every try is written down, good or bad.
+/// Every try is written down, good or bad. After five wrong passwords within a quarter of an hour the user has to wait
+/// for the rest of it.
 #[utoipa::path(post, path = "/account/key/reveal", tag = "Key", request_body = KeyReveal,
     responses((status = 200, body = FullKey)))]
 async fn reveal_own_key(
@@ -98,7 +113,13 @@ async fn reveal_own_key(
     Body(request): Body<KeyReveal>,
 ) -> Result<Json<FullKey>, Fault> {
     let (record, hash) = app.db.read(caller.account, |reading| key::prepare_reveal(reading, &caller))?;
+    let user = caller.user()?;
+    // Counted before it is looked at, so that many guesses at once are no way round.
+    app.guesses.count(user, app.db.now())?;
     let good = password::verify(request.password, hash).await?;
+    if good {
+        app.guesses.forget(user);
+    }
     let account = caller.account;
     app.db.write(account, move |tx| key::note_reveal(tx, &caller, good)).await?;
     if !good {

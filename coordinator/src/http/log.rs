@@ -28,12 +28,14 @@ use crate::{
     domain::permission::Permission,
     error::Error,
     log_reader::{LogReader, Wanted},
-    operations::{Caller, job, list},
+    operations::{Caller, job, key, list},
     store::{Topic, Watch},
 };
 
 const DEFAULT_LIMIT: u32 = 200;
 const STREAM_PAGE: usize = 1_000;
+/// A key that expires wakes nobody: so often it is looked at while nothing happens.
+const KEY_LOOK: Duration = Duration::from_secs(10);
 const MAX_TEXT_CHARS: usize = 256;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -72,7 +74,7 @@ async fn read_log(
     let reader = LogReader { db, blobs, account: caller.account, job: id, attempt };
     let wanted = wanted(&query)?;
     match accept.choose(&["application/json", "text/plain", "text/event-stream"])? {
-        "text/event-stream" => Ok(live(app, reader, resumed(wanted, &headers)?)),
+        "text/event-stream" => Ok(live(app, caller, reader, resumed(wanted, &headers)?)),
         "text/plain" => Ok(as_text(reader, wanted, query.limit.is_some())),
         _ => Ok(Json(reader.page(&wanted).await?).into_response()),
     }
@@ -131,6 +133,7 @@ fn as_text(reader: LogReader, wanted: Wanted, only_a_page: bool) -> Response {
 /// A reader that follows the end of the log.
 struct Tail {
     app: Arc<App>,
+    caller: Caller,
     reader: LogReader,
     wanted: Wanted,
     watch: Watch,
@@ -138,10 +141,10 @@ struct Tail {
     ended: bool,
 }
 
-fn live(app: Arc<App>, reader: LogReader, wanted: Wanted) -> Response {
-    let watch = app.db.watch(&[Topic::JobLog(reader.job), Topic::Job(reader.job)]);
+fn live(app: Arc<App>, caller: Caller, reader: LogReader, wanted: Wanted) -> Response {
+    let watch = app.db.watch(&[Topic::JobLog(reader.job), Topic::Job(reader.job), Topic::Key(caller.key_id)]);
     let wanted = Wanted { limit: STREAM_PAGE, direction: Default::default(), ..wanted };
-    let tail = Tail { app, reader, wanted, watch, ready: VecDeque::new(), ended: false };
+    let tail = Tail { app, caller, reader, wanted, watch, ready: VecDeque::new(), ended: false };
     Sse::new(events(tail)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
 
@@ -160,8 +163,11 @@ fn events(tail: Tail) -> impl Stream<Item = Result<Event, Infallible>> {
 
 impl Tail {
     /// Gets the next events ready, waiting for them if need be; `false` when the stream has to end without a word:
-    /// the coordinator stops, or the job was deleted. The reader then connects again and sees.
+    /// the coordinator stops, the job was deleted, or the reader's key has ended. The reader then connects again and sees.
     async fn read_on(&mut self) -> bool {
+        if self.app.db.read(self.reader.account, |reading| key::still_good(reading, &self.caller)).is_err() {
+            return false;
+        }
         let page = match self.reader.page(&self.wanted).await {
             Ok(page) => page,
             Err(error) => {
@@ -182,6 +188,7 @@ impl Tail {
                 biased;
                 () = self.app.stopping.cancelled() => return false,
                 () = self.watch.woken() => {}
+                () = tokio::time::sleep(KEY_LOOK) => {}
             }
         }
         true

@@ -8,13 +8,17 @@ use drover_protocol::{
 
 use super::{
     Actor, Caller, event,
+    idempotency::Repeatable,
     list::{self, Page, Via},
 };
 use crate::{
     domain::{
         account::User,
         job::Job,
-        key::{ApiKey, LAST_USE_SECONDS, MAX_KEY_CHARS, MIN_CHARS_FOR_PREFIX, Owner, PREFIX_CHARS},
+        key::{
+            ApiKey, LAST_USE_SECONDS, MAX_KEY_CHARS, MIN_CHARS_FOR_PREFIX, MIN_REPEATABLE_CHARS, Owner, PREFIX_CHARS,
+            REPEATABLE_SECONDS,
+        },
         name::Faults,
         permission::{Permission, Permissions, Role},
         robot::Robot,
@@ -22,7 +26,7 @@ use crate::{
     error::{Error, Result},
     secrets::{Secrets, key_text},
     store::{
-        Reader, Reading, Scan, Tx,
+        Reader, Reading, Scan, Topic, Tx,
         key::{Key, Kind, SYSTEM_ACCOUNT},
         table,
     },
@@ -30,11 +34,26 @@ use crate::{
 
 /// Longest grace of a refreshed key: a week.
 const MAX_GRACE_SECONDS: u64 = 604_800;
-const UNKNOWN: Error = Error::Unauthenticated("the key is unknown, expired or revoked");
+pub const UNKNOWN: Error = Error::Unauthenticated("the key is unknown, expired or revoked");
 
-/// The caller whose key this is, and the time of last use if that is to be written again. `reading` is of the system
+/// The caller whose key this is, and the key if its time of last use is to be written again. `reading` is of the system
 /// account.
 pub fn authenticate(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(Caller, Option<KeyId>)> {
+    let (caller, key) = recognise(reading, text, secrets)?;
+    if key.replaced {
+        return Err(UNKNOWN);
+    }
+    let stale = key.last_used_at.is_none_or(|at| reading.now.since(at).as_secs() >= LAST_USE_SECONDS);
+    Ok((caller, stale.then_some(key.id)))
+}
+
+/// The caller whose key this is, and whether it is one that was replaced: good for repeating that call alone.
+pub fn authenticate_for_replacing(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(Caller, bool)> {
+    let (caller, key) = recognise(reading, text, secrets)?;
+    Ok((caller, key.replaced))
+}
+
+fn recognise(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(Caller, ApiKey)> {
     if text.is_empty() || text.len() > MAX_KEY_CHARS {
         return Err(UNKNOWN);
     }
@@ -52,8 +71,7 @@ pub fn authenticate(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(
     if let Some(scope) = key.permissions {
         permissions &= scope;
     }
-    let stale = key.last_used_at.is_none_or(|at| reading.now.since(at).as_secs() >= LAST_USE_SECONDS);
-    Ok((Caller { account, actor, key_id, permissions }, stale.then_some(key_id)))
+    Ok((Caller { account, actor, key_id, permissions }, key))
 }
 
 fn actor_of(reading: &Reader, owner: &Owner) -> Result<(Actor, Permissions)> {
@@ -81,7 +99,7 @@ fn actor_of(reading: &Reader, owner: &Owner) -> Result<(Actor, Permissions)> {
 /// For calls that wait: refuses when the key has ended meanwhile.
 pub fn still_good(reading: &dyn Reading, caller: &Caller) -> Result<()> {
     let key: Option<ApiKey> = table::find(reading, caller.key_id)?;
-    key.filter(|key| !key.is_expired(reading.now())).map(|_| ()).ok_or(UNKNOWN)
+    key.filter(|key| key.is_good(reading.now())).map(|_| ()).ok_or(UNKNOWN)
 }
 
 /// Writes down that the key was used.
@@ -112,6 +130,7 @@ pub fn revoke(tx: &mut Tx, id: KeyId) -> Result<()> {
     if let Some(key) = table::find::<ApiKey>(tx, id)? {
         tx.delete(Key::new(Kind::KeyByHash, SYSTEM_ACCOUNT).with(key.hash).into_bytes());
         table::delete::<ApiKey>(tx, id)?;
+        tx.wake(Topic::Key(id));
     }
     Ok(())
 }
@@ -142,6 +161,7 @@ fn make(tx: &mut Tx, draft: Draft, secrets: &Secrets) -> Result<ApiKey> {
         created_at: tx.now(),
         last_used_at: None,
         expires_at: draft.expires_at,
+        replaced: false,
     };
     add(tx, &key)?;
     Ok(key)
@@ -224,11 +244,21 @@ pub fn own(reading: &dyn Reading, caller: &Caller) -> Result<OwnKey> {
 
 fn own_record(reading: &dyn Reading, user: UserId) -> Result<ApiKey> {
     let keys = of_owner(reading, Owner::User(user))?;
-    keys.into_iter().filter(|key| key.name.is_none()).max_by_key(|key| key.id).ok_or(Error::NotFound("key"))
+    keys.into_iter()
+        .filter(|key| key.name.is_none() && !key.replaced)
+        .max_by_key(|key| key.id)
+        .ok_or(Error::NotFound("key"))
 }
 
-/// Gives the user a new own key. Old ones end at once, or after a grace.
-pub fn replace_own(tx: &mut Tx, caller: &Caller, grace_seconds: u64, secrets: &Secrets) -> Result<(ApiKey, String)> {
+/// Gives the user a new own key. Old ones end at once, or after a grace. If the call can be repeated, the caller's own
+/// one stays known for that and for nothing else.
+pub fn replace_own(
+    tx: &mut Tx,
+    caller: &Caller,
+    grace_seconds: u64,
+    call: Option<&Repeatable>,
+    secrets: &Secrets,
+) -> Result<(ApiKey, String)> {
     let user = caller.user()?;
     full_rights(tx, caller)?;
     let mut faults = Faults::default();
@@ -236,8 +266,15 @@ pub fn replace_own(tx: &mut Tx, caller: &Caller, grace_seconds: u64, secrets: &S
     faults.check()?;
     let ends_at = tx.now().plus_seconds(grace_seconds);
     for mut key in of_owner(tx, Owner::User(user))?.into_iter().filter(|key| key.name.is_none()) {
+        if grace_seconds == 0 && key.id == caller.key_id && is_repeatable(call) {
+            key.replaced = true;
+            key.expires_at = Some(tx.now().plus_seconds(REPEATABLE_SECONDS));
+            table::update(tx, &mut key)?;
+            tx.wake(Topic::Key(key.id));
+            continue;
+        }
         // Those whose grace is over would pile up.
-        if grace_seconds == 0 || key.is_expired(tx.now()) {
+        if grace_seconds == 0 || !key.is_good(tx.now()) {
             revoke(tx, key.id)?;
             continue;
         }
@@ -247,6 +284,10 @@ pub fn replace_own(tx: &mut Tx, caller: &Caller, grace_seconds: u64, secrets: &S
     let text = format!("the user's key was replaced; the old one works for {grace_seconds} s more");
     event::note(tx, user.uuid(), "key_replaced", text, caller.by())?;
     make_own(tx, user, None, secrets)
+}
+
+fn is_repeatable(call: Option<&Repeatable>) -> bool {
+    call.is_some_and(|call| call.key.chars().count() >= MIN_REPEATABLE_CHARS)
 }
 
 /// Replaces the own key of the user with this login, if the account has one: for whoever has the host itself.

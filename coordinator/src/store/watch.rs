@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use drover_protocol::{JobId, RobotGroupId, RobotId};
+use drover_protocol::{JobId, KeyId, RobotGroupId, RobotId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -25,6 +25,8 @@ pub enum Topic {
     Job(JobId),
     /// The job has new log lines.
     JobLog(JobId),
+    /// The key has ended.
+    Key(KeyId),
     /// A deadline of some job has been set.
     Deadlines,
     /// Some job's log can be sealed.

@@ -74,6 +74,68 @@ async fn an_assigned_key_ends_the_old_one_at_once() {
     assert!(works(&world, &new).await);
 }
 
+/// The answer to an assignment may get lost when the old key has ended already: that very call can be repeated with it,
+/// for ten minutes and with a key that nobody can guess, and it is good for nothing else.
+#[tokio::test]
+async fn an_assignment_can_be_repeated_with_the_old_key() {
+    let mut world = World::new().await;
+    for path in ["/account/key", "/account/key/refresh"] {
+        let secret = "0192f6c4-7a10-7cc3-98c4-dc0c0c07398f";
+        let assign = async |key: &str, repeat: &str| {
+            world.call(Method::POST, path).key(key).header("idempotency-key", repeat).send().await
+        };
+        let first = assign(&world.admin, secret).await.expect(200);
+        assert!(!works(&world, &world.admin).await, "it has ended");
+        let again = assign(&world.admin, secret).await.expect(200);
+        assert_eq!((again.header("idempotency-replayed"), &again.body), (Some("true"), &first.body));
+        assign(&world.admin, "0192f6c4-7a10-7cc3-98c4-dc0c0c073990").await.expect(401);
+        world.call(Method::POST, path).send().await.expect(401);
+        let new = text(&first.json(), "/key");
+        assert_eq!(text(&world.call(Method::GET, "/account/key").key(&new).send().await.ok(), "/prefix"), new[..4]);
+        world.move_clock(600);
+        assign(&world.admin, secret).await.expect(401).refused("unauthenticated");
+        // What can be guessed is no way to the next key.
+        assign(&new, "1").await.ok();
+        assign(&new, "1").await.expect(401);
+        world = World::new().await;
+    }
+}
+
+/// Assigning again and again leaves one key that can repeat, not one more each time.
+#[tokio::test]
+async fn replaced_keys_do_not_pile_up() {
+    let mut world = World::new().await;
+    for number in 0..5 {
+        let call = world.call(Method::POST, "/account/key");
+        let answer = call.header("idempotency-key", &format!("{number:030}")).send().await.ok();
+        world.admin = text(&answer, "/key");
+    }
+    let keys = world.pairs().into_iter().filter(|(key, _)| key.starts_with(b"ky")).count();
+    assert_eq!(keys, 2);
+}
+
+/// Five wrong passwords, then a wait that the answer names, whether they come one after another or all at once; the right
+/// one does not help meanwhile, and the other user's tries are not counted here.
+#[tokio::test]
+async fn passwords_cannot_be_guessed() {
+    let world = World::new().await;
+    let guess = async |password: &str| world.post("/account/key/reveal", json!({ "password": password })).await;
+    let tries = futures::future::join_all((0..30).map(|_| guess("wrong"))).await;
+    assert_eq!(tries.iter().filter(|answer| answer.status == 403).count(), 5);
+    let refused = tries.iter().find(|answer| answer.status == 429).expect("the others are refused");
+    assert_eq!(refused.header("retry-after"), Some("900"));
+    world.move_clock(800);
+    let refused = guess(PASSWORD).await.expect(429);
+    assert_eq!(refused.header("retry-after"), Some("100"));
+    refused.refused("too_many_requests");
+    world.move_clock(100);
+    guess(PASSWORD).await.ok();
+    for _ in 0..20 {
+        guess(PASSWORD).await.ok();
+    }
+    assert_eq!(codes_of_user(&world).await.iter().filter(|code| *code == "key_reveal_refused").count(), 5);
+}
+
 /// The old key of a refresh lives exactly as long as its grace, and a second refresh does not lengthen it.
 #[tokio::test]
 async fn a_refreshed_key_lives_on_for_its_grace() {

@@ -336,6 +336,38 @@ async fn a_live_log_ends_with_the_coordinator() {
     assert!(rest.is_empty());
 }
 
+/// A stream ends with the key that it was opened with: at once when the key is deleted, soon when it expires.
+#[tokio::test(start_paused = true)]
+async fn a_live_log_ends_with_its_key() {
+    let (world, agent, job) = running().await;
+    agent.log(&job, 1, 1, &["one"]).await.ok();
+    let open = async |key: &str| {
+        let call = world.call(Method::GET, &format!("/jobs/{job}/logs")).key(key).header("accept", "text/event-stream");
+        let mut live = Live(call.open().await.into_body().into_data_stream(), String::new());
+        live.until("one").await;
+        live
+    };
+    let ends = async |live: Live, seconds: u64| {
+        let rest = tokio::time::timeout(Duration::from_secs(seconds), live.0.collect::<Vec<_>>()).await;
+        let rest = rest.expect("it ends");
+        assert!(rest.is_empty(), "nothing more is told: {rest:?}");
+    };
+    let made =
+        world.post("/keys", json!({ "name": "reader", "permissions": ["log:read", "job:read"] })).await.created();
+    let live = open(&text(&made, "/key")).await;
+    let mut other = open(&world.admin).await;
+    world.delete(&format!("/keys/{}", text(&made, "/id"))).await.done();
+    agent.log(&job, 1, 2, &["two"]).await.ok();
+    ends(live, 1).await;
+    let expires_at = world.now().plus_seconds(60).to_string();
+    let made = world.post("/keys", json!({ "name": "short", "expires_at": expires_at })).await.created();
+    let mut live = open(&text(&made, "/key")).await;
+    live.until("two").await;
+    world.move_clock(60);
+    ends(live, 12).await;
+    other.until("two").await;
+}
+
 /// Each attempt has a log of its own; the newest is read unless another is asked for.
 #[tokio::test]
 async fn attempts_have_logs_of_their_own() {

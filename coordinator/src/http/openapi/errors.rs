@@ -55,7 +55,7 @@ impl Nature {
 /// Refusals by the rules of the product, by operation. A test holds this list to the operations that there are.
 const BY_RULE: &[(&str, &[Code])] = &[
     ("get_own_key", &[Code::NotFound]),
-    ("reveal_own_key", &[Code::NotFound, Code::WrongState]),
+    ("reveal_own_key", &[Code::NotFound, Code::WrongState, Code::TooManyRequests]),
     ("create_key", &[Code::WrongState]),
     ("delete_key", &[Code::WrongState]),
     ("create_robot", &[Code::AlreadyExists]),
@@ -155,7 +155,7 @@ fn header_of(status: u16) -> Option<(&'static str, &'static str, Type)> {
     match status {
         401 => Some(("WWW-Authenticate", "`Bearer`.", Type::String)),
         416 => Some(("Content-Range", "`bytes */<size>`.", Type::String)),
-        503 | 507 => Some(("Retry-After", "Seconds to wait before the next try.", Type::Integer)),
+        429 | 503 | 507 => Some(("Retry-After", "Seconds to wait before the next try.", Type::Integer)),
         _ => None,
     }
 }
