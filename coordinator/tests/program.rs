@@ -35,7 +35,11 @@ fn program(store: &Path) -> Command {
 impl Coordinator {
     /// Starts it, and reads from its own log where it listens.
     fn start(store: &Path) -> Self {
-        let mut child = program(store).env("DROVER_BOOTSTRAP__API_KEY", KEY).arg("run").spawn().expect("it starts");
+        Self::start_by(&mut program(store))
+    }
+
+    fn start_by(command: &mut Command) -> Self {
+        let mut child = command.env("DROVER_BOOTSTRAP__API_KEY", KEY).arg("run").spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("its log is read")).lines();
         let address = lines
             .by_ref()
@@ -281,4 +285,90 @@ fn a_second_coordinator_is_refused() {
     let _first = Coordinator::start(folder.path());
     let (good, _, errors) = run(program(folder.path()).arg("run"));
     assert!(!good && errors.contains("another process uses the store"), "{errors}");
+}
+
+/// How many files this process, or a child that is to be started, may have open.
+fn limit_files(files: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum.map_or(files, |most| most.min(files));
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(maximum), maximum: Some(maximum) });
+}
+
+/// A coordinator that may have no more than so many files open.
+fn start_with_files(store: &Path, files: u64) -> Coordinator {
+    use std::os::unix::process::CommandExt;
+    let mut command = program(store);
+    let limit = move || {
+        limit_files(files);
+        Ok(())
+    };
+    // SAFETY: between fork and exec only a system call is made.
+    unsafe { command.pre_exec(limit) };
+    Coordinator::start_by(&mut command)
+}
+
+/// What a process takes of memory at the most since its start, in KiB.
+fn peak_kib(coordinator: &Coordinator) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", coordinator.child.id())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// More clients than there may be files open, most of which say nothing: the store can still open what it needs, who is
+/// connected is answered, and who comes new is let in as those who say nothing lose their places.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_idle_connections_do_not_stop_the_fleet() {
+    let folder = folder();
+    let mut coordinator = start_with_files(folder.path(), 700);
+    let key = join(&coordinator).await;
+    let (agent, url) = (client(), format!("{}/api/v1/agent/heartbeat", coordinator.url));
+    let health = json!({"memory_used_bytes": 1, "memory_total_bytes": 2, "disk_free_bytes": 3});
+    let beat = async |client: &Client| {
+        let request = client.post(&url).bearer_auth(&key).json(&json!({"health": health})).timeout(LIMIT);
+        request.send().await.map(|answer| answer.status())
+    };
+    assert_eq!(beat(&agent).await.expect("an answer"), StatusCode::OK);
+    let address = coordinator.url.trim_start_matches("http://").to_owned();
+    let mut idle = Vec::new();
+    for _ in 0..1_000 {
+        // What is beyond the backlog of the system is not even accepted by it, which is as good.
+        let connecting = tokio::time::timeout(Duration::from_millis(100), tokio::net::TcpStream::connect(&address));
+        if let Ok(Ok(stream)) = connecting.await {
+            idle.push(stream);
+        }
+    }
+    assert!(idle.len() > 300, "{} idle connections", idle.len());
+    let began = Instant::now();
+    assert_eq!(beat(&agent).await.expect("who is connected is answered"), StatusCode::OK);
+    assert_eq!(beat(&client()).await.expect("who comes new is let in"), StatusCode::OK);
+    make_process(&coordinator, "p").await;
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    drop(idle);
+    coordinator.signal(libc::SIGTERM);
+    assert!(coordinator.wait().success(), "the store was not harmed");
+}
+
+/// Bodies that unpack to a gigabyte each, many at once, with a key and without: refused, and held nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bombs_take_no_memory() {
+    let folder = folder();
+    let coordinator = Coordinator::start(folder.path());
+    make_process(&coordinator, "p").await;
+    let before = peak_kib(&coordinator);
+    let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(b' '), 1 << 30), 3).expect("memory takes it");
+    let call = |path: &str| {
+        let url = format!("{}/api/v1{path}", coordinator.url);
+        let request = client().post(url).bearer_auth(KEY).header("content-type", "application/json");
+        request.header("content-encoding", "zstd").body(bomb.clone()).send()
+    };
+    let calls = (0..40).map(|number| call(if number % 2 == 0 { "/agent/join" } else { "/jobs" }));
+    for answer in futures::future::join_all(calls).await {
+        // Refused before all of it was sent, the connection may be closed under the client's hands.
+        if let Ok(answer) = answer {
+            assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        }
+    }
+    let grown = peak_kib(&coordinator) - before;
+    assert!(grown < 200 * 1024, "{grown} KiB more");
+    assert_eq!(coordinator.call("GET", "/readyz", Value::Null).await.0, StatusCode::OK);
 }

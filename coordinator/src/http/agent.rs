@@ -47,6 +47,8 @@ use crate::{
 };
 
 const MAX_WAIT_SECONDS: u64 = 60;
+/// Read before anybody knows who sends it.
+const MAX_JOIN_BYTES: usize = 64 * 1024;
 /// A report with an output of 1 MiB, and room for what is around it.
 const MAX_REPORT_BYTES: usize = 2 * 1024 * 1024;
 /// A chunk, and room for what JSON adds to it.
@@ -73,7 +75,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 async fn join(
     State(app): State<Arc<App>>,
     peer: Option<axum::Extension<ConnectInfo<SocketAddr>>>,
-    Body(request): Body<Join>,
+    Body(request): Body<Join, MAX_JOIN_BYTES>,
 ) -> Result<Response, Fault> {
     let address = peer.map(|axum::Extension(ConnectInfo(address))| address.ip());
     let secrets = Arc::clone(&app.secrets);

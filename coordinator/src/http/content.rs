@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::{
-    body::{Body, BodyDataStream},
+    body::Body,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use drover_protocol::{AccountId, problem::Code};
 
-use super::{Fault, extract::next_piece, page::is_known};
+use super::{Fault, extract::Pieces, page::is_known};
 use crate::{
     app::App,
     error::Error,
@@ -131,26 +131,26 @@ fn wanted(headers: &HeaderMap, tag: &str, total: u64) -> Wanted {
 
 /// Takes a body in as staged content of at most `limit` bytes.
 pub async fn receive(app: &App, body: Body, limit: u64) -> Result<Staged, Fault> {
-    let mut stream = body.into_data_stream();
-    let staged = stage(app, &mut stream, limit).await;
+    let mut pieces = Pieces::of(body);
+    let staged = stage(app, &mut pieces, limit).await;
     if staged.is_err() {
-        read_off(&mut stream).await;
+        read_off(&mut pieces).await;
     }
     staged
 }
 
-async fn stage(app: &App, stream: &mut BodyDataStream, limit: u64) -> Result<Staged, Fault> {
+async fn stage(app: &App, pieces: &mut Pieces, limit: u64) -> Result<Staged, Fault> {
     let mut staging = app.blobs.stage(limit).await?;
-    while let Some(piece) = next_piece(stream).await? {
+    while let Some(piece) = pieces.next().await? {
         staging.write(piece).await?;
     }
     Ok(staging.finish().await?)
 }
 
 /// Reads on for a while what is refused: a caller that is still sending when the connection ends never sees the answer.
-async fn read_off(stream: &mut BodyDataStream) {
+async fn read_off(pieces: &mut Pieces) {
     let mut bytes = 0;
-    while let Ok(Some(piece)) = next_piece(stream).await {
+    while let Ok(Some(piece)) = pieces.next().await {
         bytes += piece.len();
         if bytes > READ_OFF_BYTES {
             return;

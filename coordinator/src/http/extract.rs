@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, BodyDataStream, Bytes},
     extract::{FromRequest, FromRequestParts, Request},
     http::{HeaderMap, header, request::Parts},
 };
@@ -13,6 +13,7 @@ use drover_protocol::{
 };
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::Fault;
 use crate::{
@@ -28,22 +29,47 @@ pub const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 const JSON_TYPES: [&str; 2] = ["application/json", "application/merge-patch+json"];
 /// A client that sends nothing for this long has gone.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A body that comes more slowly than this, on the whole, is not waited for: no line in use is so slow.
+const MIN_BYTES_PER_SECOND: u64 = 1024;
+/// What a call without a body may have as one, blanks included.
+const MAX_EMPTY_BODY_BYTES: usize = 1024;
 
-/// The next piece of a body; a client that dawdles is not waited for.
-pub async fn next_piece(body: &mut axum::body::BodyDataStream) -> Result<Option<Bytes>, Fault> {
-    match tokio::time::timeout(BODY_TIMEOUT, body.next()).await {
-        Ok(None) => Ok(None),
-        Ok(Some(Ok(piece))) => Ok(Some(piece)),
-        Ok(Some(Err(error))) => Err(Fault::bad_request(format!("The body could not be read: {error}."))),
-        Err(_) => Err(Fault::bad_request(format!("The body stopped for over {} s.", BODY_TIMEOUT.as_secs()))),
+/// A body that is received piece by piece; a client that dawdles is not waited for.
+pub struct Pieces {
+    stream: BodyDataStream,
+    started: Instant,
+    received: u64,
+}
+
+impl Pieces {
+    pub fn of(body: Body) -> Self {
+        Self { stream: body.into_data_stream(), started: Instant::now(), received: 0 }
+    }
+
+    /// The next piece; `None` at the end of the body.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        let earned = Duration::from_secs(self.received / MIN_BYTES_PER_SECOND);
+        let ends_at = (Instant::now() + BODY_TIMEOUT).min(self.started + BODY_TIMEOUT + earned);
+        match tokio::time::timeout_at(ends_at, self.stream.next()).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(piece))) => {
+                self.received += piece.len() as u64;
+                Ok(Some(piece))
+            }
+            Ok(Some(Err(error))) => Err(Fault::bad_request(format!("The body could not be read: {error}."))),
+            Err(_) => Err(Fault::bad_request(format!(
+                "The body came too slowly: nothing for {} s, or less than {MIN_BYTES_PER_SECOND} bytes a second.",
+                BODY_TIMEOUT.as_secs()
+            ))),
+        }
     }
 }
 
 /// A whole body of at most `limit` bytes.
 pub async fn whole_body(body: Body, limit: usize) -> Result<Bytes, Fault> {
-    let mut stream = body.into_data_stream();
+    let mut pieces = Pieces::of(body);
     let mut whole = Vec::new();
-    while let Some(piece) = next_piece(&mut stream).await? {
+    while let Some(piece) = pieces.next().await? {
         if whole.len() + piece.len() > limit {
             return Err(Error::TooLarge(format!(
                 "the body is over the limit of {limit} bytes; send large content as a file, or in several calls"
@@ -118,14 +144,25 @@ async fn json_body(parts: &Parts, body: Body, limit: usize) -> Result<Bytes, Fau
     whole_body(body, limit).await
 }
 
-/// Whether a call without a body may be a repetition.
+/// Whether a call without a body may be a repetition. What is said in a body all the same would be ignored, and is
+/// refused instead; an empty object, which some clients always send, says nothing.
 pub struct Call(pub Option<Repeatable>);
 
-impl FromRequestParts<Arc<App>> for Call {
+impl FromRequest<Arc<App>> for Call {
     type Rejection = Fault;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
-        Ok(Self(repeatable(parts, &[])?))
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
+        let (parts, body) = request.into_parts();
+        let refusal = || Error::invalid("", "this call takes no body; leave it out");
+        let bytes = match whole_body(body, MAX_EMPTY_BODY_BYTES).await {
+            Err(fault) if fault.code() == Code::TooLarge => return Err(refusal().into()),
+            received => received?,
+        };
+        let text: Vec<u8> = bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        match text.as_slice() {
+            b"" | b"{}" => Ok(Self(repeatable(&parts, &[])?)),
+            _ => Err(refusal().into()),
+        }
     }
 }
 
@@ -141,8 +178,11 @@ pub fn repeatable(parts: &Parts, body: &[u8]) -> Result<Option<Repeatable>, Faul
     Ok(Some(Repeatable { key: key.to_owned(), request }))
 }
 
-/// `If-Match: "<revision>"`.
+/// `If-Match: "<revision>"`. A tag that is no revision of ours is the tag of nothing that is there now.
 pub struct IfMatch(pub Option<u64>);
+
+/// No object has this revision; they are counted from 1.
+const NO_REVISION: u64 = 0;
 
 impl FromRequestParts<Arc<App>> for IfMatch {
     type Rejection = Fault;
@@ -153,11 +193,11 @@ impl FromRequestParts<Arc<App>> for IfMatch {
         if text == "*" {
             return Ok(Self(None));
         }
-        let revision =
-            text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
-        match revision {
-            Some(revision) => Ok(Self(Some(revision))),
-            None => Err(Fault::bad_request("If-Match must hold a revision in quotes, such as \"3\".")),
+        // Weak tags never match where all of the object counts (RFC 9110, 13.1.1).
+        let (weak, tag) = text.strip_prefix("W/").map_or((false, text), |tag| (true, tag));
+        match tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).filter(|tag| !tag.contains('"')) {
+            Some(tag) => Ok(Self(Some(tag.parse().ok().filter(|_| !weak).unwrap_or(NO_REVISION)))),
+            None => Err(Fault::bad_request("If-Match must hold one tag in quotes, the revision, such as \"3\".")),
         }
     }
 }

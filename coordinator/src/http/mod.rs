@@ -1,10 +1,12 @@
 //! The HTTP face: reads requests, calls operations, makes views of records. No rule of the product is decided here.
 
 mod account;
+mod activity;
 mod agent;
 mod auth;
 mod content;
 mod extract;
+mod form;
 mod job;
 mod join_token;
 mod key;

@@ -42,6 +42,15 @@ impl Fault {
         }))
     }
 
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// What is wrong, as the caller is told.
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// A request that cannot be read.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(Code::BadRequest, detail)

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    body::Body as HttpBody,
-    extract::{FromRequest, Multipart, Request, State},
-    http::{HeaderMap, header},
+    extract::{Request, State},
+    http::HeaderMap,
     response::Response,
 };
 use drover_protocol::{
@@ -19,6 +18,7 @@ use super::{
     Fault,
     content::{self, Digest, Ranges, Sending},
     extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Query, repeatable, require_media_type},
+    form::{self, UploadForm},
     once::{self, Answer},
     openapi::Binary,
 };
@@ -31,10 +31,7 @@ use crate::{
         process_version::{self, Package},
     },
     package,
-    store::{
-        Reading,
-        blob::{BlobName, Staged},
-    },
+    store::{Reading, blob::BlobName},
 };
 
 const ZIP_TYPES: [&str; 3] = ["application/zip", "application/x-zip-compressed", "application/octet-stream"];
@@ -109,11 +106,10 @@ async fn upload_version(
         }
     }
     let (parts, body) = request.into_parts();
-    let staged = match is_form(&parts.headers) {
+    let staged = match form::is_form(&parts.headers) {
         true => {
-            let request = Request::from_parts(parts.clone(), body);
-            let (staged, fields) = receive_form(&app, request).await?;
-            query = merge(query, fields);
+            let (staged, fields) = form::receive(&app, &parts, body).await?;
+            query = form::merge(query, fields);
             staged
         }
         false => {
@@ -142,73 +138,6 @@ async fn upload_version(
         .await
     };
     content::keep(&app, account, staged, name, write).await
-}
-
-fn is_form(headers: &HeaderMap) -> bool {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    given.to_ascii_lowercase().starts_with("multipart/form-data")
-}
-
-/// A package with its fields, as a browser's form sends them.
-#[derive(utoipa::ToSchema)]
-#[allow(dead_code, reason = "it only describes the form in the API's document")]
-struct UploadForm {
-    #[schema(format = Binary, content_media_type = "application/zip")]
-    package: String,
-    label: Option<String>,
-    notes: Option<String>,
-    activate: Option<bool>,
-}
-
-fn merge(query: UploadQuery, form: UploadQuery) -> UploadQuery {
-    UploadQuery {
-        label: form.label.or(query.label),
-        notes: form.notes.or(query.notes),
-        activate: form.activate.or(query.activate),
-    }
-}
-
-async fn receive_form(app: &Arc<App>, request: Request<HttpBody>) -> Result<(Staged, UploadQuery), Fault> {
-    let broken = |error: axum::extract::multipart::MultipartError| Fault::bad_request(error.body_text());
-    let mut form =
-        Multipart::from_request(request, app).await.map_err(|rejection| Fault::bad_request(rejection.body_text()))?;
-    let (mut staged, mut fields) = (None, UploadQuery::default());
-    while let Some(mut field) = form.next_field().await.map_err(broken)? {
-        let name = field.name().unwrap_or_default().to_owned();
-        if name == "package" {
-            let mut staging = app.blobs.stage(app.rules.limits.package_bytes).await?;
-            while let Some(piece) = field.chunk().await.map_err(broken)? {
-                staging.write(piece).await?;
-            }
-            staged = Some(staging.finish().await?);
-            continue;
-        }
-        let mut text = Vec::new();
-        while let Some(piece) = field.chunk().await.map_err(broken)? {
-            text.extend_from_slice(&piece);
-            if text.len() > 64 * 1024 {
-                return Err(crate::error::Error::TooLarge("a field of the form is over 64 KiB".to_owned()).into());
-            }
-        }
-        let text = String::from_utf8(text).map_err(|_| Fault::bad_request("A field of the form is not UTF-8."))?;
-        match name.as_str() {
-            "label" => fields.label = Some(text).filter(|text| !text.is_empty()),
-            "notes" => fields.notes = Some(text),
-            "activate" => fields.activate = Some(parse_flag(&text)?),
-            other => return Err(crate::error::Error::invalid(other, "there is no such field").into()),
-        }
-    }
-    let missing = || crate::error::Error::invalid("package", "is required");
-    Ok((staged.ok_or_else(missing)?, fields))
-}
-
-/// A field of a form that is on or off; `on` is what a browser sends for a box that is ticked.
-fn parse_flag(text: &str) -> Result<bool, Fault> {
-    match text {
-        "true" | "on" | "1" => Ok(true),
-        "false" | "off" | "0" | "" => Ok(false),
-        _ => Err(crate::error::Error::invalid("activate", "must be true or false").into()),
-    }
 }
 
 /// A version

@@ -14,12 +14,24 @@ use tokio::{
 };
 use tower::ServiceExt;
 
+use super::activity::{Activity, Watched};
 use crate::app::App;
 
-/// A client that does not finish its headers in this time has gone.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// A client that does not finish its headers in this time has gone. Longer than agents pause between two calls, so that
+/// they need no new connection for each.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may be open without a request under way; the second is for when places become scarce.
+const IDLE_ALLOWANCE: Duration = Duration::from_secs(30);
+const SCARCE_ALLOWANCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether a connection is still worth its place.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 const MAX_CONNECTIONS: usize = 20_000;
+/// Open files that the store and all else need beside the connections.
+const FILES_BESIDE: usize = 256;
+/// What one HTTP/2 connection can have the coordinator hold.
+const MAX_STREAMS: u32 = 100;
+const MAX_UNSENT_BYTES_PER_STREAM: usize = 64 * 1024;
 
 /// A service that listens.
 pub struct Server {
@@ -44,7 +56,8 @@ impl Server {
 pub async fn serve(server: Server, app: Arc<App>, patience: Duration) {
     let router = super::router(Arc::clone(&app));
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let most = most_connections();
+    let places = Arc::new(Semaphore::new(most));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -52,12 +65,40 @@ pub async fn serve(server: Server, app: Arc<App>, patience: Duration) {
             accepted = accept(&server.listener, &places) => accepted,
         };
         if let Some((stream, peer, place)) = accepted {
-            serve_connection(stream, peer, place, router.clone(), &graceful);
+            let scarce = Scarce { places: Arc::clone(&places), below: most / 4 };
+            serve_connection(stream, peer, place, scarce, router.clone(), &graceful);
         }
     }
     drop(server.listener);
     if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
         tracing::warn!(patience_seconds = patience.as_secs(), "some requests had not ended in time");
+    }
+}
+
+/// As many as there may be files open, each connection being one and perhaps reading or writing another, less what is
+/// needed beside. The process's soft limit is raised to its hard one first.
+fn most_connections() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let files = if raised.is_ok() { limit.maximum } else { limit.current };
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    let most = (files.saturating_sub(FILES_BESIDE.min(files / 2)) / 2).clamp(1, MAX_CONNECTIONS);
+    if most < MAX_CONNECTIONS {
+        tracing::warn!(connections = most, files, "fewer connections than usual, for few files may be open at once");
+    }
+    most
+}
+
+/// Whether places become scarce.
+struct Scarce {
+    places: Arc<Semaphore>,
+    below: usize,
+}
+
+impl Scarce {
+    fn idle_allowance(&self) -> Duration {
+        if self.places.available_permits() < self.below { SCARCE_ALLOWANCE } else { IDLE_ALLOWANCE }
     }
 }
 
@@ -81,24 +122,49 @@ fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
+    scarce: Scarce,
     router: Router,
     graceful: &GracefulShutdown,
 ) {
     // Answers are small and awaited: they must not wait for more of them.
     let _ = stream.set_nodelay(true);
+    let activity = Arc::new(Activity::default());
+    let seen = Arc::clone(&activity);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let ticket = activity.begin();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
+        let answering = router.clone().oneshot(request);
+        async move { answering.await.map(|answer| answer.map(|body| Watched { body, ticket })) }
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
-    builder.http2().timer(TokioTimer::new()).max_header_list_size(MAX_HEADER_BYTES as u32);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(MAX_UNSENT_BYTES_PER_STREAM);
     let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, %peer, "a connection ended with an error");
+        let mut connection = std::pin::pin!(connection);
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, %peer, "a connection ended with an error");
+                    }
+                    break;
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    if let Some(reason) = seen.overdue(scarce.idle_allowance()) {
+                        tracing::debug!(reason, %peer, "a connection is closed");
+                        break;
+                    }
+                }
+            }
         }
         drop(place);
     });

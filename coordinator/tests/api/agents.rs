@@ -179,7 +179,10 @@ async fn a_waiting_agent_is_woken_at_once() {
     // Being resumed, being enabled.
     for (before, after) in [("pause", "resume"), ("disable", "enable")] {
         for object in ["/robots/r", "/robot-groups/g", "/robot-groups/all"] {
-            world.post(&format!("{object}/{before}"), json!({ "mode": "drain", "reason": "x" })).await.ok();
+            match before {
+                "pause" => world.post(&format!("{object}/pause"), json!({ "mode": "drain", "reason": "x" })).await.ok(),
+                _ => world.act(&format!("{object}/{before}")).await.ok(),
+            };
             let job = world.start(&process).await;
             let call = wait(vec![]).await;
             world.act(&format!("{object}/{after}")).await.ok();

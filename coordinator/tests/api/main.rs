@@ -4,8 +4,10 @@
 
 mod agents;
 mod artifacts;
+mod connections;
 mod conventions;
 mod deadlines;
+mod hostile;
 mod jobs;
 mod keys;
 mod logs;

@@ -12,14 +12,19 @@ use crate::support::{Agent, Answer, Call, World, package, text};
 
 /// Method and path of every operation in the document.
 fn operations() -> Vec<(Method, String)> {
+    described_operations().into_iter().map(|(method, path, _)| (method, path)).collect()
+}
+
+/// The same with what the document says about each.
+pub fn described_operations() -> Vec<(Method, String, Value)> {
     let document: Value = serde_json::from_str(&drover_coordinator::http::openapi::document_text().unwrap()).unwrap();
     let mut found = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
-        for method in item.as_object().unwrap().keys() {
+        for (method, operation) in item.as_object().unwrap() {
             if let Ok(method) = method.to_uppercase().parse::<Method>()
                 && ["GET", "PUT", "POST", "PATCH", "DELETE"].contains(&method.as_str())
             {
-                found.push((method, path.clone()));
+                found.push((method, path.clone(), operation.clone()));
             }
         }
     }
@@ -27,10 +32,10 @@ fn operations() -> Vec<(Method, String)> {
 }
 
 /// One object of each kind, to be named in paths.
-struct Things(BTreeMap<&'static str, String>);
+pub struct Things(BTreeMap<&'static str, String>);
 
 impl Things {
-    async fn make(world: &World, agent: &Agent) -> (Self, String) {
+    pub async fn make(world: &World, agent: &Agent) -> (Self, String) {
         let process = world.process("p").await;
         world.start(&process).await;
         let (job, assignment) = agent.take().await;
@@ -73,7 +78,7 @@ impl Things {
         ]))
     }
 
-    fn path(&self, template: &str) -> String {
+    pub fn path(&self, template: &str) -> String {
         let filled = self.0.iter().fold(template.to_owned(), |path, (name, value)| match name.contains('{') {
             true => path.replace(name, value),
             false => path,
@@ -83,7 +88,7 @@ impl Things {
     }
 
     /// A body that is right, so that only the key can be wrong.
-    fn body(&self, operation: &str) -> Option<Value> {
+    pub fn body(&self, operation: &str) -> Option<Value> {
         let report = json!({ "attempt": 1, "outcome": "succeeded",
             "cause": { "by": "process", "code": "completed", "message": "exit code 0" } });
         let health = json!({ "memory_used_bytes": 1, "memory_total_bytes": 2, "disk_free_bytes": 3 });
@@ -224,6 +229,18 @@ async fn the_document_names_every_method_of_its_addresses() {
     }
 }
 
+/// The key of a job that runs in the account of these keys.
+async fn job_key_of(world: &World, admin: &str, robot: &str) -> String {
+    let call = |key: &str, path: &str| Call::new(world.router.clone(), Method::POST, path).key(key);
+    call(admin, "/processes").json(&json!({ "name": "theirs" })).send().await.created();
+    let upload = call(admin, "/processes/theirs/versions?activate=true").header("content-type", "application/zip");
+    upload.body(package(&[("main.sh", "true")])).send().await.created();
+    let start = json!({ "process": "theirs", "target": { "group": "all" } });
+    call(admin, "/jobs").json(&start).send().await.created();
+    let next = json!({ "free": 1, "wait_seconds": 0, "known": [] });
+    text(&call(robot, "/agent/next").json(&next).send().await.ok(), "/assignments/0/key")
+}
+
 /// With another account's keys everything of this account is as if it did not exist, in the very same words.
 #[tokio::test]
 async fn another_account_sees_nothing() {
@@ -234,14 +251,19 @@ async fn another_account_sees_nothing() {
     let made = Call::new(world.router.clone(), Method::POST, "/join-tokens").key(&other_admin).json(&json!({}));
     let token = text(&made.send().await.created(), "/token");
     let other_robot = text(&world.join(&token, "m2", Some("r2"), json!({})).await.created(), "/key");
+    let other_job = job_key_of(&world, &other_admin, &other_robot).await;
     let mut seen = 0;
     for (method, path) in operations().into_iter().filter(|(_, path)| path.contains('{')) {
-        let key = if path.contains("/agent/") { &other_robot } else { &other_admin };
-        let real = things.call(&world, &method, &path, Some(key)).await;
-        let invented = Things::none().call(&world, &method, &path, Some(key)).await;
-        assert_eq!(real.status, StatusCode::NOT_FOUND, "{method} {path}: {}", real.text());
-        let words = |answer: &Answer| (answer.json()["type"].clone(), answer.json()["detail"].clone());
-        assert_eq!(words(&real), words(&invented), "{method} {path}");
+        let may = if path.contains("/agent/") { &other_robot } else { &other_admin };
+        for key in [&other_admin, &other_robot, &other_job] {
+            let real = things.call(&world, &method, &path, Some(key)).await;
+            let invented = Things::none().call(&world, &method, &path, Some(key)).await;
+            // What the key may not do at all is refused before anybody has looked whether the object is there.
+            let expected = if key == may { vec![404] } else { vec![403, 404] };
+            assert!(expected.contains(&real.status.as_u16()), "{method} {path}: {}", real.text());
+            let words = |answer: &Answer| (answer.json()["type"].clone(), answer.json()["detail"].clone());
+            assert_eq!(words(&real), words(&invented), "{method} {path}");
+        }
         seen += 1;
     }
     assert!(seen > 30);

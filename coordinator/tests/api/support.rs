@@ -291,6 +291,21 @@ pub fn package(files: &[(&str, &str)]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
+/// Content in a coding of HTTP: gzip, zstd or br.
+pub async fn packed(coding: &'static str, content: impl Into<Body>) -> Vec<u8> {
+    let content = Mutex::new(Some(content.into()));
+    let answering = tower::service_fn(move |_: Request<Body>| {
+        let body = content.lock().take().unwrap();
+        async { Ok::<_, std::convert::Infallible>(http::Response::new(body)) }
+    });
+    let anything = |_: StatusCode, _: http::Version, _: &HeaderMap, _: &http::Extensions| true;
+    let packing = tower_http::compression::Compression::new(answering).compress_when(anything);
+    let request = Request::builder().header("accept-encoding", coding).body(Body::empty()).unwrap();
+    let answer = packing.oneshot(request).await.unwrap();
+    assert_eq!(answer.headers()["content-encoding"], coding);
+    answer.into_body().collect().await.unwrap().to_bytes().to_vec()
+}
+
 /// A call in the making.
 pub struct Call {
     router: Router,

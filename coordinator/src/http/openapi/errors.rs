@@ -116,7 +116,8 @@ pub fn possible(id: &str, nature: &Nature) -> Vec<Code> {
         (Code::TooLarge, nature.has_body),
         (Code::UnsupportedMediaType, nature.has_body),
         (Code::RangeNotSatisfiable, nature.takes(RANGE)),
-        (Code::Invalid, nature.has_body || nature.in_query),
+        // Where no body is taken one is refused.
+        (Code::Invalid, nature.has_body || nature.in_query || nature.takes(IDEMPOTENCY_KEY)),
         (Code::IdempotencyKeyReused, nature.takes(IDEMPOTENCY_KEY)),
         (Code::Internal, true),
         (Code::Unavailable, nature.writes),
