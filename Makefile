@@ -1,6 +1,6 @@
 # Everything is done by cargo and the scripts named here; `make test` is what decides.
 
-.PHONY: demo test test-power test-chaos lint bench
+.PHONY: demo test test-power test-chaos lint bench fuzz
 
 # The whole line on this machine, until Ctrl-C; ARGS=--once ends by itself.
 demo:
@@ -28,6 +28,12 @@ test-chaos:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Looks for bytes that harm what reads them, a minute for each target; SECONDS=600 for longer.
+SECONDS ?= 60
+fuzz:
+	.ci/install-missing fuzz
+	.ci/fuzz $(SECONDS)
 
 # Every figure of bench/, in one run beside what the same disk and the same load generator reach without Drover.
 # ARGS names single figures, such as ARGS="http dispatch"; ARGS=--help lists them.

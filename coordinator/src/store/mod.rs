@@ -4,7 +4,7 @@ pub mod backup;
 pub mod blob;
 pub mod check;
 pub mod check_blobs;
-mod commit_log;
+pub mod commit_log;
 pub mod db;
 mod disk;
 pub mod document;
