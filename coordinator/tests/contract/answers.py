@@ -56,9 +56,23 @@ def main():
             *(f"--exclude-operation-id={name}" for name in LEFT_OUT),
             *sys.argv[1:],
         ]
-        environment = os.environ | {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(HERE), "DROVER_WORLD": str(facts)}
+        called = pathlib.Path(folder) / "called.json"
+        environment = os.environ | {
+            "SCHEMATHESIS_HOOKS": "hooks",
+            "PYTHONPATH": str(HERE),
+            "DROVER_WORLD": str(facts),
+            "DROVER_CALLED": str(called),
+        }
         code = subprocess.run(arguments, cwd=folder, env=environment, check=False).returncode
         assert code == 0, "an answer is not as the document says"
+        if not sys.argv[1:]:
+            missing = operations(coordinator) - set(json.loads(called.read_text())) - set(LEFT_OUT)
+            assert not missing, f"these operations were never called: {sorted(missing)}"
+
+
+def operations(coordinator):
+    paths = coordinator.json("GET", "/openapi.json")["paths"].values()
+    return {operation["operationId"] for item in paths for operation in item.values() if "operationId" in operation}
 
 
 if __name__ == "__main__":
