@@ -3,7 +3,11 @@
 //! Everything that takes time is a future held here and polled here; nothing is spawned. So dropping the future of
 //! [`Daemon::run`] at any point is a crash of the agent, and a new daemon over the same journal and host goes on from there.
 
-use std::{collections::BTreeMap, io, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    rc::Rc,
+};
 
 use drover_protocol::{
     agent::{Assignment, Finish, Heartbeat, HeldJob, Next},
@@ -94,14 +98,14 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
             tracing::info!(attempts = known.len(), "going on with what an earlier agent has left");
         }
         self.parts.runner.tidy(&known).await;
-        let mut event = Event::Recovered(loaded);
+        let mut events = vec![Event::Recovered(loaded)];
         let mut signals_open = true;
         loop {
-            if self.handle(event) {
+            if self.handle(events) {
                 return Ok(());
             }
             let wake = self.core.wake_at().map(|at| self.parts.clock.instant_of(at));
-            event = tokio::select! {
+            let event = tokio::select! {
                 biased;
                 signal = signals.recv(), if signals_open => match signal {
                     Some(signal) => Event::Signal(signal),
@@ -114,36 +118,65 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
                 Some(progress) = self.progress.1.recv() => progress,
                 () = tokio::time::sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => Event::Tick,
             };
+            events = vec![event];
+            // What else has come to its end meanwhile shares the flush of the journal.
+            while let Some(Some(done)) = self.pending.next().now_or_never() {
+                events.extend(done);
+            }
         }
     }
 
-    /// Handles an event and everything that follows from it at once; true if the agent is to exit.
-    fn handle(&mut self, event: Event) -> bool {
-        note(&event);
-        if matches!(&event, Event::HeartbeatAnswered(Ok(_))) {
-            self.host_told = true;
-        }
-        let mut events = vec![event];
-        while let Some(event) = events.pop() {
-            let mut failed: Option<AttemptId> = None;
-            for action in self.core.handle(event, self.parts.clock.now()) {
-                if failed.is_some() && failed == attempt_of(&action) {
-                    continue;
+    /// Handles events and everything that follows from them at once; true if the agent is to exit.
+    fn handle(&mut self, mut events: Vec<Event>) -> bool {
+        while !events.is_empty() {
+            let mut actions = Vec::new();
+            for event in events.drain(..) {
+                note(&event);
+                if matches!(&event, Event::HeartbeatAnswered(Ok(_))) {
+                    self.host_told = true;
                 }
+                actions.extend(self.core.handle(event, self.parts.clock.now()));
+            }
+            let failed = self.record(&actions);
+            for action in actions {
                 match action {
                     Action::Exit => return true,
-                    Action::Record(entry) => {
-                        if let Err(error) = self.parts.journal.put(&entry) {
-                            tracing::error!(attempt = %entry.id(), %error, "the journal cannot be written");
-                            failed = Some(entry.id());
-                            events.push(Event::JournalFailed(entry.id()));
-                        }
-                    }
+                    action if attempt_of(&action).is_some_and(|id| failed.contains(&id)) => {}
                     action => self.carry_out(action),
                 }
             }
+            events.extend(failed.into_iter().map(Event::JournalFailed));
         }
         false
+    }
+
+    /// Writes down what the actions promise, all of it with one flush; gives the attempts for which that failed.
+    fn record(&mut self, actions: &[Action]) -> BTreeSet<AttemptId> {
+        let journal = &mut self.parts.journal;
+        let (mut recorded, mut failed) = (BTreeSet::new(), BTreeSet::new());
+        for action in actions {
+            match action {
+                Action::Record(entry) => match journal.put(entry) {
+                    Ok(()) => drop(recorded.insert(entry.id())),
+                    Err(error) => {
+                        tracing::error!(attempt = %entry.id(), %error, "the journal cannot be written");
+                        failed.insert(entry.id());
+                    }
+                },
+                Action::Forget(id) => {
+                    if let Err(error) = journal.remove(*id) {
+                        // It is found again at the next start, reported again, and the coordinator knows it already.
+                        tracing::error!(attempt = %id, %error, "the journal's entry cannot be removed");
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Err(error) = journal.flush() {
+            tracing::error!(%error, attempts = recorded.len(), "the journal cannot be flushed");
+            failed.extend(recorded);
+        }
+        failed
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -223,7 +256,8 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
                 Some(Event::Abandoned(id))
             }),
             Action::Forget(id) => self.forget(id),
-            Action::Record(_) | Action::Exit => unreachable!("`handle` carries these out itself"),
+            // `record` and `handle` have seen to these.
+            Action::Record(_) | Action::Exit => {}
         }
     }
 
@@ -270,10 +304,6 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
             for handle in [threads.lines, threads.prepare, threads.deliver].into_iter().flatten() {
                 handle.abort();
             }
-        }
-        if let Err(error) = self.parts.journal.remove(id) {
-            // It is found again at the next start, reported again, and the coordinator knows it already.
-            tracing::error!(attempt = %id, %error, "the journal's entry cannot be removed");
         }
         let runner = Rc::clone(&self.parts.runner);
         self.start(async move {

@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | network | [`transport::Transport`] | [`transport::HttpTransport`] | calls the coordinator's router |
 //! | processes and their lines | [`runner::JobRunner`], [`runner::LineSource`] | [`job_runner::ProcessRunner`] | a host in memory that outlives the daemon |
-//! | promises on disk | [`journal::Journal`] | [`journal::FolderJournal`] | [`journal::MemoryJournal`], whose clones share their entries |
+//! | promises on disk | [`journal::Journal`] | [`journal::FileJournal`] | [`journal::MemoryJournal`], whose clones share their entries |
 //! | host facts | [`daemon::HostProbe`] | [`host::SystemProbe`] | constants |
 //! | time | [`clock::Clock`] over `tokio::time` | [`clock::Clock::system`] | [`clock::Clock::starting_at`] under `tokio::time::pause` |
 //! | randomness | a seed in [`daemon::Parts`] and [`coordinator::Coordinator::new`] | | |

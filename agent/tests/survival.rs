@@ -203,10 +203,10 @@ fn a_damaged_journal_entry_is_answered_for() {
     let job = coordinator.offer_script("echo ready; sleep 7777.9");
     coordinator.wait_for_line(&job, "ready");
     agent.kill();
-    let entry = agent.state.path().join("journal").join(format!("{job}-1.json"));
-    let content = std::fs::read(&entry).expect("the entry");
-    std::fs::write(&entry, &content[..content.len() / 2]).expect("damaged");
-    std::fs::write(entry.with_extension("json.new"), b"half a new ent").expect("torn");
+    let journal = agent.state.path().join("journal");
+    let content = std::fs::read(&journal).expect("the journal");
+    std::fs::write(&journal, &content[..content.len() - 20]).expect("torn");
+    std::fs::write(journal.with_extension("new"), b"half a new journ").expect("torn");
     agent.run();
     let report = coordinator.wait_for_end(&job);
     assert_eq!((report.outcome, report.cause.code), (Outcome::Lost, CauseCode::AgentRestarted));

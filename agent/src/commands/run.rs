@@ -20,7 +20,7 @@ use drover_agent::{
     host::SystemProbe,
     identity::{Identity, RunLock, random_bytes},
     job_runner::{ProcessRunner, RobotFacts},
-    journal::FolderJournal,
+    journal::FileJournal,
     launcher::UnixLauncher,
     transport::{HttpTransport, Transport, server_root},
 };
@@ -64,7 +64,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         poll_seconds: POLL_SECONDS,
     };
     let probe = Box::new(SystemProbe::new(&settings, &server));
-    let journal = FolderJournal::open(&state.join("journal")).context("the journal cannot be opened")?;
+    let journal = FileJournal::new(&state.join("journal"));
     let robot = RobotFacts { server: server.clone(), name: identity.robot_name.clone() };
     let runner = ProcessRunner::new(Rc::clone(&coordinator), launcher, settings, robot, clock, account)
         .context("the work folders cannot be made")?;

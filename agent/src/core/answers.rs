@@ -121,7 +121,6 @@ impl Core {
         let Some(assignment) = held.assignment.clone() else { return };
         match answer {
             Ok(()) => {
-                actions.push(Action::Record(Entry { assignment: Rc::clone(&assignment), stage: Stage::Accepted }));
                 actions.push(Action::SendLines(id));
                 held.backoff.reset();
                 if let Some(request) = held.end.clone() {
@@ -167,10 +166,13 @@ impl Core {
 
     /// It is over and known: its room is free again.
     pub(super) fn forget(&mut self, id: AttemptId, now: Timestamp, actions: &mut Vec<Action>) {
-        self.jobs.remove(&id);
+        let named = self.jobs.remove(&id).is_some_and(|held| !held.stale);
         actions.push(Action::Forget(id));
-        // A poll on its way was made when the coordinator still counted this job: ask again at once.
-        self.cancel_poll(actions);
+        // A poll on its way that names it is answered at once, because the coordinator does not count it any more. One that
+        // does not name it may have been made when it was still counted: ask again.
+        if !named {
+            self.cancel_poll(actions);
+        }
         self.poll_at = self.poll_at.min(now);
     }
 }

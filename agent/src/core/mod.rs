@@ -190,10 +190,6 @@ impl Core {
                     actions.push(Action::Accept(id));
                     JobPhase::Accepting
                 }
-                Stage::Accepted => {
-                    actions.extend([Action::SendLines(id), Action::Prepare(Rc::clone(&assignment))]);
-                    JobPhase::Preparing
-                }
                 Stage::Launching => {
                     let run = Action::Run { assignment: Rc::clone(&assignment), adopt: true };
                     actions.extend([Action::SendLines(id), run]);
