@@ -1,10 +1,17 @@
 //! The program `drover-agent`: arguments, configuration, its own log, and which command is run. The only use of `anyhow`.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use drover_agent::config::{LogFormat, SYSTEM_FILE, Settings};
+use drover_agent::{
+    config::{LogFormat, SYSTEM_FILE, Settings},
+    launcher::SUPERVISE,
+};
 use tracing_subscriber::{EnvFilter, fmt};
 
 mod commands;
@@ -49,16 +56,15 @@ enum Command {
     Service(commands::service::Command),
     /// Print the version.
     Version,
-    /// Supervises one job; started by the agent.
-    #[command(hide = true)]
-    Supervise { folder: PathBuf },
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    // Before all else: a supervisor is small, has no settings and no runtime.
-    if let Some(Command::Supervise { folder }) = &arguments.command {
-        return match drover_agent::launcher::supervise(folder) {
+    // Before all else, even the arguments of people: a supervisor is started for every job, has no settings and no runtime.
+    let mut words = std::env::args_os().skip(1);
+    if let (Some(word), Some(folder), None) = (words.next(), words.next(), words.next())
+        && word == SUPERVISE
+    {
+        return match drover_agent::launcher::supervise(Path::new(&folder)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 // Into a file that may lie on a full disk.
@@ -67,6 +73,7 @@ fn main() -> ExitCode {
             }
         };
     }
+    let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
@@ -97,7 +104,6 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             println!("drover-agent {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Supervise { .. } => unreachable!("handled before the settings are read"),
     }
 }
 

@@ -122,9 +122,12 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             None
         };
         // Without an identity no supervisor has come so far as to start the command: the agent was ended just between
-        // writing that it will and doing it. Starting it now is the first time.
-        let never_started =
-            adopt && supervisor.is_none() && !run.identity().exists() && self.work_folder(id).package().exists();
+        // writing that it will and doing it. Starting it now is the first time. After a power cut nobody can know that.
+        let never_started = adopt
+            && supervisor.is_none()
+            && !run.identity().exists()
+            && run.is_of_this_boot()?
+            && self.work_folder(id).package().exists();
         let supervisor = if !adopt || never_started {
             durable::remove(&run.abandoned())?;
             match self.launcher.start(&run, &self.spec(assignment, server_ahead_ms)) {
@@ -158,8 +161,10 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
                 report::lost(id, "the agent was restarted and found neither the process nor its result")
             }));
         };
-        // Processes that left the tree by leaving even their parents behind still carry the job in their environment.
-        self.launcher.sweep(id).await?;
+        // A supervisor that has seen the end of all its children, orphans included, has left nothing behind.
+        if ended.survivors > 0 {
+            self.launcher.sweep(id).await?;
+        }
         let work = self.work_folder(id);
         let redactor = Redactor::new(secrets_of(assignment));
         Ok(Box::new(report::of_process(id, &ended, work.read_output(), work.read_error(), &redactor)))

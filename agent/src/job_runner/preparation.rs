@@ -42,7 +42,7 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             Unready::new(CauseCode::LaunchFailed, format!("the work folder cannot be made: {error}"))
         };
         self.check_policy(assignment)?;
-        durable::create_private_folder(&run.0).map_err(disk)?;
+        run.create().map_err(disk)?;
         work.create(assignment).map_err(disk)?;
         self.ready_package(&assignment.version, &work).await.map_err(|error| Unready::new(error.code(), error))?;
         self.ready_environment(assignment, &run, &work).await?;

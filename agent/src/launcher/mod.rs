@@ -16,7 +16,7 @@ use drover_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::attempt::AttemptId;
+use crate::{attempt::AttemptId, durable};
 
 #[cfg(target_os = "linux")]
 mod outputs;
@@ -36,6 +36,9 @@ use supervisor::{complain, until_there_is_room};
 #[cfg(target_os = "linux")]
 pub use unix::{UnixLauncher, allow_passage, give_to, process_account};
 
+/// The first argument of the agent's own program that makes it a supervisor; the second is the run folder.
+pub const SUPERVISE: &str = "supervise";
+
 /// The files of one attempt that belong to agent and supervisor, not to the process.
 #[derive(Clone, Debug)]
 pub struct RunFolder(pub PathBuf);
@@ -48,6 +51,10 @@ impl RunFolder {
     /// Who supervises ([`Identity`]).
     pub fn identity(&self) -> PathBuf {
         self.0.join("supervisor.json")
+    }
+    /// The boot of the host in which this folder was made.
+    pub fn boot(&self) -> PathBuf {
+        self.0.join("boot")
     }
     /// Held locked by the supervisor as long as it lives.
     pub fn lock(&self) -> PathBuf {
@@ -76,6 +83,24 @@ impl RunFolder {
     /// Name of the cached environment that the process uses, which must not be evicted meanwhile.
     pub fn environment(&self) -> PathBuf {
         self.0.join("environment")
+    }
+}
+
+impl RunFolder {
+    /// Makes it. None of its files needs to outlive a power cut, which ends the processes that it tells about, but for the
+    /// log and [`Ended`].
+    pub fn create(&self) -> io::Result<()> {
+        durable::private_folder(&self.0)?;
+        durable::replace(&self.boot(), tree::boot_id()?.as_bytes())
+    }
+
+    /// Whether everything that was written here is still here, because the host has not been started again since.
+    pub fn is_of_this_boot(&self) -> io::Result<bool> {
+        match std::fs::read_to_string(self.boot()) {
+            Ok(boot) => Ok(boot == tree::boot_id()?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -64,9 +64,11 @@ pub fn supervise(folder: &Path) -> io::Result<()> {
     let spool = spool::Writer::open(&run.spool())?;
     // The last thing before the start: without it the agent knows that nothing was started.
     let own = tree::identity(std::process::id()).ok_or_else(|| io::Error::other("/proc is not readable"))?;
-    durable::write(&run.identity(), &serde_json::to_vec(&own)?)?;
+    durable::replace(&run.identity(), &serde_json::to_vec(&own)?)?;
     let ended = serde_json::to_vec(&Supervision::new(run.clone(), spec, spool, signals).run()?)?;
-    until_there_is_room(|| durable::write(&run.ended(), &ended))
+    until_there_is_room(|| durable::write(&run.ended(), &ended))?;
+    // The run folder was made without flushing.
+    run.0.parent().map_or(Ok(()), durable::sync_folder)
 }
 
 /// Does what must not be given up only because the disk is full just now.
@@ -392,6 +394,9 @@ impl Supervision {
 
     /// Ends what the main process has left behind, at first politely; returns how many there were.
     fn clear_leftovers(&mut self) -> io::Result<u32> {
+        if !self.collect()? {
+            return Ok(0);
+        }
         let left = tree::descendants(std::process::id())?.len();
         if left == 0 || !matches!(self.stage, Stage::Running) {
             return Ok(u32::try_from(left).unwrap_or(u32::MAX));

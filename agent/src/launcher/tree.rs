@@ -70,8 +70,12 @@ pub fn carriers(id: AttemptId) -> io::Result<Vec<u32>> {
 
 /// Who the process with this id is; `None` if there is none.
 pub fn identity(pid: u32) -> Option<Identity> {
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
-    Some(Identity { pid, start_time: stat(pid)?.start_time, boot_id })
+    Some(Identity { pid, start_time: stat(pid)?.start_time, boot_id: boot_id().ok()? })
+}
+
+/// Names this run of the host's kernel: after a power cut there is another one.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// How often the kernel has ended a process for lack of memory since the host's start; 0 where it does not say.

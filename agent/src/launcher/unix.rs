@@ -20,7 +20,9 @@ use rustix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{Account, EndMode, EndRequest, Found, Identity, Launcher, RunFolder, Spec, Supervisor, read_json, tree};
+use super::{
+    Account, EndMode, EndRequest, Found, Identity, Launcher, RunFolder, SUPERVISE, Spec, Supervisor, read_json, tree,
+};
 use crate::{attempt::AttemptId, durable};
 
 /// Starts supervisors as `drover-agent supervise <run folder>`.
@@ -79,10 +81,10 @@ impl Launcher for UnixLauncher {
     type Supervisor = UnixSupervisor;
 
     fn start(&self, run: &RunFolder, spec: &Spec) -> io::Result<UnixSupervisor> {
-        durable::write(&run.spec(), &serde_json::to_vec(spec)?)?;
+        durable::replace(&run.spec(), &serde_json::to_vec(spec)?)?;
         let complaints = OpenOptions::new().append(true).create(true).mode(0o600).open(run.complaints())?;
         let child = Command::new(&self.program)
-            .arg("supervise")
+            .arg(SUPERVISE)
             .arg(&run.0)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
