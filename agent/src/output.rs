@@ -22,11 +22,31 @@ const MAX_PROGRESS_CHARS: usize = 512;
 
 /// A line of the log, and the progress that came with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "FlatRecord")]
 pub struct Record {
     #[serde(flatten)]
     pub line: NewLogLine,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+}
+
+/// The same as it is read: members that are flattened would be read twice, and every line of every job is read here.
+#[derive(Deserialize)]
+struct FlatRecord {
+    time: Timestamp,
+    level: Level,
+    message: String,
+    #[serde(default)]
+    fields: Map<String, Value>,
+    #[serde(default)]
+    progress: Option<Progress>,
+}
+
+impl From<FlatRecord> for Record {
+    fn from(flat: FlatRecord) -> Self {
+        let FlatRecord { time, level, message, fields, progress } = flat;
+        Self { line: NewLogLine { time, level, message, fields }, progress }
+    }
 }
 
 impl Record {

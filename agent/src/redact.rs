@@ -4,7 +4,7 @@
 //! Every byte that any occurrence of any form covers is replaced; occurrences that overlap or touch become one mask.
 //! Secrets shorter than [`MIN_SECRET_BYTES`] are not masked: they would tear holes into innocent text everywhere.
 
-use std::collections::BTreeSet;
+use std::{cell::OnceCell, collections::BTreeSet};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use base64::{
@@ -26,7 +26,8 @@ const MIN_LINE_BYTES: usize = 8;
 
 /// Finds the secrets of one job in all their forms.
 pub struct Redactor {
-    automaton: Option<AhoCorasick>,
+    /// Made when the first text comes: short jobs often have none.
+    automaton: OnceCell<AhoCorasick>,
     /// Sorted, to find out whether the end of a chunk may be the beginning of a secret.
     forms: Vec<Vec<u8>>,
     longest: usize,
@@ -40,22 +41,21 @@ impl Redactor {
             add_secret(secret.as_ref(), &mut forms);
         }
         let forms: Vec<Vec<u8>> = forms.into_iter().collect();
-        let automaton = if forms.is_empty() {
-            None
-        } else {
+        let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
+        Self { automaton: OnceCell::new(), forms, longest }
+    }
+
+    fn automaton(&self) -> &AhoCorasick {
+        self.automaton.get_or_init(|| {
             let mut builder = AhoCorasick::builder();
             builder.match_kind(MatchKind::Standard);
             // The contiguous automaton needs an eighth of the other's memory; only gigabytes of forms are refused.
-            Some(
-                builder
-                    .kind(Some(AhoCorasickKind::ContiguousNFA))
-                    .build(&forms)
-                    .or_else(|_| AhoCorasick::new(&forms))
-                    .expect("the forms of secrets are far below the automaton's limit of two billion states"),
-            )
-        };
-        let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
-        Self { automaton, forms, longest }
+            builder
+                .kind(Some(AhoCorasickKind::ContiguousNFA))
+                .build(&self.forms)
+                .or_else(|_| AhoCorasick::new(&self.forms))
+                .expect("the forms of secrets are far below the automaton's limit of two billion states")
+        })
     }
 
     /// The bytes of `bytes` that are secret: ascending, disjoint, not touching.
@@ -64,8 +64,8 @@ impl Redactor {
         if open > 0 {
             found.push((0, open));
         }
-        if let Some(automaton) = &self.automaton {
-            found.extend(automaton.find_overlapping_iter(bytes).map(|found| (found.start(), found.end())));
+        if !bytes.is_empty() && !self.forms.is_empty() {
+            found.extend(self.automaton().find_overlapping_iter(bytes).map(|found| (found.start(), found.end())));
         }
         found.sort_unstable();
         let mut merged: Vec<(usize, usize)> = Vec::new();
@@ -98,7 +98,7 @@ impl Redactor {
 
     /// Masks every text, key and number inside of a JSON value.
     pub fn value(&self, value: Value) -> Value {
-        if self.automaton.is_none() {
+        if self.forms.is_empty() {
             return value;
         }
         match value {

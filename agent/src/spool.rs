@@ -72,6 +72,8 @@ pub struct Writer {
     first_seq: u64,
     length: u64,
     next_seq: u64,
+    /// Whether there is anything that [`Writer::sync`] has to flush.
+    unsynced: bool,
     /// First line and size of the segments that the reader has not deleted as far as is known, without the current one.
     older: VecDeque<(u64, u64)>,
 }
@@ -79,7 +81,7 @@ pub struct Writer {
 impl Writer {
     /// Opens the spool for appending, makes it if there is none, and cuts off a last line that was written half.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        durable::create_private_folder(folder)?;
+        durable::private_folder(folder)?;
         let mut numbers = segments(folder)?;
         let current = numbers.pop().unwrap_or(1);
         let older = numbers
@@ -96,50 +98,66 @@ impl Writer {
         if length < end {
             file.set_len(length)?;
         }
-        let mut writer = Self { folder: folder.to_owned(), file, first_seq: current, length, next_seq, older };
+        let mut writer =
+            Self { folder: folder.to_owned(), file, first_seq: current, length, next_seq, unsynced: length > 0, older };
         writer.file.seek(SeekFrom::Start(length))?;
         Ok(writer)
     }
 
-    /// Appends a line. It is on disk after [`Writer::sync`] or when the reader has synced it.
-    pub fn append(&mut self, record: &Record) -> io::Result<()> {
+    /// Appends lines, all of them or none; they are on disk after [`Writer::sync`] or when the reader has synced them.
+    pub fn append(&mut self, records: &[Record]) -> io::Result<()> {
+        self.close_long_segment()?;
+        let mut frames = Vec::new();
+        for record in records {
+            let payload = serde_json::to_vec(record)?;
+            let length = u32::try_from(payload.len()).ok().filter(|length| *length <= MAX_FRAME_BYTES);
+            let length = length.ok_or_else(|| io::Error::other("a log line is too large for the spool"))?;
+            frames.extend(length.to_le_bytes());
+            frames.extend(crc32c::crc32c(&payload).to_le_bytes());
+            frames.extend(payload);
+        }
+        if let Err(error) = self.file.write_all(&frames) {
+            // A half frame would hide everything after it, and lines before it would get a second number.
+            self.file.set_len(self.length)?;
+            self.file.seek(SeekFrom::Start(self.length))?;
+            return Err(error);
+        }
+        self.length += frames.len() as u64;
+        self.next_seq += records.len() as u64;
+        self.unsynced = true;
+        Ok(())
+    }
+
+    /// A line of the agent itself.
+    pub fn note(&mut self, time: Timestamp, level: Level, message: impl Into<String>) -> io::Result<()> {
+        self.append(&[Record::new(time, level, message)])
+    }
+
+    /// Flushes what was appended.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if self.unsynced {
+            self.file.sync_all()?;
+            durable::sync_folder(&self.folder)?;
+            self.unsynced = false;
+        }
+        Ok(())
+    }
+
+    fn close_long_segment(&mut self) -> io::Result<()> {
         if self.length >= SEGMENT_BYTES {
             self.file.sync_data()?;
             let file = open_segment(&self.folder, self.next_seq)?;
             self.older.push_back((self.first_seq, self.length));
             (self.file, self.first_seq, self.length) = (file, self.next_seq, 0);
         }
-        let payload = serde_json::to_vec(record)?;
-        let length = u32::try_from(payload.len()).ok().filter(|length| *length <= MAX_FRAME_BYTES);
-        let length = length.ok_or_else(|| io::Error::other("a log line is too large for the spool"))?;
-        let mut frame = Vec::with_capacity(payload.len() + 8);
-        frame.extend(length.to_le_bytes());
-        frame.extend(crc32c::crc32c(&payload).to_le_bytes());
-        frame.extend(payload);
-        if let Err(error) = self.file.write_all(&frame) {
-            // A half frame would hide everything after it.
-            self.file.set_len(self.length)?;
-            self.file.seek(SeekFrom::Start(self.length))?;
-            return Err(error);
-        }
-        self.length += frame.len() as u64;
-        self.next_seq += 1;
         Ok(())
-    }
-
-    /// A line of the agent itself.
-    pub fn note(&mut self, time: Timestamp, level: Level, message: impl Into<String>) -> io::Result<()> {
-        self.append(&Record::new(time, level, message))
-    }
-
-    /// Flushes what was appended.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()?;
-        durable::sync_folder(&self.folder)
     }
 
     /// How many bytes lie on disk that the reader has not cut away.
     pub fn stored_bytes(&mut self) -> u64 {
+        // The reader cuts away closed segments only: whoever waits for room without appending must not keep one open. If
+        // that fails it is tried again by the next call.
+        let _ = self.close_long_segment();
         while let Some(&(first, _)) = self.older.front() {
             if segment_path(&self.folder, first).exists() {
                 break;
@@ -239,7 +257,6 @@ impl Reader {
             return Ok(());
         };
         let file = File::open(segment_path(&self.folder, first_seq))?;
-        durable::sync_folder(&self.folder)?;
         self.segment = Some(OpenSegment { first_seq, file, offset: 0, seq: first_seq, synced: 0 });
         Ok(())
     }
@@ -247,6 +264,10 @@ impl Reader {
     fn sync(&mut self) -> io::Result<()> {
         if let Some(segment) = self.segment.as_mut().filter(|segment| segment.synced < segment.offset) {
             segment.file.sync_data()?;
+            if segment.synced == 0 {
+                // The run folder that holds this one was made without flushing as well.
+                self.folder.ancestors().take(3).try_for_each(durable::sync_folder)?;
+            }
             segment.synced = segment.offset;
         }
         Ok(())
@@ -291,6 +312,20 @@ mod tests {
         }
     }
 
+    /// Also where a single segment is all that may be stored there is room again when its lines are acknowledged.
+    #[test]
+    fn a_segment_that_is_full_can_be_cut_away() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = Writer::open(folder.path()).expect("a spool");
+        let lines: Vec<Record> = (1..=150).map(line).collect();
+        writer.append(&lines).expect("room");
+        assert!(writer.stored_bytes() >= SEGMENT_BYTES);
+        Reader::new(folder.path()).cut(151).expect("cut");
+        assert_eq!(writer.stored_bytes(), 0);
+        writer.append(&[line(151)]).expect("room");
+        assert_eq!(all(&mut Reader::new(folder.path()), 151), [line(151).line.message]);
+    }
+
     /// Numbers, order and content survive segments, reopening, and a reader that starts in the middle.
     #[test]
     fn lines_keep_their_numbers_over_segments_and_reopening() {
@@ -300,7 +335,7 @@ mod tests {
         for start in [1, 151] {
             let mut writer = Writer::open(folder.path()).expect("a spool");
             for n in start..start + 150 {
-                writer.append(&line(n)).expect("room");
+                writer.append(&[line(n)]).expect("room");
             }
         }
         let expected: Vec<String> = (1..=300).map(|n| line(n).line.message).collect();
@@ -313,13 +348,13 @@ mod tests {
     fn a_torn_last_line_is_cut_and_its_number_used_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut writer = Writer::open(folder.path()).expect("a spool");
-        writer.append(&line(1)).expect("room");
-        writer.append(&line(2)).expect("room");
+        writer.append(&[line(1)]).expect("room");
+        writer.append(&[line(2)]).expect("room");
         let path = segment_path(folder.path(), 1);
         let length = fs::metadata(&path).expect("it is there").len();
         OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(length - 3)).expect("cut");
         assert_eq!(all(&mut Reader::new(folder.path()), 1).len(), 1, "half a line is not given out");
-        Writer::open(folder.path()).and_then(|mut writer| writer.append(&line(9))).expect("it goes on");
+        Writer::open(folder.path()).and_then(|mut writer| writer.append(&[line(9)])).expect("it goes on");
         assert_eq!(all(&mut Reader::new(folder.path()), 1), [line(1).line.message, line(9).line.message]);
     }
 
@@ -328,7 +363,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let mut writer = Writer::open(folder.path()).expect("a spool");
         for n in 1..=400 {
-            writer.append(&line(n)).expect("room");
+            writer.append(&[line(n)]).expect("room");
         }
         let before = writer.stored_bytes();
         let mut reader = Reader::new(folder.path());

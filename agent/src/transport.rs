@@ -117,6 +117,9 @@ impl HttpTransport {
             // A connection that died without a word (a suspended laptop, a router) is found out.
             .tcp_keepalive(Duration::from_secs(20))
             .pool_max_idle_per_host(4)
+            // Answers to an agent are short, and packages are compressed already: it would only cost both sides time.
+            .gzip(false)
+            .zstd(false)
             .redirect(reqwest::redirect::Policy::none());
         if !connection.proxy.is_empty() {
             let proxy = reqwest::Proxy::all(&connection.proxy);

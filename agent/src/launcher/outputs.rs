@@ -2,7 +2,6 @@
 //! on the disk or in the spool, the pipes are not read and so hold the process back.
 
 use std::{
-    collections::VecDeque,
     fs::File,
     io::{self, Read},
     os::fd::{AsRawFd, OwnedFd, RawFd},
@@ -36,7 +35,7 @@ pub struct Outputs {
     least: Level,
     redactor: Redactor,
     /// Lines that the disk has not taken yet: of one read, and in the end of what lies in the pipes.
-    held: VecDeque<Record>,
+    held: Vec<Record>,
     complained: bool,
 }
 
@@ -48,7 +47,7 @@ impl Outputs {
             spool_limit_bytes: spec.spool_limit_bytes,
             least: spec.log_level,
             redactor: Redactor::new(&spec.secrets),
-            held: VecDeque::new(),
+            held: Vec::new(),
             complained: false,
         }
     }
@@ -147,24 +146,25 @@ impl Outputs {
     }
 
     fn write_held(&mut self) {
-        while let Some(record) = self.held.front() {
-            if let Err(error) = self.spool.append(record) {
-                if !std::mem::replace(&mut self.complained, true) {
-                    complain(format_args!("the log cannot be written: {error}"));
-                }
-                return;
-            }
-            self.held.pop_front();
-            self.complained = false;
+        if self.held.is_empty() {
+            return;
         }
+        if let Err(error) = self.spool.append(&self.held) {
+            if !std::mem::replace(&mut self.complained, true) {
+                complain(format_args!("the log cannot be written: {error}"));
+            }
+            return;
+        }
+        self.held.clear();
+        self.complained = false;
     }
 
     /// Writes everything and flushes it, however long the disk is full. The tree is gone by then: only the report waits.
     pub fn close(mut self) -> io::Result<()> {
         until_there_is_room(|| {
-            while let Some(record) = self.held.front() {
-                self.spool.append(record)?;
-                self.held.pop_front();
+            if !self.held.is_empty() {
+                self.spool.append(&self.held)?;
+                self.held.clear();
             }
             self.spool.sync()
         })
