@@ -147,8 +147,11 @@ impl Journal for FileJournal {
             loaded.take(line);
         }
         self.lines = loaded.lines;
-        // A last line that was never finished must not be appended to.
-        self.write_anew()?;
+        // A last line that was never finished must not be appended to. Without room for that, the next promise sees to it.
+        match self.write_anew() {
+            Err(error) if durable::is_full(&error) => {}
+            done => done?,
+        }
         let damaged = loaded.damaged.into_iter().collect();
         Ok(Loaded { entries: loaded.entries.into_values().collect(), damaged })
     }
