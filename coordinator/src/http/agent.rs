@@ -43,7 +43,7 @@ use crate::{
         job::{MAX_JSON_BYTES, too_large},
         join_token, log, process_version, robot_group,
     },
-    store::{Reading, Topic, Tx, blob::BlobName, key::SYSTEM_ACCOUNT},
+    store::{Reading, Topic, Tx, WakeUp, blob::BlobName, key::SYSTEM_ACCOUNT},
 };
 
 const MAX_WAIT_SECONDS: u64 = 60;
@@ -127,6 +127,7 @@ async fn next(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<N
     check_next(&request)?;
     let ends_at = tokio::time::Instant::now() + Duration::from_secs(request.wait_seconds);
     let request = Arc::new(request);
+    let mut woken: Option<WakeUp> = None;
     loop {
         // Watches are armed before the looks, so that nothing in between is missed: first for what concerns the robot
         // itself, such as its groups, then for these groups.
@@ -135,11 +136,19 @@ async fn next(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<N
         let watch = app.db.watch(&look.topics);
         let wanted = app.db.read(caller.account, |reading| has_something(reading, &look.robot, &request))?;
         if wanted {
+            if woken.as_ref().is_some_and(WakeUp::is_for_one)
+                && more_waits(&app, &caller, &look.robot, request.free as usize)?
+            {
+                // The next one need not wait for this one's transaction.
+                woken = None;
+            }
             let answer = take(&app, &caller, look.robot.id, Arc::clone(&request)).await?;
             if !answer.assignments.is_empty() || !answer.commands.is_empty() {
+                settle_if_nothing_is_left(&app, &caller, &look.robot, [Some(watch.end()), woken])?;
                 return Ok(Json(answer).into_response());
             }
         }
+        settle_if_nothing_is_left(&app, &caller, &look.robot, [woken.take(), None])?;
         let pause_ends = look.pause_ends_in.map_or(ends_at, |time| tokio::time::Instant::now() + time);
         tokio::select! {
             biased;
@@ -149,7 +158,25 @@ async fn next(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<N
             () = tokio::time::sleep_until(pause_ends), if pause_ends < ends_at => {}
             () = tokio::time::sleep_until(ends_at) => return Ok(StatusCode::NO_CONTENT.into_response()),
         }
+        woken = Some(watch.end());
     }
+}
+
+/// A wake-up for one robot goes on to the next, by being dropped, as long as a job waits for this robot's groups.
+fn settle_if_nothing_is_left(
+    app: &App,
+    caller: &Caller,
+    robot: &Robot,
+    wake_ups: [Option<WakeUp>; 2],
+) -> Result<(), Fault> {
+    if wake_ups.iter().flatten().any(WakeUp::is_for_one) && !more_waits(app, caller, robot, 0)? {
+        wake_ups.into_iter().flatten().for_each(WakeUp::settle);
+    }
+    Ok(())
+}
+
+fn more_waits(app: &App, caller: &Caller, robot: &Robot, than: usize) -> OperationResult<bool> {
+    app.db.read(caller.account, |reading| assignment::more_waits(reading, robot, than))
 }
 
 fn check_next(request: &Next) -> Result<(), Error> {
@@ -173,7 +200,7 @@ struct Look {
 fn look(reading: &dyn Reading, caller: &Caller) -> OperationResult<Look> {
     let robot = operations::agent::own_robot(reading, caller)?;
     let groups = robot_group::of_robot(reading, &robot)?;
-    let topics = groups.iter().map(|group| Topic::Group(group.id)).collect();
+    let topics = groups.iter().flat_map(|group| [Topic::Group(group.id), Topic::Ready(group.id)]).collect();
     let standing = domain::robot::standing(&robot, groups.iter(), reading.now());
     let until = standing.pause.and_then(|(pause, _)| pause.until);
     let pause_ends_in = until.map(|until| until.since(reading.now()));

@@ -102,6 +102,19 @@ pub fn has_work(reading: &dyn Reading, robot: &Robot, free: usize, known: &[JobI
     Ok(places(robot, &held, known, free) > 0 && takes_jobs(reading, robot)? && best_for(reading, robot)?.is_some())
 }
 
+/// Whether more than so many jobs are ready for the robot's groups, be it that the robot suits them or not.
+pub fn more_waits(reading: &dyn Reading, robot: &Robot, than: usize) -> Result<bool> {
+    let mut found = 0;
+    for group in robot_group::of_robot(reading, robot)? {
+        let scan = Scan::of(reading, Kind::JobReady, Target::Group(group.id));
+        found += scan.pairs(reading, than + 1 - found)?.len();
+        if found > than {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn takes_jobs(reading: &dyn Reading, robot: &Robot) -> Result<bool> {
     let groups = robot_group::of_robot(reading, robot)?;
     Ok(barred(robot, &standing(robot, groups.iter(), reading.now())).is_empty())

@@ -204,7 +204,7 @@ fn wake_for(tx: &mut Tx, before: Option<&Job>, job: &Job) {
     if job.is_ready() && !before.is_some_and(Job::is_ready) {
         tx.wake(match job.target {
             Target::Robot(robot) => Topic::Robot(robot),
-            Target::Group(group) => Topic::Group(group),
+            Target::Group(group) => Topic::Ready(group),
         });
     }
     let sooner = match (before.and_then(Job::deadline), job.deadline()) {

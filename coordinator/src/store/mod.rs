@@ -24,4 +24,4 @@ pub mod watch;
 pub use db::Db;
 pub use table::{IndexEntry, Reader, Reading, Record, Scan};
 pub use tx::Tx;
-pub use watch::{Topic, Watch};
+pub use watch::{Topic, WakeUp, Watch};
