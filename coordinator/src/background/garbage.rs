@@ -11,7 +11,8 @@ use crate::{
     store::{blob::BlobName, table},
 };
 
-const PAGE: usize = 100;
+/// So many are deleted while whoever brings blobs waits.
+const PAGE: usize = 20;
 
 /// Deletes all that was noted.
 pub async fn pass(app: &App) -> Result<()> {

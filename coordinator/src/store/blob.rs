@@ -171,9 +171,13 @@ impl Blobs {
         Ok(meta.size)
     }
 
-    /// Deletes a blob; one that is not there is success. Delete the record first: a blob without a record is found by
+    /// Deletes a blob, so that it does not come back after a power cut; one that is not there is success. Delete the record first: a blob without a record is found by
     /// a listing, a record without a blob is a loss.
     pub async fn delete(&self, name: &BlobName) -> Result<()> {
+        if let Place::Folder(folder) = &self.place {
+            let (folder, name) = (Arc::clone(folder), name.clone());
+            return blocking(move || folder.remove(&name)).await;
+        }
         match self.store.delete(&name.path()).await {
             Err(object_store::Error::NotFound { .. }) => Ok(()),
             other => other.map_err(|error| store_error(error, "deleting a blob")),

@@ -55,6 +55,20 @@ impl Folder {
         sync_folder(folder)
     }
 
+    /// Removes a blob, if it is there, and its name from the disk: whoever has noted that it is to go forgets that next.
+    pub(super) fn remove(&self, name: &BlobName) -> Result<()> {
+        let path = self.root.join(name.path().as_ref());
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error(&error, "deleting a blob")),
+            _ => {}
+        }
+        // One that was not there may have been removed a moment ago by somebody who did not get to this.
+        match path.parent().filter(|folder| folder.is_dir()) {
+            Some(folder) => sync_folder(folder),
+            None => Ok(()),
+        }
+    }
+
     /// Makes a folder below the root, and ensures that its name is on disk, and those of the folders above it.
     fn make_durable(&self, folder: &Path) -> Result<()> {
         if folder == self.root || self.durable.lock().contains(folder) {
