@@ -132,30 +132,20 @@ fn wanted(headers: &HeaderMap, tag: &str, total: u64) -> Wanted {
 /// Takes a body in as staged content of at most `limit` bytes.
 pub async fn receive(app: &App, body: Body, limit: u64) -> Result<Staged, Fault> {
     let mut pieces = Pieces::of(body);
-    let staged = stage(app, &mut pieces, limit).await;
-    if staged.is_err() {
-        read_off(&mut pieces).await;
-    }
-    staged
-}
-
-async fn stage(app: &App, pieces: &mut Pieces, limit: u64) -> Result<Staged, Fault> {
-    let mut staging = app.blobs.stage(limit).await?;
+    let mut staging = app.blobs.stage(limit).await;
+    let mut refused_bytes = 0;
     while let Some(piece) = pieces.next().await? {
-        staging.write(piece).await?;
+        staging = match staging {
+            Ok(mut open) => open.write(piece).await.map(|()| open),
+            // A caller that is still sending when the connection ends never sees the answer.
+            Err(error) if refused_bytes < READ_OFF_BYTES => {
+                refused_bytes += piece.len();
+                Err(error)
+            }
+            Err(error) => return Err(error.into()),
+        };
     }
-    Ok(staging.finish().await?)
-}
-
-/// Reads on for a while what is refused: a caller that is still sending when the connection ends never sees the answer.
-async fn read_off(pieces: &mut Pieces) {
-    let mut bytes = 0;
-    while let Ok(Some(piece)) = pieces.next().await {
-        bytes += piece.len();
-        if bytes > READ_OFF_BYTES {
-            return;
-        }
-    }
+    Ok(staging?.finish().await?)
 }
 
 /// Keeps content and writes the record that names it: both, or in the end neither. A caller that goes away meanwhile
