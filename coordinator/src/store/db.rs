@@ -14,6 +14,10 @@ use std::{
 };
 
 use drover_protocol::{AccountId, Timestamp};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -164,9 +168,12 @@ fn unknown_outcome() -> Error {
 enum Writer {
     /// A thread of its own, so that callers never wait for a disk on their thread.
     Thread { queue: Mutex<Option<mpsc::Sender<Box<dyn Pending>>>>, thread: Mutex<Option<std::thread::JoinHandle<()>>> },
-    /// Each write at once on the caller's thread: the simulation's, where nothing may run beside.
-    Inline,
+    /// Each write on the caller's thread when its turn has come: a simulation's, where nothing may run beside.
+    Inline(Pace),
 }
+
+/// What a write waits for before it is its turn, and once more before it is answered.
+pub type Pace = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// The database. Cheap to share in an `Arc`.
 pub struct Db {
@@ -192,10 +199,15 @@ impl Db {
         Self { core, writer: Writer::Thread { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) } }
     }
 
-    /// A database that writes on the caller's thread, for deterministic tests.
+    /// A database that writes at once on the caller's thread, for deterministic tests.
     pub fn inline(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, randomness: Arc<dyn Randomness>) -> Self {
+        Self::paced(engine, clock, randomness, Box::new(|| ready(()).boxed()))
+    }
+
+    /// The same, but others get their turn before and after a write, as they do while a thread is busy with it.
+    pub fn paced(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, randomness: Arc<dyn Randomness>, pace: Pace) -> Self {
         let on_broken: OnBroken = Box::new(|_| ());
-        Self { core: Arc::new(Self::core(engine, clock, randomness, on_broken)), writer: Writer::Inline }
+        Self { core: Arc::new(Self::core(engine, clock, randomness, on_broken)), writer: Writer::Inline(pace) }
     }
 
     fn core(
@@ -227,7 +239,11 @@ impl Db {
         let (reply, answer) = oneshot::channel();
         let operation = Box::new(Operation { account, body: Some(body), result: None, reply });
         match &self.writer {
-            Writer::Inline => self.core.commit(vec![operation]),
+            Writer::Inline(pace) => {
+                pace().await;
+                self.core.commit(vec![operation]);
+                pace().await;
+            }
             Writer::Thread { queue, .. } => {
                 let queue = queue.lock().clone();
                 let stopping = || Error::Unavailable("the coordinator is stopping".to_owned());
