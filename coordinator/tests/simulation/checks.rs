@@ -1,126 +1,107 @@
-//! What must hold after each step, and at the end.
+//! What must hold in the end, and the check of the whole store. What must hold after each commit is in `witness.rs`.
 
-use std::collections::BTreeMap;
-
-use axum::body::Body;
 use drover_agent::attempt::AttemptId;
 use drover_coordinator::{
-    domain::{
-        attempt::Attempt,
-        event::Event,
-        job::{Job, State},
-        robot::Robot,
-    },
-    store::{Reader, Scan, check, engine::Engine, key::Kind, table},
+    domain::job::{Job, State},
+    store::check,
 };
-use drover_protocol::{JobId, log::LogPage};
+use drover_protocol::{JobId, job::Outcome, log::LogPage};
+use http::StatusCode;
+use serde_json::Value;
 
-use crate::{
-    network::deliver,
-    people::MAX_PARALLEL,
-    world::{ADMIN_KEY, World},
-};
+use crate::{people::read, world::World};
 
-fn jobs(reading: &Reader) -> Vec<Job> {
-    let found = Scan::of(reading, Kind::Job, ()).records::<Job>(reading, 100_000).expect("jobs can be read");
-    found.into_iter().map(|(_, job)| job).collect()
-}
-
-fn with_reader<R>(world: &World, body: impl FnOnce(&Reader) -> R) -> R {
-    use drover_coordinator::clock::Clock;
-    let view = world.engine.view();
-    body(&Reader { view: &*view, account: world.account, now: world.clock.now() })
-}
-
-/// The store is sound, limits are kept, nobody works on what is another's, and what has finished stays as it was.
-pub fn safety(world: &World) {
-    let report = check::check(&*world.engine.view()).expect("the store can be read");
+/// The whole store, both ways: a commit is otherwise only checked for what it has written.
+pub fn store(world: &World) {
+    let report = check::check(&*world.disk.view()).expect("the store can be read");
     assert!(report.is_sound(), "{report}");
-    with_reader(world, |reading| {
-        let jobs = jobs(reading);
-        places_are_kept(reading, &jobs);
-        at_most_one_process_counts(world, &jobs);
-        finished_stays(world, reading, &jobs);
-    });
-}
-
-fn places_are_kept(reading: &Reader, jobs: &[Job]) {
-    let mut held: BTreeMap<_, u32> = BTreeMap::new();
-    let mut limited = 0;
-    for job in jobs.iter().filter(|job| job.is_held()) {
-        *held.entry(job.robot.as_ref().expect("a held job has a holder").id).or_default() += 1;
-        limited += u64::from(job.process_name == "limited");
-    }
-    for (robot, held) in held {
-        let robot: Robot = table::get(reading, robot).expect("a holder is there");
-        assert!(held <= 3.max(robot.capacity()), "{} holds {held} jobs", robot.name);
-    }
-    assert!(limited <= MAX_PARALLEL, "{limited} jobs of the limited process are active");
-}
-
-/// A process may outlive its attempt until its agent hears of it, but never do two processes count for one job.
-fn at_most_one_process_counts(world: &World, jobs: &[Job]) {
-    let processes = world.processes.borrow();
-    for job in jobs.iter().filter(|job| job.is_held()) {
-        let id = AttemptId { job_id: job.id, attempt: job.attempt };
-        let Some(process) = processes.get(&id).filter(|process| process.is_alive()) else { continue };
-        let holder = &job.robot.as_ref().expect("a held job has a holder").name;
-        assert_eq!(*holder, format!("robot-{}", process.robot), "{id} runs on a robot that does not hold it");
-    }
-}
-
-/// How often a person has asked for one more attempt; only that brings a finished job back.
-fn retries_asked(reading: &Reader, job: JobId) -> usize {
-    let found =
-        Scan::of(reading, Kind::Event, job.uuid()).records::<Event>(reading, 10_000).expect("events can be read");
-    found.iter().filter(|(_, event)| event.code == "retry_asked").count()
-}
-
-fn finished_stays(world: &World, reading: &Reader, jobs: &[Job]) {
-    let mut finished = world.finished.borrow_mut();
-    for job in jobs {
-        if let State::Finished { outcome, .. } = job.state {
-            let before = finished.insert((job.id, retries_asked(reading, job.id)), outcome);
-            assert!(before.is_none_or(|before| before == outcome), "{} ended twice", job.id);
-        }
-    }
 }
 
 pub fn all_finished(world: &World) -> bool {
-    with_reader(world, |reading| jobs(reading).iter().all(Job::is_finished))
+    world.disk.witness.lock().jobs().all(Job::is_finished)
 }
 
 /// What has not ended, for the one who looks for the reason.
 pub fn what_hangs(world: &World) -> String {
-    with_reader(world, |reading| {
-        let hanging = jobs(reading).into_iter().filter(|job| !job.is_finished());
-        let lines: Vec<String> = hanging.map(|job| format!("{} {:?}", job.id, job.state)).collect();
-        format!("faults have ended and still this has not:\n{}", lines.join("\n"))
-    })
+    let witness = world.disk.witness.lock();
+    let hanging = witness.jobs().filter(|job| !job.is_finished());
+    let lines: Vec<String> = hanging.map(|job| format!("{} {:?} for {:?}", job.id, job.state, job.target)).collect();
+    format!("faults have ended and still this has not:\n{}", lines.join("\n"))
 }
 
-/// The log of each attempt that its agent reported has every line of the process, once and in order.
-pub async fn logs(world: &World) {
-    let attempts: Vec<Attempt> = with_reader(world, |reading| {
-        let found = Scan::of(reading, Kind::Attempt, ()).records(reading, 100_000).expect("attempts can be read");
-        found.into_iter().map(|(_, attempt)| attempt).collect()
-    });
-    let mut checked = 0;
-    for attempt in attempts.into_iter().filter(|attempt| attempt.reported.is_some()) {
-        let id = AttemptId { job_id: attempt.job_id, attempt: attempt.attempt };
-        let Some(process) = world.processes.borrow().get(&id).cloned() else { continue };
-        let path = format!("/api/v1/jobs/{}/logs?attempt={}&limit=1000", id.job_id, id.attempt);
-        let request = http::Request::get(path)
-            .header("authorization", format!("Bearer {ADMIN_KEY}"))
-            .body(Body::empty())
-            .expect("a request");
-        let answer = deliver(world, request).await.expect("the coordinator lives");
-        let page: LogPage = serde_json::from_slice(&answer.body).expect("a page of a log");
-        let lines: Vec<String> = page.items.iter().map(|line| line.line.message.clone()).collect();
-        let printed: Vec<String> = (1..=process.printed()).map(|n| format!("line {n}")).collect();
-        assert_eq!(lines, printed, "the log of {id}");
-        assert!(page.complete, "the log of {id} is not complete");
-        checked += 1;
+/// No process runs on for an attempt that is over.
+pub fn no_process_is_left(world: &World) {
+    let alive = world.processes.alive();
+    assert!(alive.is_empty(), "all jobs have finished, and still these processes run: {alive:?}");
+}
+
+/// Logs, outputs and artifacts are those of the processes that made them.
+pub async fn results(world: &World) {
+    let attempts: Vec<(AttemptId, bool)> = {
+        let witness = world.disk.witness.lock();
+        let of = |attempt: &drover_coordinator::domain::attempt::Attempt| {
+            let id = AttemptId { job_id: attempt.job_id, attempt: attempt.attempt };
+            (id, attempt.reported.is_some())
+        };
+        witness.attempts().map(of).collect()
+    };
+    let mut reported = 0;
+    for (id, was_reported) in attempts {
+        log(world, id, was_reported).await;
+        reported += u64::from(was_reported);
     }
-    assert!(checked > 10, "only {checked} attempts were reported in this history; it proves too little");
+    assert!(reported > 5, "only {reported} attempts were reported in this history; it proves too little");
+    let jobs: Vec<Job> = world.disk.witness.lock().jobs().cloned().collect();
+    for job in &jobs {
+        if let State::Finished { outcome: Outcome::Succeeded, .. } = job.state {
+            output(world, job).await;
+        }
+    }
+    artifacts(world).await;
+}
+
+/// The log of an attempt whose end was reported has every line of the process, once and in order; another has its
+/// beginning.
+async fn log(world: &World, id: AttemptId, whole: bool) {
+    let path = format!("/jobs/{}/logs?attempt={}&limit=1000", id.job_id, id.attempt);
+    let (_, body) = read(world, &path).await;
+    let page: LogPage = serde_json::from_slice(&body).expect("a page of a log");
+    let lines: Vec<String> = page.items.iter().map(|line| line.line.message.clone()).collect();
+    let Some(process) = world.processes.get(id) else {
+        return assert_eq!(lines, Vec::<String>::new(), "the log of {id}, of which nothing ever ran");
+    };
+    let printed: Vec<String> = (1..=process.printed()).map(|number| process.line(number)).collect();
+    if whole {
+        assert_eq!(lines, printed, "the log of {id}");
+    } else {
+        assert_eq!(Some(&lines[..]), printed.get(..lines.len()), "the beginning of the log of {id}");
+    }
+    assert!(page.complete, "the log of {id} is not complete");
+}
+
+async fn output(world: &World, job: &Job) {
+    let id = AttemptId { job_id: job.id, attempt: job.attempt };
+    let (_, body) = read(world, &format!("/jobs/{}", job.id)).await;
+    let job: Value = serde_json::from_slice(&body).expect("a job");
+    let process = world.processes.get(id).expect("what has succeeded has run");
+    assert_eq!(job["output"], process.output(), "the output of {id}");
+}
+
+/// What was acknowledged is there with its content, unless a newer attempt has put its own in its place.
+async fn artifacts(world: &World) {
+    let taken: Vec<((JobId, String), u32)> =
+        world.artifacts.borrow().iter().map(|(name, attempt)| (name.clone(), *attempt)).collect();
+    for ((job, path), attempt) in taken {
+        if world.disk.witness.lock().job(job).is_none() {
+            continue;
+        }
+        let (status, body) = read(world, &format!("/storages/jobs%2F{job}/files/{path}")).await;
+        let found = String::from_utf8_lossy(&body);
+        assert_eq!(status, StatusCode::OK, "{path} of {job}-{attempt} was taken and is not there: {found}");
+        let made_by = |number: u32| {
+            let process = world.processes.get(AttemptId { job_id: job, attempt: number });
+            process.is_some_and(|process| process.artifacts().any(|(name, content)| name == path && content == found))
+        };
+        assert!((attempt..attempt + 20).any(made_by), "{path} of {job}-{attempt} has the content \"{found}\"");
+    }
 }

@@ -1,89 +1,41 @@
-//! A host: its processes live and die whatever becomes of the agent, which is started again whenever it has crashed.
+//! A host: an agent that is started again whenever it has crashed or was told to end, over processes that go on.
 
 use std::{io, rc::Rc, time::Duration};
 
+use bytes::Bytes;
 use drover_agent::{
     attempt::AttemptId,
     clock::Clock,
-    coordinator::Coordinator,
-    core::CoreSettings,
+    coordinator::{CallError, Coordinator},
+    core::{CoreSettings, Signal},
     daemon::{Daemon, HostProbe, Parts},
-    journal::MemoryJournal,
-    launcher::{EndMode, EndRequest},
+    journal::{Entry, Journal, Loaded, MemoryJournal},
     output::Record,
     report,
     runner::{Control, JobRunner, LineSource},
+    transport::{Body, Request, Transport},
 };
 use drover_protocol::{
-    Timestamp,
+    API_BASE, Timestamp,
     agent::{Assignment, Finish},
-    job::{Cause, CauseCode, ErrorKind, JobError, Outcome},
     log::Level,
     robot::{Health, Host},
 };
+use http::{HeaderMap, Method};
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{network::Network, people, world::World};
-
-/// A process on a host, as its supervisor would know it.
-#[derive(Clone, Debug)]
-pub struct Process {
-    pub robot: usize,
-    started: Instant,
-    plan: Plan,
-    grace: Duration,
-    timeout: Option<Duration>,
-    asked: Option<(Instant, EndRequest)>,
-    /// Killed from outside: by the agent that gave it up, or by a reboot.
-    killed: Option<Instant>,
-}
-
-/// What the process would do if it were left alone, taken from the job's input.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    runs: Duration,
-    succeeds: bool,
-    obeys: bool,
-}
-
-impl Process {
-    /// When and how it ends, or has ended, by what is known now.
-    fn end(&self) -> (Instant, Outcome, CauseCode) {
-        let natural = self.started + self.plan.runs;
-        let (outcome, code) = match self.plan.succeeds {
-            true => (Outcome::Succeeded, CauseCode::Completed),
-            false => (Outcome::Failed, CauseCode::ExitCode),
-        };
-        let mut ends = vec![(natural, outcome, code)];
-        if let Some(timeout) = self.timeout {
-            ends.push((self.started + timeout, Outcome::TimedOut, CauseCode::Timeout));
-        }
-        if let Some((at, request)) = &self.asked {
-            ends.push(match (request.mode, self.plan.obeys) {
-                (EndMode::Hard, _) => (*at, Outcome::Aborted, CauseCode::AbortRequested),
-                (EndMode::Soft, true) => {
-                    (*at + self.grace.min(Duration::from_secs(1)), Outcome::Stopped, CauseCode::StopRequested)
-                }
-                (EndMode::Soft, false) => (*at + self.grace, Outcome::Aborted, CauseCode::StopGraceExceeded),
-            });
-        }
-        ends.into_iter().min_by_key(|(at, _, _)| *at).expect("it ends naturally at the latest")
-    }
-
-    pub fn is_alive(&self) -> bool {
-        self.killed.is_none() && Instant::now() < self.end().0
-    }
-
-    /// A line each second while it lives.
-    pub fn printed(&self) -> u64 {
-        let until = self.killed.unwrap_or_else(Instant::now).min(self.end().0);
-        until.duration_since(self.started).as_secs()
-    }
-}
+use crate::{
+    network::Network,
+    people,
+    process::Process,
+    world::{ROBOTS, World},
+};
 
 struct SimulatedHost {
     world: Rc<World>,
     robot: usize,
+    coordinator: Rc<Coordinator<Network>>,
+    key: Rc<str>,
 }
 
 struct SimulatedLines {
@@ -95,39 +47,39 @@ fn id_of(assignment: &Assignment) -> AttemptId {
     AttemptId { job_id: assignment.job.id, attempt: assignment.attempt }
 }
 
-fn process_of(assignment: &Assignment, robot: usize) -> Process {
-    let input = assignment.job.input.clone().unwrap_or_default();
-    let number = |name: &str| input.get(name).and_then(|value| value.as_u64()).unwrap_or_default();
-    Process {
-        robot,
-        started: Instant::now(),
-        plan: Plan {
-            runs: Duration::from_secs(number("seconds")),
-            succeeds: number("fails") < u64::from(assignment.attempt),
-            obeys: number("obeys") == 1,
-        },
-        grace: Duration::from_secs(assignment.job.stop_grace_seconds),
-        timeout: assignment.job.timeout_seconds.map(Duration::from_secs),
-        asked: None,
-        killed: None,
-    }
-}
-
 impl SimulatedHost {
-    fn change(&self, id: AttemptId, change: impl FnOnce(&mut Process)) {
-        if let Some(process) = self.world.processes.borrow_mut().get_mut(&id) {
-            change(process);
+    fn start(&self, assignment: &Assignment) {
+        let id = id_of(assignment);
+        let accepted = self.world.disk.witness.lock().was_accepted(id);
+        assert!(accepted, "{id} was started, and the coordinator has not heard that it was taken on");
+        self.world.note(format!("{id} starts on robot-{}", self.robot));
+        self.world.processes.start(Process::of(assignment, self.robot));
+    }
+
+    async fn put_artifact(&self, id: AttemptId, path: &str, content: &str) -> Result<(), CallError> {
+        let unreachable = |why: String| CallError::Unreachable { why, retry_after_ms: None };
+        let request = Request {
+            method: Method::PUT,
+            path: format!("{API_BASE}/agent/jobs/{}/files/{path}?attempt={}", id.job_id, id.attempt),
+            key: Some(self.key.as_ref().into()),
+            headers: HeaderMap::new(),
+            body: Body::Bytes(Bytes::from(content.to_owned())),
+            timeout: None,
+        };
+        let network = Network { world: Rc::clone(&self.world), robot: Some(self.robot) };
+        let status = network.call(request).await.map_err(|error| unreachable(error.0))?.status;
+        match status.as_u16() {
+            201 => {
+                let mut artifacts = self.world.artifacts.borrow_mut();
+                let newest = artifacts.entry((id.job_id, path.to_owned())).or_default();
+                *newest = id.attempt.max(*newest);
+                Ok(())
+            }
+            // It is not this robot's any more; the finish will hear the same.
+            404 | 409 => Ok(()),
+            429 | 503 | 507 => Err(unreachable(status.to_string())),
+            _ => panic!("an artifact was answered with {status}"),
         }
-    }
-
-    fn kill(&self, id: AttemptId) {
-        self.change(id, |process| {
-            process.killed.get_or_insert_with(Instant::now);
-        });
-    }
-
-    fn process(&self, id: AttemptId) -> Option<Process> {
-        self.world.processes.borrow().get(&id).cloned()
     }
 }
 
@@ -140,35 +92,41 @@ impl JobRunner for SimulatedHost {
     }
 
     async fn run(&self, assignment: &Assignment, adopt: bool, _: i64, mut control: Control) -> Box<Finish> {
-        let id = id_of(assignment);
+        let (id, processes) = (id_of(assignment), &self.world.processes);
         if !adopt {
-            let before = self.world.processes.borrow_mut().insert(id, process_of(assignment, self.robot));
-            assert!(before.is_none(), "{id} was started twice");
+            self.start(assignment);
         }
         let mut open = true;
         loop {
-            let Some(process) = self.process(id) else {
+            let Some(process) = processes.get(id) else {
                 return Box::new(report::lost(id, "the crash came just before the start"));
             };
-            if process.killed.is_some() {
+            if process.is_killed() {
                 return Box::new(report::lost(id, "the host was started anew"));
             }
-            let (at, outcome, code) = process.end();
             tokio::select! {
                 biased;
                 request = control.recv(), if open => match request {
-                    Some(request) => self.change(id, |process| process.asked = Some((Instant::now(), request))),
+                    Some(request) => processes.ask(id, request),
                     None => open = false,
                 },
-                () = tokio::time::sleep_until(at) => return Box::new(finish(id, outcome, code)),
+                () = tokio::time::sleep_until(process.ends_at()) => return Box::new(process.finish()),
             }
         }
     }
 
-    async fn deliver(&self, _: &Assignment) {}
+    async fn deliver(&self, assignment: &Assignment) {
+        let id = id_of(assignment);
+        let Some(process) = self.world.processes.get(id) else { return };
+        for (path, content) in process.artifacts() {
+            let sent =
+                self.coordinator.until_answered("artifact", async || self.put_artifact(id, &path, &content).await);
+            sent.await.expect("every refusal counts as an answer");
+        }
+    }
 
     async fn abandon(&self, id: AttemptId) {
-        self.kill(id);
+        self.world.processes.kill_one(id);
     }
 
     fn lines(&self, id: AttemptId) -> SimulatedLines {
@@ -178,37 +136,19 @@ impl JobRunner for SimulatedHost {
     async fn discard(&self, _: AttemptId) {}
 
     async fn tidy(&self, known: &[AttemptId]) {
-        let left: Vec<AttemptId> = self
-            .world
-            .processes
-            .borrow()
-            .iter()
-            .filter(|(id, process)| process.robot == self.robot && process.is_alive() && !known.contains(id))
-            .map(|(id, _)| *id)
-            .collect();
-        left.into_iter().for_each(|id| self.kill(id));
+        self.world.processes.kill(self.robot, known);
     }
-}
-
-fn finish(id: AttemptId, outcome: Outcome, code: CauseCode) -> Finish {
-    let error = (outcome == Outcome::Failed).then(|| JobError {
-        kind: ErrorKind::Application,
-        code: None,
-        message: "as it was meant to".to_owned(),
-    });
-    let cause = Cause { by: "process".to_owned(), code, message: "simulated".to_owned() };
-    Finish { attempt: id.attempt, outcome, exit: None, output: None, error, cause, usage: None }
 }
 
 impl LineSource for SimulatedLines {
     async fn read(&mut self, from_seq: u64, max_lines: usize, _: usize) -> io::Result<Vec<Record>> {
-        let printed = self.world.processes.borrow().get(&self.id).map_or(0, Process::printed);
-        let numbers = (from_seq..=printed).take(max_lines);
-        Ok(numbers.map(|n| Record::new(Timestamp::EPOCH, Level::Info, format!("line {n}"))).collect())
+        let Some(process) = self.world.processes.get(self.id) else { return Ok(Vec::new()) };
+        let numbers = (from_seq..=process.printed()).take(max_lines);
+        Ok(numbers.map(|n| Record::new(Timestamp::EPOCH, Level::Info, process.line(n))).collect())
     }
 
     async fn changed(&mut self) {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 
     fn acknowledge(&mut self, _: u64) -> io::Result<()> {
@@ -216,12 +156,38 @@ impl LineSource for SimulatedLines {
     }
 }
 
+/// A journal whose disk is full now and then.
+#[derive(Clone)]
+struct FaultyJournal {
+    entries: MemoryJournal,
+    world: Rc<World>,
+}
+
+impl Journal for FaultyJournal {
+    fn load(&mut self) -> io::Result<Loaded> {
+        self.entries.load()
+    }
+
+    fn put(&mut self, entry: &Entry) -> io::Result<()> {
+        if self.world.fault(10) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.entries.put(entry)
+    }
+
+    fn remove(&mut self, id: AttemptId) -> io::Result<()> {
+        if self.world.fault(10) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.entries.remove(id)
+    }
+}
+
 struct SimulatedProbe(usize);
 
 impl HostProbe for SimulatedProbe {
     fn host(&mut self) -> Host {
-        let capacity = u32::try_from(self.0 % 3 + 1).ok();
-        Host { hostname: format!("host-{}", self.0), os: "linux".to_owned(), capacity, ..Host::default() }
+        Host { capacity: u32::try_from(self.0 % 3 + 1).ok(), ..people::host(self.0) }
     }
 
     fn health(&mut self) -> Health {
@@ -231,44 +197,79 @@ impl HostProbe for SimulatedProbe {
 
 /// A host from its first start to the end of the world.
 pub async fn live(world: Rc<World>, robot: usize) {
-    let key = people::join(&world, robot).await;
-    let journal = MemoryJournal::default();
-    let host = Rc::new(SimulatedHost { world: Rc::clone(&world), robot });
-    loop {
+    let key: Rc<str> = people::join(&world, robot).await.into();
+    let journal = FaultyJournal { entries: MemoryJournal::default(), world: Rc::clone(&world) };
+    let network = Network { world: Rc::clone(&world), robot: Some(robot) };
+    while world.dead.get() != Some(robot) {
         let seed = world.below(u64::MAX);
-        let parts = Parts {
-            coordinator: Rc::new(Coordinator::new(Network(Rc::clone(&world)), Some(&key), seed)),
-            runner: Rc::clone(&host),
+        let coordinator = Rc::new(Coordinator::new(network.clone(), Some(&key), seed));
+        let host = SimulatedHost {
+            world: Rc::clone(&world),
+            robot,
+            coordinator: Rc::clone(&coordinator),
+            key: Rc::clone(&key),
+        };
+        let mut daemon = Daemon::new(Parts {
+            coordinator,
+            runner: Rc::new(host),
             journal: journal.clone(),
             probe: Box::new(SimulatedProbe(robot)),
-            clock: Clock::starting_at(Timestamp::from_millis(1_795_421_111_000)),
-            settings: CoreSettings { capacity: None, drain_timeout_ms: 60_000, poll_seconds: 30 },
+            clock: Clock::starting_at(world.host_time()),
+            settings: CoreSettings { capacity: None, drain_timeout_ms: 20_000, poll_seconds: 30 },
             seed,
-        };
-        let (_signals, received) = mpsc::unbounded_channel();
-        let mut daemon = Daemon::new(parts);
+        });
+        let (signals, received) = mpsc::unbounded_channel();
         tokio::select! {
             biased;
-            ended = daemon.run(received) => panic!("agent {robot} ended by itself: {ended:?}"),
-            () = crash(&world) => world.note(format!("agent {robot} crashes")),
+            ended = daemon.run(received) => world.note(format!("agent {robot} has ended: {ended:?}")),
+            () = end_agent(&world, robot, &signals) => world.note(format!("agent {robot} crashes")),
         }
-        if world.fault(200) {
+        drop(daemon);
+        if world.fault(200) || world.dead.get() == Some(robot) {
             world.note(format!("host {robot} is started anew"));
-            let mut processes = world.processes.borrow_mut();
-            let own = processes.values_mut().filter(|process| process.robot == robot && process.is_alive());
-            own.for_each(|process| process.killed = Some(Instant::now()));
+            world.processes.kill(robot, &[]);
         }
-        tokio::time::sleep(Duration::from_millis(world.below(10_000))).await;
+        let long = world.fault(100);
+        tokio::time::sleep(Duration::from_millis(world.below(if long { 120_000 } else { 10_000 }))).await;
     }
 }
 
-/// The next crash of an agent; never, when faults have ended.
-async fn crash(world: &World) {
-    loop {
-        tokio::time::sleep(Duration::from_millis(world.below(60_000))).await;
-        if world.has_faults() {
+/// Tells the agent to end, or returns when it is to crash; neither, when faults have ended.
+async fn end_agent(world: &World, robot: usize, signals: &mpsc::UnboundedSender<Signal>) {
+    let until = Instant::now() + Duration::from_millis(world.below(80_000));
+    let kind = world.below(10);
+    while Instant::now() < until {
+        tokio::time::sleep_until(until.min(Instant::now() + Duration::from_secs(10))).await;
+        if world.dead.get() == Some(robot) {
             return;
         }
-        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+    if !world.has_faults() {
+        return std::future::pending().await;
+    }
+    let asked: &[Signal] = match kind {
+        0 => &[Signal::Drain],
+        1 => &[Signal::Terminate],
+        2 => &[Signal::Terminate, Signal::Terminate],
+        3 => &[Signal::Terminate, Signal::Terminate, Signal::Terminate],
+        _ => return,
+    };
+    for signal in asked {
+        world.note(format!("agent {robot} gets {signal:?}"));
+        // The agent that does not listen any more has ended already.
+        let _ = signals.send(*signal);
+        tokio::time::sleep(Duration::from_millis(world.below(5_000))).await;
+    }
+    // Whoever waits for its end loses patience at last.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+}
+
+/// Some host dies for good, in every second world.
+pub async fn die(world: Rc<World>) {
+    let (robot, seconds) = (world.pick(2 * ROBOTS), 40 + world.below(120));
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    if robot < ROBOTS {
+        world.note(format!("host {robot} dies for good"));
+        world.dead.set(Some(robot));
     }
 }

@@ -1,42 +1,45 @@
-//! What lies around agents and coordinator: the clock, chance, the engine that fails, and the coordinator's lives.
+//! What lies around agents and coordinator: time, chance, what everybody remembers, and the coordinator's lives.
 
 use std::{
+    any::Any,
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    panic::AssertUnwindSafe,
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
 use axum::Router;
-use drover_agent::{attempt::AttemptId, backoff::Jitter};
+use drover_agent::backoff::Jitter;
 use drover_coordinator::{
     app::{App, Limits, Rules},
-    background,
+    background::{self, retention::Ages},
     clock::{Clock, Randomness},
     domain::job::Leases,
     http::router,
-    operations::account::{self, Bootstrap},
-    secrets::Secrets,
-    store::{
-        Db,
-        blob::Blobs,
-        engine::{Engine, EngineError, View, WriteSet},
-        memory::Memory,
+    operations::{
+        account::{self, Bootstrap},
+        robot_group,
     },
+    secrets::Secrets,
+    store::{Db, Topic, blob::Blobs},
 };
-use drover_protocol::{AccountId, JobId, Timestamp, job::Outcome};
+use drover_protocol::{AccountId, JobId, Timestamp};
+use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use crate::host::Process;
+use crate::{disk::Disk, process::Processes, witness::Witness};
 
 pub const ROBOTS: usize = 4;
 pub const ADMIN_KEY: &str = "the administrator's key of this world";
-const LEASES: Leases = Leases { job_seconds: 60, accept_seconds: 30, lost_after_seconds: 300 };
+const START_MS: i64 = 1_795_421_111_000;
+/// Short, so that jobs are also lost while there are faults.
+const LEASES: Leases = Leases { job_seconds: 30, accept_seconds: 15, lost_after_seconds: 60 };
 
 /// Virtual time, which the world may also set wrongly.
 pub struct SimulatedClock {
@@ -47,7 +50,7 @@ pub struct SimulatedClock {
 impl Clock for SimulatedClock {
     fn now(&self) -> Timestamp {
         let elapsed = i64::try_from(self.start.elapsed().as_millis()).expect("a short simulation");
-        Timestamp::from_millis(1_795_421_111_000 + elapsed + self.skew_ms.load(Ordering::Relaxed))
+        Timestamp::from_millis(START_MS + elapsed + self.skew_ms.load(Ordering::Relaxed))
     }
 }
 
@@ -64,36 +67,6 @@ impl Randomness for SimulatedRandomness {
     }
 }
 
-/// An engine that fails now and then: before the commit with a full disk, after it so that nobody knows.
-pub struct FaultyEngine {
-    memory: Memory,
-    faults: AtomicBool,
-    jitter: Mutex<Jitter>,
-}
-
-impl FaultyEngine {
-    fn chance(&self, of_ten_thousand: u64) -> bool {
-        self.faults.load(Ordering::Relaxed) && self.jitter.lock().below(10_000) < of_ten_thousand
-    }
-}
-
-impl Engine for FaultyEngine {
-    fn view(&self) -> Box<dyn View + '_> {
-        self.memory.view()
-    }
-
-    fn exclusive(&self, body: &mut dyn FnMut(&dyn View) -> WriteSet) -> Result<(), EngineError> {
-        if self.chance(100) {
-            return Err(EngineError::OutOfSpace);
-        }
-        self.memory.exclusive(body)?;
-        if self.chance(20) {
-            return Err(EngineError::Broken("the disk did not answer after the commit".to_owned()));
-        }
-        Ok(())
-    }
-}
-
 /// One life of the coordinator.
 #[derive(Clone)]
 pub struct Coordinator {
@@ -103,7 +76,7 @@ pub struct Coordinator {
 
 pub struct World {
     jitter: RefCell<Jitter>,
-    pub engine: Arc<FaultyEngine>,
+    pub disk: Arc<Disk>,
     pub clock: Arc<SimulatedClock>,
     randomness: Arc<SimulatedRandomness>,
     blobs: Arc<Blobs>,
@@ -112,40 +85,58 @@ pub struct World {
     /// Counts the lives of the coordinator: requests of an earlier life get no answer.
     life: watch::Sender<u64>,
     faults: Cell<bool>,
-    pub account: AccountId,
+    account: AccountId,
     /// Every process that ever ran on any host; a second one for an attempt is the worst that can happen.
-    pub processes: RefCell<BTreeMap<AttemptId, Process>>,
-    /// Final states that were seen: job, and how often it was brought back, to outcome.
-    pub finished: RefCell<BTreeMap<(JobId, usize), Outcome>>,
+    pub processes: Arc<Processes>,
+    /// Until when the network of a robot is cut.
+    cuts: RefCell<[Instant; ROBOTS]>,
+    /// A host that never comes back.
+    pub dead: Cell<Option<usize>>,
+    /// Jobs that people know of.
     pub jobs: RefCell<Vec<JobId>>,
+    /// Artifacts that the coordinator has taken: job and path to the newest attempt of which it has.
+    pub artifacts: RefCell<BTreeMap<(JobId, String), u32>>,
+    wishes: Cell<u64>,
+    failure: RefCell<Option<String>>,
     history: RefCell<Vec<String>>,
 }
 
 impl World {
     pub fn new(seed: u64) -> Rc<Self> {
         let jitter = |stream: u64| Jitter::new(seed.wrapping_mul(1_000_003).wrapping_add(stream));
-        let engine =
-            FaultyEngine { memory: Memory::default(), faults: AtomicBool::new(false), jitter: Mutex::new(jitter(1)) };
+        let account = AccountId::from_uuid(uuid::Uuid::from_u128(1));
+        let clock = Arc::new(SimulatedClock { start: Instant::now(), skew_ms: AtomicI64::new(0) });
+        let processes = Arc::new(Processes::default());
+        let witness = Witness::new(LEASES, Arc::clone(&processes));
         Rc::new(Self {
             jitter: RefCell::new(jitter(2)),
-            engine: Arc::new(engine),
-            clock: Arc::new(SimulatedClock { start: Instant::now(), skew_ms: AtomicI64::new(0) }),
+            disk: Arc::new(Disk::new(account, Arc::clone(&clock), jitter(1), witness)),
+            clock,
             randomness: Arc::new(SimulatedRandomness(Mutex::new(jitter(3)))),
             blobs: Arc::new(Blobs::memory()),
             secrets: Arc::new(Secrets::from_bytes(&[7; 32])),
             coordinator: RefCell::new(None),
             life: watch::Sender::new(0),
             faults: Cell::new(false),
-            account: AccountId::from_uuid(uuid::Uuid::from_u128(1)),
-            processes: RefCell::default(),
-            finished: RefCell::default(),
+            account,
+            processes,
+            cuts: RefCell::new([Instant::now(); ROBOTS]),
+            dead: Cell::new(None),
             jobs: RefCell::default(),
+            artifacts: RefCell::default(),
+            wishes: Cell::new(0),
+            failure: RefCell::default(),
             history: RefCell::default(),
         })
     }
 
     pub fn below(&self, bound: u64) -> u64 {
         self.jitter.borrow_mut().below(bound)
+    }
+
+    /// One of `bound` things.
+    pub fn pick(&self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).expect("below a usize")
     }
 
     /// A fault that happens so often while there are faults.
@@ -157,13 +148,38 @@ impl World {
         self.faults.get()
     }
 
-    pub fn note(&self, text: String) {
+    pub fn note(&self, text: impl AsRef<str>) {
         let at = self.clock.start.elapsed().as_millis();
-        self.history.borrow_mut().push(format!("{at} {text}"));
+        self.history.borrow_mut().push(format!("{at} {}", text.as_ref()));
     }
 
     pub fn history(&self) -> Vec<String> {
-        self.history.borrow().clone()
+        let mut history = self.history.borrow().clone();
+        history.push(format!("all commits together: {:016x}", self.disk.digest()));
+        history
+    }
+
+    pub fn fail(&self, what: String) {
+        self.failure.borrow_mut().get_or_insert(what);
+    }
+
+    /// What has gone wrong first: after its own finding the witness sees no more, so that others stumble over it.
+    pub fn failure(&self) -> Option<String> {
+        self.disk.witness.lock().failure().or_else(|| self.failure.borrow().clone())
+    }
+
+    /// A life of its own beside the others. A panic in it is a failure of this world.
+    pub fn spawn(self: &Rc<Self>, life: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+        let world = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            if let Err(panic) = AssertUnwindSafe(life).catch_unwind().await {
+                world.fail(text_of(&*panic));
+            }
+        })
+    }
+
+    pub fn next_wish(&self) -> u64 {
+        self.wishes.replace(self.wishes.get() + 1)
     }
 
     pub fn coordinator(&self) -> Option<Coordinator> {
@@ -175,11 +191,15 @@ impl World {
     }
 
     fn app(&self) -> Arc<App> {
-        let engine = Arc::clone(&self.engine) as Arc<dyn Engine>;
-        let db = Db::inline(engine, self.clock.clone(), self.randomness.clone());
+        let life = self.disk.next_life();
+        let db = Db::paced(life.clone(), self.clock.clone(), self.randomness.clone(), self.disk.pace());
+        let mut topics = vec![Topic::Deadlines, Topic::Sealing, Topic::Garbage];
+        let all = self.disk.read(|reading| robot_group::all(reading));
+        topics.extend(all.map(|group| Topic::Group(group.id)));
+        life.set_probe(db.watch(&topics));
         let rules = Rules {
             leases: LEASES,
-            heartbeat_seconds: 20,
+            heartbeat_seconds: 10,
             limits: Limits { package_bytes: 1 << 20, artifact_bytes: 1 << 20 },
             public_metrics: true,
         };
@@ -203,35 +223,63 @@ impl World {
 
     /// Kills the coordinator at once, with all that it was doing.
     fn kill_coordinator(&self) {
-        self.note("the coordinator is killed".to_owned());
+        self.note("the coordinator is killed");
         self.coordinator.replace(None);
+        self.disk.end_life();
         self.life.send_modify(|life| *life += 1);
     }
 
     fn restart_coordinator(&self) {
-        self.note("the coordinator starts".to_owned());
+        self.note("the coordinator starts");
         let app = self.app();
         self.coordinator.replace(Some(Coordinator { router: router(Arc::clone(&app)), app }));
     }
 
     pub fn begin_faults(&self) {
         self.faults.set(true);
-        self.engine.faults.store(true, Ordering::Relaxed);
+        self.disk.set_faults(true);
     }
 
     pub fn end_faults(&self) {
-        self.note("the faults end".to_owned());
+        self.note("the faults end");
         self.faults.set(false);
-        self.engine.faults.store(false, Ordering::Relaxed);
+        self.disk.set_faults(false);
+        self.cuts.replace([Instant::now(); ROBOTS]);
     }
 
-    /// Somebody sets the host's clock.
+    /// Somebody sets the coordinator's clock.
     pub fn step_clock(&self) {
-        let limit = if self.below(10) == 0 { 3_600_000 } else { 30_000 };
-        let step = i64::try_from(self.below(2 * limit)).expect("small") - i64::try_from(limit).expect("small");
-        self.note(format!("the clock is set by {step} ms"));
+        let step = self.skew(if self.below(10) == 0 { 3_600_000 } else { 30_000 });
+        self.note(format!("the coordinator's clock is set by {step} ms"));
         self.clock.skew_ms.store(step, Ordering::Relaxed);
     }
+
+    fn skew(&self, limit: u64) -> i64 {
+        i64::try_from(self.below(2 * limit)).expect("small") - i64::try_from(limit).expect("small")
+    }
+
+    /// What a host believes the time to be: some are wrong, a few by hours.
+    pub fn host_time(&self) -> Timestamp {
+        let skew = if self.fault(200) { self.skew(if self.below(4) == 0 { 86_400_000 } else { 60_000 }) } else { 0 };
+        let elapsed = i64::try_from(self.clock.start.elapsed().as_millis()).expect("a short simulation");
+        Timestamp::from_millis(START_MS + elapsed + skew)
+    }
+
+    /// Cuts the network of some robot for a while.
+    pub fn cut_network(&self) {
+        let (robot, seconds) = (self.pick(ROBOTS), self.below(150));
+        self.note(format!("robot-{robot} is cut off for {seconds} s"));
+        self.cuts.borrow_mut()[robot] = Instant::now() + Duration::from_secs(seconds);
+    }
+
+    pub fn is_cut(&self, robot: Option<usize>) -> bool {
+        robot.is_some_and(|robot| self.faults.get() && Instant::now() < self.cuts.borrow()[robot])
+    }
+}
+
+pub fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
 /// Runs the coordinator's loops, kills it now and then, and starts it again, as a supervisor of services does.
@@ -245,7 +293,7 @@ pub async fn keep_coordinator(world: Rc<World>) {
             tokio::select! {
                 biased;
                 () = background::deadlines::run(Arc::clone(&coordinator.app)) => {}
-                () = seal_now_and_then(&coordinator.app) => {}
+                () = tidy_now_and_then(&coordinator.app) => {}
                 () = until_broken(&coordinator.app) => world.kill_coordinator(),
                 () = tokio::time::sleep(lifetime) => {
                     if world.has_faults() {
@@ -254,24 +302,26 @@ pub async fn keep_coordinator(world: Rc<World>) {
                 }
             }
         } else {
-            tokio::time::sleep(Duration::from_millis(world.below(20_000))).await;
+            let long = world.fault(100);
+            tokio::time::sleep(Duration::from_millis(world.below(if long { 120_000 } else { 10_000 }))).await;
             world.restart_coordinator();
         }
     }
 }
 
-async fn seal_now_and_then(app: &App) {
+async fn tidy_now_and_then(app: &App) {
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
         // A full disk and a broken engine are part of this world; the next pass tries again.
         let _ = background::sealing::pass(app).await;
         let _ = background::garbage::pass(app).await;
+        let _ = background::retention::pass(app, Ages { jobs_days: 0, logs_days: 0 }).await;
     }
 }
 
 /// A broken engine ends the process.
 async fn until_broken(app: &App) {
     while !app.db.read_only() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
