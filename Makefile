@@ -1,6 +1,6 @@
 # Everything is done by cargo and the scripts named here; `make test` is what decides.
 
-.PHONY: demo test test-power test-chaos lint bench fuzz
+.PHONY: demo test test-power test-chaos simulate mutations fuzz lint bench
 
 # The whole line on this machine, until Ctrl-C; ARGS=--once ends by itself.
 demo:
@@ -40,3 +40,13 @@ fuzz:
 bench:
 	cargo build --release --locked -p drover-coordinator -p drover-agent -p drover-bench
 	cargo run --release --locked -q -p drover-bench --bin drover-bench -- $(ARGS)
+
+# Whole fleets in virtual time, one seed one history: SEEDS of them from SEED on. A failing seed is named with its history.
+simulate:
+	SIMULATION_FIRST_SEED=$(or $(SEED),0) SIMULATION_SEEDS=$(or $(SEEDS),1000) \
+	  cargo test --profile simulation --locked -p drover-coordinator --test simulation -- \
+	  --exact a_fleet_survives_everything --nocapture
+
+# Shows that the simulation notices each broken rule: every mutation must fail within SEEDS; ONLY="name name" for some.
+mutations:
+	coordinator/tests/simulation/mutations/run $(or $(SEEDS),200) $(ONLY)
