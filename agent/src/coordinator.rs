@@ -98,8 +98,10 @@ impl<T: Transport> Coordinator<T> {
         decode(answer).await.map(Some)
     }
 
-    pub async fn accept(&self, id: AttemptId) -> Result<Accepted, CallError> {
-        self.post(&format!("/agent/jobs/{}/accept", id.job_id), &Accept { attempt: id.attempt }, SHORT).await
+    /// Takes an attempt on; `claim` tells this agent from others with the same key.
+    pub async fn accept(&self, id: AttemptId, claim: String) -> Result<Accepted, CallError> {
+        let accept = Accept { attempt: id.attempt, claim: Some(claim) };
+        self.post(&format!("/agent/jobs/{}/accept", id.job_id), &accept, SHORT).await
     }
 
     pub async fn finish(&self, id: AttemptId, finish: &Finish) -> Result<(), CallError> {

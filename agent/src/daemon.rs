@@ -195,8 +195,8 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
                     poll.abort();
                 }
             }
-            Action::Accept(id) => self.start(async move {
-                let answer = coordinator.accept(id).await.map(drop);
+            Action::Accept(id, claim) => self.start(async move {
+                let answer = coordinator.accept(id, claim).await.map(drop);
                 Some(Event::AcceptAnswered(id, answer))
             }),
             Action::Prepare(assignment) => {
@@ -327,7 +327,7 @@ fn attempt_of(action: &Action) -> Option<AttemptId> {
         Action::Prepare(assignment) | Action::Run { assignment, .. } | Action::Deliver(assignment) => {
             Some(AttemptId { job_id: assignment.job.id, attempt: assignment.attempt })
         }
-        Action::Accept(id) | Action::CloseLines(id) | Action::Report(id, _) => Some(*id),
+        Action::Accept(id, _) | Action::CloseLines(id) | Action::Report(id, _) => Some(*id),
         _ => None,
     }
 }

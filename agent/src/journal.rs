@@ -25,8 +25,8 @@ const LONG_BYTES: usize = 1024 * 1024;
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Written before accept is sent: whether it was accepted is unknown, and it may be accepted again.
-    Offered,
+    /// Written before accept is sent: whether it was accepted is unknown, and it may be accepted again, with the same claim.
+    Offered { claim: String },
     /// Written before the process is started: from here on it is never started again.
     Launching,
     /// Written before the report is sent.
@@ -224,7 +224,7 @@ impl Read {
             // It may have said that any of those was started, and none may be started twice.
             (None, _) => {
                 tracing::error!("the journal has a damaged line, and it cannot be said of which attempt");
-                let doubtful = self.entries.iter().filter(|(_, entry)| matches!(entry.stage, Stage::Offered));
+                let doubtful = self.entries.iter().filter(|(_, entry)| matches!(entry.stage, Stage::Offered { .. }));
                 let doubtful: Vec<AttemptId> = doubtful.map(|(id, _)| *id).collect();
                 doubtful.into_iter().for_each(|id| self.damage(id));
             }
@@ -325,7 +325,10 @@ mod tests {
             "version": {"id": id, "number": 1, "sha256": "", "size_bytes": 0,
                 "manifest": {"source": "inferred", "name": null, "run": {"command": ["x"]}}}
         }));
-        Entry { assignment: Rc::new(assignment.expect("an assignment")), stage: Stage::Offered }
+        Entry {
+            assignment: Rc::new(assignment.expect("an assignment")),
+            stage: Stage::Offered { claim: "c".to_owned() },
+        }
     }
 
     fn reopened(journal: &FileJournal) -> Loaded {
@@ -388,7 +391,7 @@ mod tests {
         journal.flush().expect("it works again");
         let loaded = reopened(&journal);
         assert_eq!(loaded.entries.iter().map(|entry| entry.id().attempt).collect::<Vec<_>>(), [1, 3]);
-        assert!(matches!(loaded.entries[0].stage, Stage::Offered));
+        assert!(matches!(loaded.entries[0].stage, Stage::Offered { .. }));
     }
 
     /// Wherever a bit of an entry is flipped it is noticed, and its attempt is still known; a line that was being written

@@ -76,7 +76,7 @@ impl Robot {
         }
         let answer: NextAnswer = answer.expect(200)?;
         let Some(Assignment { job, attempt, .. }) = answer.assignments.into_iter().next() else { return Ok(None) };
-        let accept = self.post(&format!("/agent/jobs/{}/accept", job.id), &Accept { attempt })?;
+        let accept = self.post(&format!("/agent/jobs/{}/accept", job.id), &Accept { attempt, claim: None })?;
         connection.call(&accept).await?.require(200)?;
         Ok(Some((job.id, attempt)))
     }

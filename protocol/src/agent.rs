@@ -184,11 +184,18 @@ pub struct NextAnswer {
     pub commands: Vec<Command>,
 }
 
+/// The longest claim of an accept.
+pub const MAX_CLAIM_BYTES: usize = 64;
+
 /// `POST /agent/jobs/{job}/accept`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Accept {
     pub attempt: u32,
+    /// Made up by the agent for this attempt, and kept with it: the first accept binds the attempt to it. A second agent
+    /// that uses the same key, and so may have been given the same assignment, is refused. At most 64 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
 }
 
 /// The answer to accept: how long the lease is.

@@ -95,9 +95,11 @@ impl Core {
         if self.mode != Mode::Ready || self.jobs.contains_key(&id) || self.jobs.len() >= MAX_JOBS {
             return;
         }
-        actions.push(Action::Record(Entry { assignment: Rc::clone(&assignment), stage: Stage::Offered }));
-        actions.push(Action::Accept(id));
-        self.jobs.insert(id, Held::new(Some(assignment), JobPhase::Accepting));
+        let claim = format!("{:016x}{:016x}", self.jitter.below(u64::MAX), self.jitter.below(u64::MAX));
+        let stage = Stage::Offered { claim: claim.clone() };
+        actions.push(Action::Record(Entry { assignment: Rc::clone(&assignment), stage }));
+        actions.push(Action::Accept(id, claim.clone()));
+        self.jobs.insert(id, Held::new(Some(assignment), JobPhase::Accepting(claim)));
     }
 
     pub(super) fn command(&mut self, id: AttemptId, command: JobCommand, actions: &mut Vec<Action>) {
@@ -115,7 +117,7 @@ impl Core {
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
-        let Some(held) = self.jobs.get_mut(&id).filter(|held| matches!(held.phase, JobPhase::Accepting)) else {
+        let Some(held) = self.jobs.get_mut(&id).filter(|held| matches!(held.phase, JobPhase::Accepting(_))) else {
             return;
         };
         let Some(assignment) = held.assignment.clone() else { return };

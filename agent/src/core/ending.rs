@@ -24,7 +24,7 @@ impl Core {
         }
         let request = EndRequest { mode, cause };
         match held.phase {
-            JobPhase::Accepting => held.end = Some(request),
+            JobPhase::Accepting(_) => held.end = Some(request),
             JobPhase::Preparing => {
                 held.end = Some(request.clone());
                 actions.push(Action::CancelPrepare(id));
@@ -45,7 +45,7 @@ impl Core {
         let Some(held) = self.jobs.get_mut(&id) else { return };
         held.stale = true;
         match held.phase {
-            JobPhase::Accepting => {
+            JobPhase::Accepting(_) => {
                 self.jobs.remove(&id);
                 actions.push(Action::Forget(id));
             }

@@ -44,7 +44,8 @@ pub use vocabulary::{Action, CoreSettings, Event, Mode, Signal};
 const UNAUTHENTICATED_WAIT_MS: u64 = 60_000;
 
 enum JobPhase {
-    Accepting,
+    /// With the claim that accept carries.
+    Accepting(String),
     Preparing,
     Running,
     Delivering(Box<Finish>),
@@ -186,9 +187,9 @@ impl Core {
         for entry in loaded.entries {
             let (id, assignment) = (entry.id(), entry.assignment);
             let phase = match entry.stage {
-                Stage::Offered => {
-                    actions.push(Action::Accept(id));
-                    JobPhase::Accepting
+                Stage::Offered { claim } => {
+                    actions.push(Action::Accept(id, claim.clone()));
+                    JobPhase::Accepting(claim)
                 }
                 Stage::Launching => {
                     let run = Action::Run { assignment: Rc::clone(&assignment), adopt: true };

@@ -81,7 +81,7 @@ impl Core {
                 held.retry_at = None;
             }
             JobPhase::Delivering(_) if refused => held.stale = true,
-            JobPhase::Accepting | JobPhase::Preparing | JobPhase::Running if refused => self.drop_job(id, actions),
+            JobPhase::Accepting(_) | JobPhase::Preparing | JobPhase::Running if refused => self.drop_job(id, actions),
             _ => {}
         }
     }
@@ -122,7 +122,7 @@ impl Core {
         let Some(assignment) = held.assignment.clone() else { return };
         match &held.phase {
             // Not accepted, so it goes back; and no other is taken at once.
-            JobPhase::Accepting => {
+            JobPhase::Accepting(_) => {
                 self.jobs.remove(&id);
                 actions.push(Action::Forget(id));
                 self.poll_at = after(now, self.poll_backoff.next_ms(&mut self.jitter, None));

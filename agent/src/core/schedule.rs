@@ -56,7 +56,7 @@ impl Core {
 
     /// The times at which a job is to be ended, by the host's clock.
     pub(super) fn deadlines(&self, held: &Held) -> impl Iterator<Item = (Timestamp, EndMode)> {
-        let may_stop = matches!(held.phase, JobPhase::Accepting | JobPhase::Preparing | JobPhase::Running);
+        let may_stop = matches!(held.phase, JobPhase::Accepting(_) | JobPhase::Preparing | JobPhase::Running);
         let may_abort = may_stop || matches!(held.phase, JobPhase::Delivering(_));
         let ahead = self.server_ahead_ms;
         let job = held.assignment.as_ref().filter(|_| ahead.is_some()).map(|assignment| &assignment.job);
@@ -106,7 +106,7 @@ impl Core {
             if held.retry_at.is_some_and(|at| at <= now) {
                 held.retry_at = None;
                 match &held.phase {
-                    JobPhase::Accepting => actions.push(Action::Accept(*id)),
+                    JobPhase::Accepting(claim) => actions.push(Action::Accept(*id, claim.clone())),
                     JobPhase::Reporting(report) => actions.push(Action::Report(*id, report.clone())),
                     _ => {}
                 }
@@ -153,7 +153,7 @@ impl Core {
         let jobs = self.jobs.iter().filter_map(|(id, held)| {
             let phase = match held.phase {
                 // Not confirmed yet, or not ours any more: nothing to renew.
-                JobPhase::Accepting | JobPhase::Dropping(_) => return None,
+                JobPhase::Accepting(_) | JobPhase::Dropping(_) => return None,
                 JobPhase::Preparing => Phase::Preparing,
                 JobPhase::Running if held.end.is_some() => Phase::Stopping,
                 JobPhase::Running => Phase::Running,

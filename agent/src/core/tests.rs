@@ -80,7 +80,9 @@ fn core_in(phase: &str) -> Core {
     let mut core = Core::new(settings(), 1);
     let loaded = match phase {
         "nothing" => Loaded::default(),
-        "Accepting" | "Preparing" => Loaded { entries: vec![entry(Stage::Offered)], damaged: vec![] },
+        "Accepting" | "Preparing" => {
+            Loaded { entries: vec![entry(Stage::Offered { claim: "c".to_owned() })], damaged: vec![] }
+        }
         "Running" | "Stopping" | "Dropping" => Loaded { entries: vec![entry(Stage::Launching)], damaged: vec![] },
         "Delivering" => {
             Loaded { entries: vec![entry(Stage::Ended { report: report(), delivered: false })], damaged: vec![] }
@@ -106,7 +108,7 @@ fn phase_of(core: &Core) -> &'static str {
     match core.jobs.get(&id()) {
         None => "nothing",
         Some(held) => match held.phase {
-            JobPhase::Accepting => "Accepting",
+            JobPhase::Accepting(_) => "Accepting",
             JobPhase::Preparing => "Preparing",
             JobPhase::Running if held.end.is_some() => "Stopping",
             JobPhase::Running => "Running",
@@ -125,11 +127,11 @@ fn word(action: &Action) -> String {
         Action::Next { free, known, .. } => format!("next(free {free}, known {})", known.len()),
         Action::CancelNext => "cancel_next".to_owned(),
         Action::Record(entry) => match &entry.stage {
-            Stage::Offered => "record(offered)".to_owned(),
+            Stage::Offered { .. } => "record(offered)".to_owned(),
             Stage::Launching => "record(launching)".to_owned(),
             Stage::Ended { delivered, .. } => format!("record(ended, delivered {delivered})"),
         },
-        Action::Accept(_) => "accept".to_owned(),
+        Action::Accept(..) => "accept".to_owned(),
         Action::Prepare(_) => "prepare".to_owned(),
         Action::CancelPrepare(_) => "cancel_prepare".to_owned(),
         Action::Run { adopt, .. } => format!("run(adopt {adopt})"),
@@ -222,6 +224,34 @@ fn effects_follow_their_record() {
             }
         }
     }
+}
+
+/// A claim is made once per attempt and sent as it stands in the journal, so that only this agent can repeat it.
+#[test]
+fn a_claim_is_kept_and_repeated() {
+    let mut core = core_in("nothing");
+    let offer = NextAnswer { assignments: vec![assignment()], commands: Vec::new() };
+    let actions = core.handle(Event::NextAnswered(Ok(Some(offer))), at(1));
+    let (mut journalled, mut sent) = (None, Vec::new());
+    for action in actions.into_iter().chain([]) {
+        match action {
+            Action::Record(entry) => journalled = Some(entry),
+            Action::Accept(_, claim) => sent.push(claim),
+            _ => {}
+        }
+    }
+    core.handle(Event::AcceptAnswered(id(), Err(unreachable())), at(2));
+    let again = core.handle(Event::Tick, at(60_000));
+    let mut next = Core::new(settings(), 2);
+    let loaded = Loaded { entries: journalled.into_iter().collect(), damaged: vec![] };
+    let restarted = next.handle(Event::Recovered(loaded), at(60_001));
+    for action in again.into_iter().chain(restarted) {
+        if let Action::Accept(_, claim) = action {
+            sent.push(claim);
+        }
+    }
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|claim| *claim == sent[0] && claim.len() == 32), "{sent:?}");
 }
 
 #[test]

@@ -86,7 +86,8 @@ pub enum Action {
     CancelNext,
     /// Write the entry to the journal. If that fails, nothing further of this attempt is done but `JournalFailed`.
     Record(Entry),
-    Accept(AttemptId),
+    /// With the claim that is in the journal.
+    Accept(AttemptId, String),
     Prepare(Rc<Assignment>),
     CancelPrepare(AttemptId),
     /// Start the process, or go on with the one that an earlier agent has started.

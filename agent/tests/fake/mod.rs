@@ -47,6 +47,8 @@ pub struct Fake {
     pub offers: Vec<Value>,
     pub commands: Vec<Value>,
     pub accepted: Vec<(String, u64)>,
+    /// Which agent each accepted job is bound to.
+    pub claims: HashMap<String, String>,
     pub lines: BTreeMap<(String, u64), Vec<NewLogLine>>,
     /// Lines are counted in `counted`, as (lines, bytes), instead of kept in `lines`.
     pub count_only: bool,
@@ -336,6 +338,10 @@ async fn accept(State(state): State<Shared>, UrlPath(job): UrlPath<String>, body
     if fake.stale.contains(&job) {
         return problem(409, "stale_attempt", "it is not yours any more", None);
     }
+    let claim = request["claim"].as_str().expect("a claim").to_owned();
+    if *fake.claims.entry(job.clone()).or_insert_with(|| claim.clone()) != claim {
+        fake.violations.push(format!("{job} was claimed anew"));
+    }
     fake.offers.retain(|offer| offer["job"]["id"] != job.as_str());
     if !fake.accepted.contains(&(job.clone(), attempt)) {
         fake.accepted.push((job, attempt));
@@ -611,6 +617,8 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
+        // Whoever still waits for room, after a test that has failed, is to come to its end.
+        let _ = std::fs::remove_file(self.filler());
         // SAFETY: the pointer is to a C string that outlives the call.
         unsafe { libc::umount2(c_path(self.folder.path()).as_ptr(), libc::MNT_DETACH) };
     }

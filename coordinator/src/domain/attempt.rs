@@ -18,6 +18,9 @@ pub struct Attempt {
     pub key_id: KeyId,
     pub assigned_at: Timestamp,
     pub accepted_at: Option<Timestamp>,
+    /// Which of the agents that use the robot's key has taken it on.
+    #[serde(default)]
+    pub claim: Option<String>,
     pub ended_at: Option<Timestamp>,
     pub outcome: Option<Outcome>,
     pub cause: Option<Cause>,

@@ -247,7 +247,8 @@ fn assignment_view(reading: &dyn Reading, record: domain::job::Job, app: &App) -
 
 /// Take an assigned job on
 ///
-/// Says that the agent has written the assignment down and will see to it. Repeating it is fine.
+/// Says that the agent has written the assignment down and will see to it. Repeating it is fine; with another `claim` it is
+/// another agent, and refused with `stale_attempt`.
 #[utoipa::path(post, path = "/agent/jobs/{job}/accept", tag = "Agent", operation_id = "accept_job", request_body = Accept,
     params(("job" = String, Path, description = "Id of the job")), responses((status = 200, body = Accepted)))]
 async fn accept(
@@ -259,7 +260,7 @@ async fn accept(
     let (id, leases): (JobId, _) = (id(&text, "job")?, app.rules.leases);
     let account = caller.account;
     let lease_ends_at =
-        app.db.write(account, move |tx| operations::agent::accept(tx, &caller, id, request.attempt, &leases)).await?;
+        app.db.write(account, move |tx| operations::agent::accept(tx, &caller, id, &request, &leases)).await?;
     Ok(Json(Accepted { lease_ends_at }))
 }
 

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use drover_protocol::{
     JobId, JoinTokenId, RobotId, Timestamp,
     agent::{
-        AgentConfig, Command, Finish, Heartbeat, JobCommand, Join, MAX_CAUSE_BYTES, MAX_ERROR_BYTES,
-        MAX_ERROR_CODE_BYTES, MAX_JOBS, RenewedJob,
+        Accept, AgentConfig, Command, Finish, Heartbeat, JobCommand, Join, MAX_CAUSE_BYTES, MAX_CLAIM_BYTES,
+        MAX_ERROR_BYTES, MAX_ERROR_CODE_BYTES, MAX_JOBS, RenewedJob,
     },
     job::{Outcome, Progress, StopMode},
     robot::Host,
@@ -321,12 +321,25 @@ pub fn check_package(reading: &dyn Reading, caller: &Caller, sha256: &str) -> Re
     Err(Error::NotFound("package"))
 }
 
-/// The agent has journalled the assignment and takes it on. Repeating it is fine.
-pub fn accept(tx: &mut Tx, caller: &Caller, id: JobId, attempt: u32, leases: &Leases) -> Result<Timestamp> {
-    own_attempt(tx, caller, id, attempt)?;
+/// The agent has journalled the assignment and takes it on. Repeating it is fine, as long as it is the same agent: two that
+/// use one key must not both run it.
+pub fn accept(tx: &mut Tx, caller: &Caller, id: JobId, request: &Accept, leases: &Leases) -> Result<Timestamp> {
+    if request.claim.as_ref().is_some_and(|claim| claim.len() > MAX_CLAIM_BYTES) {
+        return Err(Error::invalid("/claim", format!("over {MAX_CLAIM_BYTES} bytes")));
+    }
+    let attempt = request.attempt;
+    let known = own_attempt(tx, caller, id, attempt)?;
+    if known.accepted_at.is_some() && known.claim != request.claim {
+        return Err(Error::stale_attempt("another agent that uses this robot's key has taken the attempt on"));
+    }
     let robot = caller.robot()?;
     let job: Job = table::get(tx, id)?;
     let job = super::job::apply(tx, job, JobEvent::Accept { robot, attempt }, leases)?;
+    if known.accepted_at.is_none() && request.claim.is_some() {
+        let mut accepted: Attempt = table::get(tx, (id, attempt))?;
+        accepted.claim = request.claim.clone();
+        table::update(tx, &mut accepted)?;
+    }
     Ok(match job.state {
         State::Running { lease_ends_at } => lease_ends_at,
         _ => tx.now().plus_seconds(leases.job_seconds),

@@ -44,6 +44,7 @@ pub fn begin(tx: &mut Tx, job: &Job, robot: Holder, key_id: KeyId) -> Result<()>
         key_id,
         assigned_at: tx.now(),
         accepted_at: None,
+        claim: None,
         ended_at: None,
         outcome: None,
         cause: None,

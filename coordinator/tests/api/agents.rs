@@ -247,6 +247,58 @@ async fn an_assignment_is_given_again_until_accepted() {
     assert_eq!(world.job(&job).await["tries"], 1);
 }
 
+/// Two agents with one key are one robot: what one of them holds counts for both, what both were given is run by the one that
+/// was first to take it on, and by nobody twice; each may repeat itself.
+#[tokio::test]
+async fn two_agents_with_one_key_run_nothing_twice() {
+    let world = World::new().await;
+    let one = world.agent("r").await;
+    world.process("p").await;
+    let job = world.start("p").await;
+    world.start("p").await;
+    let accept =
+        async |claim: &str| one.post(&format!("/jobs/{job}/accept"), json!({ "attempt": 1, "claim": claim })).await;
+    assert_eq!((given(&one, 1, &[]).await, given(&one, 1, &[]).await), (vec![job.clone()], vec![job.clone()]));
+    accept(&"x".repeat(65)).await.invalid(&["/claim"]);
+    accept("one").await.ok();
+    accept("two").await.expect(409).refused("stale_attempt");
+    one.accept(&job, 1).await.expect(409).refused("stale_attempt");
+    accept("one").await.ok();
+    assert_eq!(one.next(1, &[]).await.status, 204, "the other agent has no place of its own");
+    // What the other one says of it is taken once, whoever was first.
+    one.log(&job, 1, 1, &["a", "b"]).await.ok();
+    one.log(&job, 1, 1, &["other", "lines", "c"]).await.ok();
+    one.finish(&job, 1, json!({})).await.done();
+    one.fail(&job, 1).await.expect(409).refused("stale_attempt");
+    accept("one").await.expect(409).refused("stale_attempt");
+    let log = world.get(&format!("/jobs/{job}/logs")).await.ok();
+    assert_eq!(each(&log, "message"), ["a", "b", "c"]);
+    assert_eq!(world.events(&job).await, ["created", "assigned", "accepted", "finished", "late_report"]);
+}
+
+/// When an agent's lines were printed is kept as it says, and decides nothing.
+#[tokio::test]
+async fn a_clock_that_is_off_by_a_day_is_only_kept() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    world.process("p").await;
+    world.start("p").await;
+    let (job, _) = agent.run().await;
+    let day = 24 * 60 * 60;
+    let times = [world.now().plus_seconds(day), world.now().minus_seconds(day)].map(|time| time.to_string());
+    for (number, time) in times.iter().enumerate() {
+        let line = json!({ "time": time, "level": "info", "message": "x" });
+        let chunk = json!({ "attempt": 1, "first_seq": number + 1, "lines": [line] });
+        agent.post(&format!("/jobs/{job}/logs"), chunk).await.ok();
+    }
+    world.pass_time(59).await;
+    assert_eq!(world.job(&job).await["state"], "running");
+    agent.finish(&job, 1, json!({})).await.done();
+    let log = world.get(&format!("/jobs/{job}/logs")).await.ok();
+    assert_eq!(each(&log, "time"), times);
+    assert_eq!(text(&world.job(&job).await, "/finished_at"), world.now().to_string());
+}
+
 #[tokio::test]
 async fn other_robots_and_invented_jobs_are_not_found() {
     let world = World::new().await;
