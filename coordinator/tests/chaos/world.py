@@ -151,9 +151,15 @@ class Agent(Program):
             time.sleep(0.01)
 
     def left_behind(self):
-        """Files of attempts that are on its host."""
-        folders = [self.state / "journal", self.state / "runs", self.state / "work" / "jobs"]
-        return [path for folder in folders if folder.exists() for path in folder.iterdir()]
+        """What its host still has of attempts: files, and what the journal has not called over."""
+        folders = [self.state / "runs", self.state / "work" / "jobs"]
+        files = [path for folder in folders if folder.exists() for path in folder.iterdir()]
+        journal, open_ = self.state / "journal", {}
+        for line in journal.read_bytes().splitlines() if journal.exists() else []:
+            # The attempt and what is known of it, each after its checksum; half a line is one that was being written.
+            if len(parts := line.split(b" ", 3)) == 4:
+                open_[parts[1].decode()] = parts[3] != b"null"
+        return files + [name for name, is_open in open_.items() if is_open]
 
 
 class Api:
