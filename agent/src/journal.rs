@@ -218,9 +218,15 @@ impl Read {
                 self.entries.insert(id, entry);
             }
             (Some(id), Some(Ok(None))) if !torn => self.forget(id),
-            // The power went while its first line was written: nothing was promised.
-            (Some(id), _) if torn && !self.entries.contains_key(&id) => {}
-            (Some(id), _) => self.damage(id),
+            (Some(id), _) => match self.entries.get(&id).map(|entry| &entry.stage) {
+                // It was started, that is sure, and what became of it is found out on the host.
+                Some(Stage::Launching | Stage::Ended { .. }) => {
+                    tracing::error!(attempt = %id, "a line of the journal is damaged; the older one of its attempt counts");
+                }
+                // The power went while its first line was written: nothing was promised.
+                None if torn => {}
+                Some(Stage::Offered) | None => self.damage(id),
+            },
             // It may have said that any of those was started, and none may be started twice.
             (None, _) => {
                 tracing::error!("the journal has a damaged line, and it cannot be said of which attempt");
@@ -426,6 +432,26 @@ mod tests {
         }
     }
 
+    /// Also on a full disk an agent starts, and knows what it has promised.
+    #[test]
+    fn a_journal_that_cannot_be_written_is_read_all_the_same() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = FileJournal::new(&folder.path().join("journal"));
+        journal.load().expect("there is none yet");
+        journal.put(&entry(1)).expect("written");
+        journal.flush().expect("on disk");
+        let beside = folder.path().join("journal.new");
+        fs::create_dir(&beside).expect("in the way");
+        let mut again = FileJournal::new(&journal.path);
+        assert_eq!(again.load().expect("readable").entries.len(), 1);
+        again.put(&entry(2)).expect("only remembered");
+        assert!(again.flush().is_err());
+        fs::remove_dir(&beside).expect("out of the way");
+        again.put(&entry(2)).expect("only remembered");
+        again.flush().expect("it works again");
+        assert_eq!(reopened(&journal).entries.len(), 2);
+    }
+
     /// An attempt that may have been started must not be taken for one that was only offered.
     #[test]
     fn after_a_torn_line_nothing_is_started_twice() {
@@ -442,5 +468,9 @@ mod tests {
             let loaded = reopened(&journal);
             assert_eq!((loaded.entries.len(), loaded.damaged), (0, vec![entry(1).id()]), "torn at {place}");
         }
+        // What was surely started is looked for on the host, whatever the line after that would have said.
+        let third = [&whole[..], &whole[second..whole.len() - 9]].concat();
+        fs::write(&journal.path, third).expect("torn");
+        assert!(matches!(reopened(&journal).entries[0].stage, Stage::Launching));
     }
 }
