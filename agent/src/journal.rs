@@ -225,7 +225,7 @@ impl Read {
                 }
                 // The power went while its first line was written: nothing was promised.
                 None if torn => {}
-                Some(Stage::Offered) | None => self.damage(id),
+                Some(Stage::Offered { .. }) | None => self.damage(id),
             },
             // It may have said that any of those was started, and none may be started twice.
             (None, _) => {

@@ -156,11 +156,18 @@ impl LineSource for SimulatedLines {
     }
 }
 
-/// A journal whose disk is full now and then.
+/// A journal whose disk is full now and then, and that forgets with a crash what was not flushed.
 #[derive(Clone)]
 struct FaultyJournal {
     entries: MemoryJournal,
+    unflushed: Vec<Entry>,
     world: Rc<World>,
+}
+
+impl FaultyJournal {
+    fn may_be_full(&self) -> io::Result<()> {
+        if self.world.fault(10) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
 }
 
 impl Journal for FaultyJournal {
@@ -169,17 +176,21 @@ impl Journal for FaultyJournal {
     }
 
     fn put(&mut self, entry: &Entry) -> io::Result<()> {
-        if self.world.fault(10) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.entries.put(entry)
+        self.may_be_full()?;
+        self.unflushed.push(entry.clone());
+        Ok(())
     }
 
     fn remove(&mut self, id: AttemptId) -> io::Result<()> {
-        if self.world.fault(10) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        self.unflushed.retain(|entry| entry.id() != id);
+        self.may_be_full()?;
         self.entries.remove(id)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let unflushed = std::mem::take(&mut self.unflushed);
+        self.may_be_full()?;
+        unflushed.iter().try_for_each(|entry| self.entries.put(entry))
     }
 }
 
@@ -198,7 +209,7 @@ impl HostProbe for SimulatedProbe {
 /// A host from its first start to the end of the world.
 pub async fn live(world: Rc<World>, robot: usize) {
     let key: Rc<str> = people::join(&world, robot).await.into();
-    let journal = FaultyJournal { entries: MemoryJournal::default(), world: Rc::clone(&world) };
+    let journal = FaultyJournal { entries: MemoryJournal::default(), unflushed: Vec::new(), world: Rc::clone(&world) };
     let network = Network { world: Rc::clone(&world), robot: Some(robot) };
     while world.dead.get() != Some(robot) {
         let seed = world.below(u64::MAX);
