@@ -283,8 +283,14 @@ async fn refusal(answer: Response) -> CallError {
     };
     match problem.code {
         Code::Unauthenticated => CallError::Unauthenticated(problem.detail),
-        // Server-side trouble passes, and so does a key's lack of permission or a full disk when somebody mends it.
-        Code::TooManyRequests | Code::Internal | Code::Unavailable | Code::OutOfSpace | Code::Forbidden => {
+        // Server-side trouble passes, and so does a key's lack of permission or a full disk when somebody mends it. What the
+        // agent sends is well-formed: a request that could not be read was cut on its way.
+        Code::TooManyRequests
+        | Code::Internal
+        | Code::Unavailable
+        | Code::OutOfSpace
+        | Code::Forbidden
+        | Code::BadRequest => {
             CallError::Unreachable { why: format!("{}: {}", problem.title, problem.detail), retry_after_ms }
         }
         _ => CallError::Refused { problem: Box::new(problem) },

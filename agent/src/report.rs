@@ -220,7 +220,7 @@ fn shortened(text: &str, limit: usize) -> String {
 /// Makes a report acceptable that the coordinator has refused as it is: a final state must be reachable. Returns false if
 /// there is nothing left to take away.
 pub fn reduce(report: &mut Finish, problem: &Problem) -> bool {
-    if !matches!(problem.code, Code::TooLarge | Code::Invalid | Code::BadRequest) {
+    if !matches!(problem.code, Code::TooLarge | Code::Invalid) {
         return false;
     }
     let message = format!("the coordinator refused the report: {}", shortened(&problem.detail, 1000));

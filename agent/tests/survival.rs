@@ -115,6 +115,21 @@ fn a_report_whose_answer_was_lost_is_repeated_identically() {
     assert!(reports.iter().all(|report| *report == reports[0] && report.0 == job), "{reports:?}");
 }
 
+/// A request that is cut on its way is not read by the coordinator, and says nothing about what it held: nothing is lost.
+#[test]
+fn requests_that_are_cut_are_repeated() {
+    let coordinator = FakeCoordinator::start();
+    coordinator.lock().cut = ["accept", "logs", "files", "finish"].into();
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator
+        .offer_script(r#"echo line; echo '{"sum": 3}' > "$DROVER_OUTPUT"; echo x > "$DROVER_ARTIFACTS/x.txt""#);
+    let report = coordinator.wait_for_end(&job);
+    assert!(coordinator.lock().cut.is_empty(), "every one of them was cut once");
+    assert_eq!((report.outcome, report.output), (Outcome::Succeeded, Some(json!({"sum": 3}))));
+    assert_eq!(coordinator.messages(&job), ["line"]);
+    assert_eq!(coordinator.lock().files.get("x.txt").map(Vec::as_slice), Some(b"x\n".as_slice()));
+}
+
 /// An attempt that is not ours any more: the tree is ended, nothing is reported, the host is clean, the next job comes.
 #[test]
 fn a_stale_attempt_is_ended_and_forgotten() {

@@ -68,6 +68,8 @@ pub struct Fake {
     pub ranges: Vec<String>,
     pub stale: HashSet<String>,
     pub refuse_files: bool,
+    /// Calls, by the last word of their address or `files`, of which the next one is cut on its way.
+    pub cut: HashSet<&'static str>,
     /// Uploads of files begin and never get an answer; how many have.
     pub hold_files: bool,
     pub held_files: usize,
@@ -251,6 +253,9 @@ async fn guard(State(state): State<Shared>, request: Request, next: Next) -> Res
         if fake.away {
             // Like a proxy whose server is gone: not the coordinator's own words.
             return (StatusCode::BAD_GATEWAY, "<html>Bad Gateway</html>").into_response();
+        }
+        if path.split('/').nth(6).is_some_and(|call| fake.cut.remove(call)) {
+            return problem(400, "bad_request", "The body could not be read: it ended early.", None);
         }
         if !user_agent.starts_with("drover-agent/") {
             fake.violations.push(format!("{path}: no user agent"));
