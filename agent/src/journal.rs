@@ -147,10 +147,9 @@ impl Journal for FileJournal {
             loaded.take(line);
         }
         self.lines = loaded.lines;
-        // A last line that was never finished must not be appended to. Without room for that, the next promise sees to it.
-        match self.write_anew() {
-            Err(error) if durable::is_full(&error) => {}
-            done => done?,
+        // A last line that was never finished must not be appended to. A full disk is no reason not to see to the jobs.
+        if let Err(error) = self.write_anew() {
+            tracing::warn!(%error, "the journal cannot be written anew; it is tried again with the next promise");
         }
         let damaged = loaded.damaged.into_iter().collect();
         Ok(Loaded { entries: loaded.entries.into_values().collect(), damaged })
