@@ -134,6 +134,37 @@ async fn capacity_and_free_places_are_kept() {
     assert_eq!(agent.beat(&[]).await["config"]["capacity"], 1);
 }
 
+/// A ready job wakes one robot and not all of them; whoever cannot take it passes it on, also one that has just gone.
+#[tokio::test]
+async fn a_ready_job_finds_its_robot_among_many_that_wait() {
+    let world = World::new().await;
+    let manifest = "[run]\ncommand = [\"true\"]\n[requires]\nlabels = { zone = \"north\" }\n";
+    let picky = world.process_with("picky", json!({}), &[("process.toml", manifest)]).await;
+    let easy = world.process("easy").await;
+    let north = json!({ "labels": { "zone": "north" } });
+    let mut waiting = Vec::new();
+    for (name, host) in [("gone", json!({})), ("south", json!({})), ("north-1", north.clone()), ("north-2", north)] {
+        let agent = world.agent_with(name, host).await;
+        waiting.push(tokio::spawn(agent.next_request(1, 60, &[]).send()));
+        settle().await;
+    }
+    let job = world.start(&picky).await;
+    // It was woken and has not run yet.
+    waiting.remove(0).abort();
+    let first_north = waiting.remove(1);
+    let answer = tokio::time::timeout(Duration::from_secs(5), first_north).await.unwrap().unwrap().ok();
+    assert_eq!(text(&answer, "/assignments/0/job/id"), job);
+    for busy in 1..=2 {
+        settle().await;
+        assert_eq!(waiting.iter().filter(|call| call.is_finished()).count(), busy - 1);
+        world.start(&easy).await;
+    }
+    for call in waiting {
+        let answer = tokio::time::timeout(Duration::from_secs(5), call).await.unwrap().unwrap().ok();
+        assert_eq!(answer["assignments"].as_array().map(Vec::len), Some(1));
+    }
+}
+
 /// Whatever can give a waiting agent something to do ends its wait.
 #[tokio::test]
 async fn a_waiting_agent_is_woken_at_once() {
