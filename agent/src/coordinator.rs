@@ -187,6 +187,7 @@ impl<T: Transport> Coordinator<T> {
             tokio::time::sleep(wait.min(Duration::from_millis(500))).await;
             let rest = wait.saturating_sub(Duration::from_millis(500));
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(rest) => {}
                 () = self.recovered.notified() => {}
             }

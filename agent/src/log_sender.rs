@@ -58,6 +58,7 @@ pub async fn send_lines<T: Transport, L: LineSource>(
                 return Sent::All;
             }
             tokio::select! {
+                biased;
                 () = lines.changed() => {}
                 _ = closed.changed() => {}
             }

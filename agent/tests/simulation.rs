@@ -298,6 +298,7 @@ async fn live(world: Rc<World>, seed: u64) {
             }
         };
         tokio::select! {
+            biased;
             result = daemon.run(received) => panic!("the agent ended by itself: {result:?}"),
             () = tokio::time::sleep(lifetime) => assert!(!calm, "faults are over and still not all jobs have ended"),
             () = all_known => return,
