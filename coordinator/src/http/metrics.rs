@@ -21,7 +21,7 @@ impl Drop for UnderWay {
 
 /// The figures of one method of one route, looked up once and then only counted.
 pub struct RouteFigures {
-    metrics: Metrics,
+    recorder: Arc<PrometheusRecorder>,
     labels: Vec<Label>,
     under_way: Gauge,
     seconds: Histogram,
@@ -29,14 +29,14 @@ pub struct RouteFigures {
 }
 
 impl RouteFigures {
-    fn new(metrics: &Metrics, method: &'static str, route: &str) -> Self {
+    fn new(recorder: &Arc<PrometheusRecorder>, method: &'static str, route: &str) -> Self {
         let labels = vec![Label::from_static_parts("method", method), Label::new("route", route.to_owned())];
         let key = |name: &'static str| metrics::Key::from_parts(name, labels.clone());
         Self {
-            under_way: metrics.recorder.register_gauge(&key("drover_http_requests_under_way"), &METADATA),
-            seconds: metrics.recorder.register_histogram(&key("drover_http_request_seconds"), &METADATA),
+            under_way: recorder.register_gauge(&key("drover_http_requests_under_way"), &METADATA),
+            seconds: recorder.register_histogram(&key("drover_http_request_seconds"), &METADATA),
             by_status: RwLock::default(),
-            metrics: metrics.clone(),
+            recorder: Arc::clone(recorder),
             labels,
         }
     }
@@ -55,7 +55,7 @@ impl RouteFigures {
         }
         let labels = self.labels.iter().cloned().chain([Label::new("status", status.to_string())]);
         let key = metrics::Key::from_parts("drover_http_requests_total", labels.collect::<Vec<_>>());
-        let counter = self.metrics.recorder.register_counter(&key, &METADATA);
+        let counter = self.recorder.register_counter(&key, &METADATA);
         counter.increment(1);
         self.by_status.write().insert(status, counter);
     }
@@ -105,8 +105,9 @@ impl Metrics {
         }
         let mut routes = self.routes.write();
         let of_method = routes.entry(method).or_default();
-        let figures =
-            of_method.entry(route.to_owned()).or_insert_with(|| Arc::new(RouteFigures::new(self, method, route)));
+        let figures = of_method
+            .entry(route.to_owned())
+            .or_insert_with(|| Arc::new(RouteFigures::new(&self.recorder, method, route)));
         Arc::clone(figures)
     }
 
