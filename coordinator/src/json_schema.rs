@@ -6,10 +6,11 @@
 mod effort;
 mod shape;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{num::NonZeroUsize, sync::Arc};
 
 use drover_protocol::{ProcessVersionId, problem::FieldError};
 use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind};
+use lru::LruCache;
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -123,20 +124,10 @@ pub enum Side {
     Output,
 }
 
-#[derive(Debug, Default)]
-struct Cache {
-    /// With the number of the look-up that last found it.
-    validators: HashMap<(ProcessVersionId, Side), (u64, Arc<Validator>)>,
-    look_ups: u64,
-}
-
 /// Compiled schemas of versions, the least recently used one dropped when there are too many. Versions never change, so
 /// nothing here can be out of date. Usable from many threads.
 #[derive(Debug)]
-pub struct Schemas {
-    cache: Mutex<Cache>,
-    capacity: usize,
-}
+pub struct Schemas(Mutex<LruCache<(ProcessVersionId, Side), Arc<Validator>>>);
 
 impl Default for Schemas {
     fn default() -> Self {
@@ -147,35 +138,19 @@ impl Default for Schemas {
 impl Schemas {
     /// Keeps at most `capacity` schemas, and always the last one.
     pub fn new(capacity: usize) -> Self {
-        Self { cache: Mutex::default(), capacity: capacity.max(1) }
+        Self(Mutex::new(LruCache::new(NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN))))
     }
 
     /// The compiled schema of a version. `schema` is compiled outside of the lock, and only if it is not here; the error
     /// is [`compile`]'s, and cannot occur with a schema that passed it when the version was uploaded.
     pub fn get(&self, version: ProcessVersionId, side: Side, schema: &Value) -> Result<Arc<Validator>, String> {
         let key = (version, side);
-        if let Some(validator) = self.find(key) {
-            return Ok(validator);
+        if let Some(validator) = self.0.lock().get(&key) {
+            return Ok(Arc::clone(validator));
         }
         let validator = Arc::new(compile(schema)?);
-        let mut cache = self.cache.lock();
-        cache.look_ups += 1;
-        let look_up = cache.look_ups;
-        cache.validators.insert(key, (look_up, Arc::clone(&validator)));
-        if cache.validators.len() > self.capacity {
-            let oldest = cache.validators.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
-            oldest.and_then(|key| cache.validators.remove(&key));
-        }
+        self.0.lock().put(key, Arc::clone(&validator));
         Ok(validator)
-    }
-
-    fn find(&self, key: (ProcessVersionId, Side)) -> Option<Arc<Validator>> {
-        let mut cache = self.cache.lock();
-        cache.look_ups += 1;
-        let look_up = cache.look_ups;
-        let (used, validator) = cache.validators.get_mut(&key)?;
-        *used = look_up;
-        Some(Arc::clone(validator))
     }
 }
 
@@ -339,6 +314,6 @@ mod tests {
                 });
             }
         });
-        assert!(schemas.cache.lock().validators.len() <= 4);
+        assert!(schemas.0.lock().len() <= 4);
     }
 }
