@@ -45,6 +45,7 @@ fn caller(account: AccountId) -> drover_coordinator::operations::Caller {
         actor: Actor::User { id: drover_protocol::UserId::from_uuid(Uuid::nil()), login: "x".to_owned() },
         key_id: drover_protocol::KeyId::from_uuid(Uuid::nil()),
         permissions: Role::Admin.permissions(),
+        reach: None,
     }
 }
 

@@ -142,6 +142,12 @@ impl Role {
     }
 }
 
+/// What the key of a job may do. Which queues, resources and storage folders that is about, its manifest says.
+pub fn of_jobs() -> Permissions {
+    // Reading its own job; `operations` holds it to that one.
+    Permission::JobRead.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

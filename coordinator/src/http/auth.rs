@@ -23,8 +23,9 @@ impl FromRequestParts<Arc<App>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
         let key = text_of_key(parts)?;
-        let (caller, stale) =
-            app.db.read(SYSTEM_ACCOUNT, |reading| operations::key::authenticate(reading, key, &app.secrets))?;
+        let (caller, stale) = app.db.read(SYSTEM_ACCOUNT, |reading| {
+            operations::key::authenticate(reading, key, &app.secrets, &app.manifests)
+        })?;
         if let Some(key) = stale {
             write_last_use(app, caller.account, key);
         }
@@ -53,9 +54,9 @@ impl FromRequestParts<Arc<App>> for Replacing {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
         let key = text_of_key(parts)?;
-        let (caller, is_replaced) = app
-            .db
-            .read(SYSTEM_ACCOUNT, |reading| operations::key::authenticate_for_replacing(reading, key, &app.secrets))?;
+        let (caller, is_replaced) = app.db.read(SYSTEM_ACCOUNT, |reading| {
+            operations::key::authenticate_for_replacing(reading, key, &app.secrets, &app.manifests)
+        })?;
         Ok(Self { caller, is_replaced })
     }
 }

@@ -1,6 +1,8 @@
 //! Who is asking, and what they may do.
 
-use drover_protocol::{AccountId, JobId, KeyId, RobotId, UserId};
+use std::sync::Arc;
+
+use drover_protocol::{AccountId, JobId, KeyId, RobotId, UserId, manifest::Manifest};
 
 use crate::{
     domain::permission::{Permission, Permissions},
@@ -21,9 +23,46 @@ pub struct Caller {
     pub actor: Actor,
     pub key_id: KeyId,
     pub permissions: Permissions,
+    /// What the caller may reach of what its permissions are about; absent: all of the account.
+    pub reach: Option<Reach>,
+}
+
+/// What the key of a job may reach: what its version declares in its manifest, by name, and nothing else.
+#[derive(Clone, Debug)]
+pub struct Reach(Arc<Manifest>);
+
+impl Reach {
+    pub fn of_manifest(manifest: Arc<Manifest>) -> Self {
+        Self(manifest)
+    }
+}
+
+/// The refusal of what a manifest does not declare says how to declare it.
+fn declared(field: &str, names: &[String], name: &str) -> Result<()> {
+    if names.iter().any(|declared| declared == name) {
+        return Ok(());
+    }
+    Err(Error::Forbidden(format!(
+        "the process version does not declare {name:?}; add it to {field} under [requires] in its process.toml"
+    )))
 }
 
 impl Caller {
+    /// Refuses a queue that is out of the caller's reach.
+    pub fn require_queue(&self, name: &str) -> Result<()> {
+        self.reach.as_ref().map_or(Ok(()), |Reach(manifest)| declared("queues", &manifest.requires.queues, name))
+    }
+
+    /// Refuses a resource that is out of the caller's reach.
+    pub fn require_resource(&self, name: &str) -> Result<()> {
+        self.reach.as_ref().map_or(Ok(()), |Reach(manifest)| declared("resources", &manifest.requires.resources, name))
+    }
+
+    /// Refuses a storage folder that is out of the caller's reach.
+    pub fn require_storage(&self, name: &str) -> Result<()> {
+        self.reach.as_ref().map_or(Ok(()), |Reach(manifest)| declared("storages", &manifest.requires.storages, name))
+    }
+
     /// Refuses with the name of the missing permission.
     pub fn require(&self, permission: Permission) -> Result<()> {
         if self.permissions.contains(permission) {

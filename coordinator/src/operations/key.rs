@@ -7,9 +7,10 @@ use drover_protocol::{
 };
 
 use super::{
-    Actor, Caller, event,
+    Actor, Caller, Reach, event,
     idempotency::Repeatable,
     list::{self, Page, Via},
+    process_version,
 };
 use crate::{
     domain::{
@@ -20,10 +21,11 @@ use crate::{
             REPEATABLE_SECONDS,
         },
         name::Faults,
-        permission::{Permission, Permissions, Role},
+        permission::{self, Permission, Permissions, Role},
         robot::Robot,
     },
     error::{Error, Result},
+    manifests::Manifests,
     secrets::{Secrets, key_text},
     store::{
         Reader, Reading, Scan, Topic, Tx,
@@ -38,8 +40,13 @@ pub const UNKNOWN: Error = Error::Unauthenticated("the key is unknown, expired o
 
 /// The caller whose key this is, and the key if its time of last use is to be written again. `reading` is of the system
 /// account.
-pub fn authenticate(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(Caller, Option<KeyId>)> {
-    let (caller, key) = recognise(reading, text, secrets)?;
+pub fn authenticate(
+    reading: &Reader,
+    text: &str,
+    secrets: &Secrets,
+    manifests: &Manifests,
+) -> Result<(Caller, Option<KeyId>)> {
+    let (caller, key) = recognise(reading, text, secrets, manifests)?;
     if key.replaced {
         return Err(UNKNOWN);
     }
@@ -48,12 +55,17 @@ pub fn authenticate(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(
 }
 
 /// The caller whose key this is, and whether it is one that was replaced: good for repeating that call alone.
-pub fn authenticate_for_replacing(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(Caller, bool)> {
-    let (caller, key) = recognise(reading, text, secrets)?;
+pub fn authenticate_for_replacing(
+    reading: &Reader,
+    text: &str,
+    secrets: &Secrets,
+    manifests: &Manifests,
+) -> Result<(Caller, bool)> {
+    let (caller, key) = recognise(reading, text, secrets, manifests)?;
     Ok((caller, key.replaced))
 }
 
-fn recognise(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(Caller, ApiKey)> {
+fn recognise(reading: &Reader, text: &str, secrets: &Secrets, manifests: &Manifests) -> Result<(Caller, ApiKey)> {
     if text.is_empty() || text.len() > MAX_KEY_CHARS {
         return Err(UNKNOWN);
     }
@@ -67,31 +79,44 @@ fn recognise(reading: &Reader, text: &str, secrets: &Secrets) -> Result<(Caller,
     if key.is_expired(reading.now) {
         return Err(UNKNOWN);
     }
-    let (actor, mut permissions) = actor_of(&reading, &key.owner)?;
+    let Identity { actor, mut permissions, reach } = identity(&reading, &key.owner, manifests)?;
     if let Some(scope) = key.permissions {
         permissions &= scope;
     }
-    Ok((Caller { account, actor, key_id, permissions }, key))
+    Ok((Caller { account, actor, key_id, permissions, reach }, key))
 }
 
-fn actor_of(reading: &Reader, owner: &Owner) -> Result<(Actor, Permissions)> {
+/// Who the owner of a key is, and what that allows before the key's own limits.
+struct Identity {
+    actor: Actor,
+    permissions: Permissions,
+    reach: Option<Reach>,
+}
+
+fn identity(reading: &Reader, owner: &Owner, manifests: &Manifests) -> Result<Identity> {
     match *owner {
         Owner::User(id) => {
             let user: User = table::find(reading, id)?.filter(|user: &User| !user.blocked).ok_or(UNKNOWN)?;
             let permissions = user.permissions();
-            Ok((Actor::User { id, login: user.login }, permissions))
+            Ok(Identity { actor: Actor::User { id, login: user.login }, permissions, reach: None })
         }
         Owner::Robot(id) => {
             let robot: Robot = table::find(reading, id)?.ok_or(UNKNOWN)?;
-            Ok((Actor::Robot { id, name: robot.name }, Role::Robot.permissions()))
+            let actor = Actor::Robot { id, name: robot.name };
+            Ok(Identity { actor, permissions: Role::Robot.permissions(), reach: None })
         }
         Owner::Job { job, attempt, robot } => {
             let record: Job = table::find(reading, job)?.ok_or(UNKNOWN)?;
             if !record.is_held_by(robot, attempt) {
                 return Err(UNKNOWN);
             }
-            // What else an attempt may reach is written in its version's manifest; reading its own job always is.
-            Ok((Actor::Job { job, attempt, robot }, Permission::JobRead.into()))
+            let version = record.process_version_id;
+            let manifest = manifests.get(version, || process_version::manifest(reading, version))?;
+            Ok(Identity {
+                actor: Actor::Job { job, attempt, robot },
+                permissions: permission::of_jobs(),
+                reach: Some(Reach::of_manifest(manifest)),
+            })
         }
     }
 }

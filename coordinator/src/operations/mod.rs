@@ -24,4 +24,4 @@ pub mod robot;
 pub mod robot_group;
 pub mod system;
 
-pub use caller::{Actor, Caller};
+pub use caller::{Actor, Caller, Reach};
