@@ -86,8 +86,6 @@ pub fn join(
         robot::set_groups(tx, &mut robot, groups, "coordinator")?;
     }
     let key = key::make_for_robot(tx, robot.id, secrets)?;
-    // Whoever still waits with the old key learns that it is over.
-    tx.wake(Topic::Robot(robot.id));
     let text = format!("an agent on host {} joined", request.host.hostname);
     event::note(tx, robot.id.uuid(), "joined", text, "agent")?;
     Ok((robot::in_full(tx, robot)?, key))

@@ -36,6 +36,8 @@ use crate::{
 
 /// Longest grace of a refreshed key: a week.
 const MAX_GRACE_SECONDS: u64 = 604_800;
+/// Keys of a robot that nobody has used yet, for as many answers to its joining may have been lost.
+const MAX_UNUSED_ROBOT_KEYS: usize = 4;
 pub const UNKNOWN: Error = Error::Unauthenticated("the key is unknown, expired or revoked");
 
 /// The caller whose key this is, and the key if its time of last use is to be written again. `reading` is of the system
@@ -127,16 +129,16 @@ pub fn still_good(reading: &dyn Reading, caller: &Caller) -> Result<()> {
     key.filter(|key| key.is_good(reading.now())).map(|_| ()).ok_or(UNKNOWN)
 }
 
-/// Writes down that the key was used.
+/// Writes down that the key was used. With the first use of a robot's key, those it had before end.
 pub fn touch(tx: &mut Tx, id: KeyId) -> Result<()> {
-    let now = tx.now();
-    match table::find::<ApiKey>(tx, id)? {
-        Some(mut key) => {
-            key.last_used_at = Some(now);
-            table::update(tx, &mut key)
+    let Some(mut key) = table::find::<ApiKey>(tx, id)? else { return Ok(()) };
+    if let (Owner::Robot(_), None) = (key.owner, key.last_used_at) {
+        for older in of_owner(tx, key.owner)?.into_iter().filter(|older| older.id < id) {
+            revoke(tx, older.id)?;
         }
-        None => Ok(()),
     }
+    key.last_used_at = Some(tx.now());
+    table::update(tx, &mut key)
 }
 
 fn add(tx: &mut Tx, key: &ApiKey) -> Result<()> {
@@ -211,9 +213,14 @@ pub fn make_own(tx: &mut Tx, user: UserId, text: Option<String>, secrets: &Secre
     Ok((make(tx, draft, secrets)?, text))
 }
 
-/// A new key for a robot; those it had are revoked.
+/// A new key for a robot. The one it works with goes on until the new one is used: the answer with the new one may be
+/// lost, and a late copy of the call that asked for it must not shut out an agent that has one already.
 pub fn make_for_robot(tx: &mut Tx, robot: RobotId, secrets: &Secrets) -> Result<String> {
-    revoke_of(tx, Owner::Robot(robot))?;
+    let keys = of_owner(tx, Owner::Robot(robot))?;
+    let unused: Vec<&ApiKey> = keys.iter().filter(|key| key.last_used_at.is_none()).collect();
+    for key in &unused[..unused.len().saturating_sub(MAX_UNUSED_ROBOT_KEYS - 1)] {
+        revoke(tx, key.id)?;
+    }
     let text = key_text(tx.random());
     let draft = Draft {
         owner: Owner::Robot(robot),

@@ -510,6 +510,32 @@ async fn a_token_of_another_robot_takes_nobody_over() {
     first.post("/heartbeat", json!({ "health": health, "jobs": [] })).await.ok();
 }
 
+/// A late copy of the call that joined a host must not shut out its agent: the key in use ends when a newer one is used,
+/// and not when that is made. Answers that were lost leave few keys behind.
+#[tokio::test]
+async fn a_late_copy_of_joining_shuts_nobody_out() {
+    let world = World::new().await;
+    let token = text(&world.post("/join-tokens", json!({ "uses": 1 })).await.created(), "/token");
+    let health = json!({ "memory_used_bytes": 1, "memory_total_bytes": 2, "disk_free_bytes": 3 });
+    let mut keys = Vec::new();
+    for _ in 0..6 {
+        let joined = world.join(&token, "host", None, json!({})).await.created();
+        keys.push(Agent { router: world.router.clone(), key: text(&joined, "/key"), id: text(&joined, "/robot/id") });
+    }
+    let beat = async |agent: &Agent| agent.post("/heartbeat", json!({ "health": health, "jobs": [] })).await;
+    beat(&keys[0]).await.refused("unauthenticated");
+    beat(&keys[1]).await.refused("unauthenticated");
+    beat(&keys[4]).await.ok();
+    settle().await;
+    beat(&keys[3]).await.refused("unauthenticated");
+    world.join(&token, "host", None, json!({})).await.created();
+    beat(&keys[4]).await.ok();
+    beat(&keys[2]).await.refused("unauthenticated");
+    beat(&keys[5]).await.ok();
+    settle().await;
+    beat(&keys[4]).await.refused("unauthenticated");
+}
+
 /// Documents travel inside of others; one that an agent could not read would stop all that comes with it.
 #[tokio::test]
 async fn an_input_that_no_agent_could_read_is_refused() {

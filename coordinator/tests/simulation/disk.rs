@@ -91,9 +91,9 @@ impl Disk {
     pub fn pace(self: &Arc<Self>) -> Pace {
         let disk = Arc::clone(self);
         Box::new(move || {
-            let wait = match (disk.chance(2_000), disk.chance(50)) {
+            let wait = match (disk.chance(3_000), disk.chance(100)) {
                 (_, true) => disk.jitter.lock().below(3_000),
-                (true, false) => disk.jitter.lock().below(20),
+                (true, false) => disk.jitter.lock().below(100),
                 (false, false) => return futures::future::ready(()).boxed(),
             };
             tokio::time::sleep(Duration::from_millis(wait)).boxed()
