@@ -42,16 +42,17 @@ async fn stop(world: &Rc<World>, job: JobId) {
 
 /// Needs that all jobs have finished and nothing is on its way any more.
 pub async fn everything_is_prompt(world: &Rc<World>) {
-    let robots = (0..ROBOTS).filter(|robot| world.dead.get() != Some(*robot)).map(|robot| format!("robot-{robot}"));
-    for robot in robots {
+    let alive = (0..ROBOTS).filter(|robot| world.dead.get() != Some(*robot));
+    let robots: Vec<String> = alive.map(|robot| format!("robot-{robot}")).collect();
+    for robot in &robots {
         starts_and_ends(world, json!({"robot": robot})).await;
-        waits_for_a_resume(world, &robot).await;
-        waits_for_the_end_of_a_pause(world, &robot).await;
-        due_in_time(world, &robot).await;
+        waits_for_a_resume(world, robot).await;
+        waits_for_the_end_of_a_pause(world, robot).await;
+        due_in_time(world, robot).await;
     }
     starts_and_ends(world, json!({"group": "all"})).await;
     starts_and_ends(world, json!({"group": "some"})).await;
-    one_after_another(world).await;
+    one_after_another(world, &robots).await;
 }
 
 async fn starts_and_ends(world: &Rc<World>, target: Value) {
@@ -97,20 +98,21 @@ async fn due_in_time(world: &Rc<World>, robot: &str) {
     at_once(world, job, JobState::Finished, "its abort_after past").await;
 }
 
-/// Of a limited process the next begins as soon as one has ended, on whatever robot.
-async fn one_after_another(world: &Rc<World>) {
+/// Of a limited process the next begins as soon as one has ended, also on a robot that had nothing to do with that one.
+async fn one_after_another(world: &Rc<World>, robots: &[String]) {
     let mut jobs = Vec::new();
-    for _ in 0..=MAX_PARALLEL {
-        jobs.push(start(world, "limited", json!({"group": "all"}), 60).await);
+    for robot in robots.iter().cycle().take(MAX_PARALLEL as usize) {
+        let job = start(world, "limited", json!({"robot": robot}), 60).await;
+        at_once(world, job, JobState::Running, "within the limit").await;
+        jobs.push(job);
     }
-    let (last, first) = (jobs[jobs.len() - 1], jobs[0]);
-    at_once(world, jobs[jobs.len() - 2], JobState::Running, "within the limit").await;
+    let last = start(world, "limited", json!({"robot": robots[robots.len() - 1]}), 60).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let waits = matches!(world.disk.witness.lock().job(last).expect("it is there").state, State::Waiting { .. });
     assert!(waits, "{last} is one more than may be active");
-    stop(world, first).await;
+    stop(world, jobs[0]).await;
     at_once(world, last, JobState::Running, "another of its process ended").await;
-    for job in jobs.into_iter().skip(1) {
+    for job in jobs.into_iter().skip(1).chain([last]) {
         stop(world, job).await;
     }
 }

@@ -39,7 +39,7 @@ pub const ROBOTS: usize = 4;
 pub const ADMIN_KEY: &str = "the administrator's key of this world";
 const START_MS: i64 = 1_795_421_111_000;
 /// Short, so that jobs are also lost while there are faults.
-const LEASES: Leases = Leases { job_seconds: 30, accept_seconds: 15, lost_after_seconds: 60 };
+const LEASES: Leases = Leases { job_seconds: 20, accept_seconds: 15, lost_after_seconds: 20 };
 
 /// Virtual time, which the world may also set wrongly.
 pub struct SimulatedClock {
