@@ -131,7 +131,7 @@ async fn next(State(app): State<Arc<App>>, caller: Caller, Body(request): Body<N
     loop {
         // Watches are armed before the looks, so that nothing in between is missed: first for what concerns the robot
         // itself, such as its groups, then for these groups.
-        let own = app.db.watch(&[Topic::Robot(caller.robot()?)]);
+        let own = app.db.watch(&[Topic::Robot(caller.robot()?), Topic::Key(caller.key_id)]);
         let look = app.db.read(caller.account, |reading| look(reading, &caller))?;
         let watch = app.db.watch(&look.topics);
         let wanted = app.db.read(caller.account, |reading| has_something(reading, &look.robot, &request))?;
