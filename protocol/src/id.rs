@@ -79,4 +79,8 @@ ids! {
     FileId,
     /// Id of a sealed block of log lines.
     LogBlockId,
+    /// Id of a queue.
+    QueueId,
+    /// Id of a task.
+    TaskId,
 }

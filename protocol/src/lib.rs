@@ -18,10 +18,12 @@ pub mod page;
 pub mod patch;
 pub mod problem;
 pub mod process;
+pub mod queue;
 pub mod robot;
 pub mod robot_group;
 pub mod storage;
 pub mod system;
+pub mod task;
 pub mod time;
 mod words;
 
