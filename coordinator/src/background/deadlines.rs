@@ -15,8 +15,13 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 pub async fn run(app: Arc<App>) {
     loop {
         let watch = app.db.watch(&[Topic::Deadlines]);
+        let began = app.db.now();
         measured(&app, "deadlines", pass(&app)).await;
-        let sleep = next(&app).map_or(MAX_SLEEP, |at| at.since(app.db.now()).min(MAX_SLEEP));
+        let sleep = match next(&app) {
+            // What was due before the pass and still is could not be done: the next try must not come at once.
+            Some(at) if at > began => at.since(app.db.now()).min(MAX_SLEEP),
+            Some(_) | None => MAX_SLEEP,
+        };
         tokio::select! {
             biased;
             () = app.stopping.cancelled() => return,

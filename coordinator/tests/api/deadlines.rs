@@ -1,12 +1,27 @@
 //! What happens to jobs by time: acceptance, leases, silence, loss, retries, limits and graces. The clock is moved by
 //! hand, never slept for.
 
-use drover_coordinator::{background, store::engine::Engine};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use drover_coordinator::{
+    background,
+    store::{
+        Db,
+        engine::{Engine, EngineError, View, WriteSet},
+        memory::Memory,
+    },
+};
 use drover_protocol::AccountId;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Agent, World, package, text};
+use crate::support::{Agent, World, package, rules, text};
 
 async fn world() -> (World, Agent) {
     let world = World::new().await;
@@ -394,4 +409,53 @@ async fn a_broken_record_holds_up_no_other_account() {
     background::deadlines::pass(&world.app).await.unwrap();
     world.admin.clone_from(&admins[0]);
     assert_eq!(world.job(&jobs[0]).await["state"], "finished");
+}
+
+/// The memory engine on a disk that can be full.
+struct Disk {
+    memory: Arc<Memory>,
+    full: AtomicBool,
+    refused: AtomicU64,
+}
+
+impl Engine for Disk {
+    fn view(&self) -> Box<dyn View + '_> {
+        self.memory.view()
+    }
+
+    fn exclusive(&self, body: &mut dyn FnMut(&dyn View) -> WriteSet) -> Result<(), EngineError> {
+        if self.full.load(Ordering::Relaxed) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(EngineError::OutOfSpace);
+        }
+        self.memory.exclusive(body)
+    }
+}
+
+/// What is due and cannot be done is tried again each second, neither a thousand times in it nor never.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_cannot_be_kept_does_not_keep_the_coordinator_busy() {
+    let mut engine = None;
+    let world = World::with_db(rules(), |memory, clock, randomness| {
+        let disk = Arc::new(Disk { memory, full: AtomicBool::new(false), refused: AtomicU64::new(0) });
+        engine = Some(Arc::clone(&disk));
+        Db::inline(disk, clock, randomness)
+    })
+    .await;
+    let disk = engine.unwrap();
+    let agent = world.agent("r").await;
+    world.process("p").await;
+    let job = world.start("p").await;
+    agent.take().await;
+    world.move_clock(31);
+    disk.full.store(true, Ordering::Relaxed);
+    let deadlines = tokio::spawn(background::deadlines::run(Arc::clone(&world.app)));
+    tokio::time::sleep(Duration::from_millis(9_500)).await;
+    let refused = disk.refused.load(Ordering::Relaxed);
+    assert!((9..=12).contains(&refused), "it was tried {refused} times in 9.5 s");
+    disk.full.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(state(&world, &job).await, "waiting");
+    world.app.stopping.cancel();
+    deadlines.await.unwrap();
 }
