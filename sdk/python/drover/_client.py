@@ -1,0 +1,267 @@
+"""
+Calls of the coordinator's API: connections, the key, repetitions, errors.
+
+Every POST carries an `Idempotency-Key`, so that a call whose answer was lost is repeated without being done twice. Lost
+connections and answers that say "later" (429, 502, 503, 504) are repeated for `retry_seconds`, then told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import ssl
+import threading
+import time
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, Callable, TypeVar, Union, cast
+
+from . import _json
+from ._errors import NotConnected, Unreachable, refusal
+
+API = "/api/v1"
+RETRY_SECONDS = 120.0
+# Longer than any long poll.
+TIMEOUT_SECONDS = 90.0
+_FIRST_DELAY_SECONDS = 0.25
+_LONGEST_DELAY_SECONDS = 8.0
+_BLOCK_BYTES = 128 * 1024
+_SETTINGS: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "blocksize": _BLOCK_BYTES}
+_LATER = (429, 502, 503, 504)
+
+T = TypeVar("T")
+# Bytes, or what opens the content anew for each try.
+Body = Union[bytes, Callable[[], IO[bytes]], None]
+
+
+class Answer:
+    """A successful answer whose body has not been read."""
+
+    def __init__(self, response: http.client.HTTPResponse):
+        self.response = response
+        self.status = response.status
+
+    def header(self, name: str) -> str:
+        return self.response.headers.get(name, "")
+
+    def read(self) -> bytes:
+        return self.response.read()
+
+    def pieces(self, size: int = 256 * 1024) -> Iterator[bytes]:
+        while True:
+            piece = self.response.read(size)
+            if not piece:
+                if self.response.length:
+                    raise http.client.IncompleteRead(b"", self.response.length)
+                return
+            yield piece
+
+
+class Client:
+    """A connection to one coordinator with one key. Threads may share it: each has a connection of its own."""
+
+    def __init__(self, url: str, key: str, *, retry_seconds: float = RETRY_SECONDS):
+        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise NotConnected(f"{url!r} is not an address such as https://drover.example.com: mend DROVER_URL")
+        self.url = url
+        self._parts = parts
+        self._prefix = parts.path.rstrip("/")
+        if self._prefix.endswith(API):
+            self._prefix = self._prefix[: -len(API)]
+        self._key = key.strip()
+        self._retry_seconds = retry_seconds
+        self._own = threading.local()
+        self._open_ones: set[http.client.HTTPConnection] = set()
+
+    def __repr__(self) -> str:
+        return f"Client({self.url!r})"
+
+    def close(self) -> None:
+        """Closes the connections of all threads. A later call opens one again."""
+        while self._open_ones:
+            self._open_ones.pop().close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] = os.environ) -> Client:
+        """The coordinator that the agent names, else the one of DROVER_URL and DROVER_KEY."""
+        url = environment.get("DROVER_URL")
+        key = environment.get("DROVER_TOKEN") or environment.get("DROVER_KEY")
+        if not url or not key:
+            raise NotConnected(
+                "no coordinator is known: under Drover the agent sets DROVER_URL and DROVER_TOKEN; "
+                "by hand set DROVER_URL and DROVER_KEY"
+            )
+        return Client(url, key)
+
+    def call(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        body: Any = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        extra_seconds: float = 0.0,
+    ) -> Any:
+        """One call with JSON both ways; None for an empty answer. Path segments are encoded here."""
+        payload = None if body is None else _json.dumps(body).encode()
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        more: dict[str, Any] = {"query": query, "key": key, "extra_seconds": extra_seconds}
+        content = self.send(method, path, payload, headers, take=Answer.read, **more)
+        return json.loads(content) if content else None
+
+    def send(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        body: Body = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        extra_seconds: float = 0.0,
+        take: Callable[[Answer], T],
+    ) -> T:
+        """One call; `take` reads the answer, and is called anew for each repetition."""
+        target = f"{self._prefix}{API}/" + "/".join(urllib.parse.quote(part, safe="") for part in path)
+        pairs = [(name, value) for name, value in (query or {}).items() if value is not None]
+        if pairs:
+            target += "?" + urllib.parse.urlencode(pairs, doseq=True)
+        all_headers = {"Authorization": f"Bearer {self._key}", "User-Agent": "drover-python", **(headers or {})}
+        if method == "POST":
+            all_headers["Idempotency-Key"] = key or str(uuid.uuid4())
+        call = f"{method} {'/'.join(path)}"
+        ends_at = time.monotonic() + self._retry_seconds + extra_seconds
+        tries = 0
+        while True:
+            tries += 1
+            fresh = self._connection() is None
+            try:
+                status, result, wait = self._try(method, target, body, all_headers, take)
+            except (OSError, http.client.HTTPException) as error:
+                self._close()
+                # A kept connection that the other side has closed meanwhile tells nothing about the coordinator.
+                if fresh or tries > 2:
+                    self._pause(tries, 0.0, ends_at, f"{call}: {self.url} cannot be reached: {_reason(error)}")
+                continue
+            if status < 400:
+                return cast(T, result)
+            problem = _problem(result)
+            if method == "DELETE" and status == 404 and tries > 1:
+                # The answer to the first try was lost, not its effect.
+                return cast(T, b"")
+            if status not in _LATER:
+                raise refusal(status, problem, call)
+            text = f"{call}: {self.url} answers {status} {problem.get('detail') or problem.get('title', '')}".rstrip()
+            self._pause(tries, wait, ends_at, text)
+
+    def _pause(self, tries: int, least: float, ends_at: float, text: str) -> None:
+        """Waits before the next try, or gives up."""
+        most = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(tries, 10))
+        delay = max(least, random.uniform(_FIRST_DELAY_SECONDS / 2, most))
+        if time.monotonic() + delay > ends_at:
+            raise Unreachable(
+                f"{text}. It was tried {tries} times. Is the coordinator running, and does the network reach it? "
+                "Whether a change was carried out is not known."
+            )
+        time.sleep(delay)
+
+    def _try(
+        self, method: str, target: str, body: Body, headers: Mapping[str, str], take: Callable[[Answer], Any]
+    ) -> tuple[int, Any, float]:
+        """One try: status, what was read, and how long to wait at least before another one."""
+        connection = self._open()
+        content: bytes | IO[bytes] | None = body() if callable(body) else body
+        whole = False
+        try:
+            connection.request(method, self._absolute + target, content, dict(headers))
+            whole = True
+        except (BrokenPipeError, ConnectionResetError):
+            # It may have refused before it had read everything, and said why.
+            if connection.sock is None:
+                raise
+        finally:
+            if callable(body) and content is not None and not isinstance(content, bytes):
+                content.close()
+        response = connection.getresponse()
+        if response.status >= 400:
+            wait = response.headers.get("Retry-After", "")
+            result = response.read()
+        else:
+            wait = ""
+            result = take(Answer(response))
+        # What is left of a body, on either side, would be taken for the beginning of the next one.
+        if not whole or not response.isclosed():
+            self._close()
+        return response.status, result, float(wait) if wait.isdigit() else 0.0
+
+    def _connection(self) -> http.client.HTTPConnection | None:
+        connection = getattr(self._own, "connection", None)
+        return connection if connection is not None and connection.sock is not None else None
+
+    def _open(self) -> http.client.HTTPConnection:
+        connection = self._connection()
+        if connection is None:
+            connection = self._own.connection = self._new_connection()
+            self._open_ones.add(connection)
+        return connection
+
+    def _close(self) -> None:
+        connection = getattr(self._own, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._open_ones.discard(connection)
+        self._own.connection = None
+
+    @property
+    def _absolute(self) -> str:
+        """Before the path of a request that goes to a proxy for plain HTTP."""
+        if self._parts.scheme == "http" and self._proxy() is not None:
+            return f"http://{self._parts.netloc}"
+        return ""
+
+    def _proxy(self) -> urllib.parse.SplitResult | None:
+        host = self._parts.hostname or ""
+        if urllib.request.proxy_bypass(host):
+            return None
+        proxy = urllib.request.getproxies().get(self._parts.scheme)
+        if not proxy:
+            return None
+        return urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+
+    def _new_connection(self) -> http.client.HTTPConnection:
+        host, port, proxy = self._parts.hostname or "", self._parts.port, self._proxy()
+        if self._parts.scheme == "http":
+            if proxy is not None:
+                return http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80, **_SETTINGS)
+            return http.client.HTTPConnection(host, port or 80, **_SETTINGS)
+        context = ssl.create_default_context()
+        if proxy is None:
+            return http.client.HTTPSConnection(host, port or 443, context=context, **_SETTINGS)
+        through = http.client.HTTPSConnection(proxy.hostname or "", proxy.port or 80, context=context, **_SETTINGS)
+        through.set_tunnel(host, port or 443)
+        return through
+
+
+def _problem(body: Any) -> dict[str, Any]:
+    try:
+        problem = json.loads(body)
+    except (TypeError, ValueError):
+        problem = None
+    if isinstance(problem, dict) and "type" in problem:
+        return problem
+    return {"title": "no reason was given; is DROVER_URL the address of a Drover coordinator?"}
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,526 @@
+"""
+Tasks of queues: adding them, and working them off one after another.
+
+A task is ended by what became of its body: succeeded, or failed with the error that it raised. Ending one and taking
+the next is one call. Under a job its heartbeat keeps the lease; elsewhere a thread renews it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, Callable, Union
+
+from . import _json, _log
+from ._client import Answer
+from ._errors import ApiError, ApplicationError, DroverError, StaleAttempt, TooManyErrors, Unreachable
+from ._job import told
+from ._storage import receive, send
+
+if TYPE_CHECKING:
+    from ._robot import Robot
+
+When = Union[datetime.datetime, datetime.timedelta, int, float, str]
+
+# A long poll ends so often to see whether a stop is asked.
+_POLL_SECONDS = 5
+# The coordinator takes messages of at most 8 KiB.
+_MAX_MESSAGE_BYTES = 8000
+# One call of a bulk addition holds at most so much; in case of a lost answer it is sent again.
+_PIECE_LINES = 1000
+_PIECE_BYTES = 4 * 1024 * 1024
+_MAX_ERRORS = 1000
+
+
+def moment(when: When) -> str:
+    """A moment as the API takes it: a time, a time as text, or a while from now (timedelta, seconds)."""
+    if isinstance(when, str):
+        return when
+    if isinstance(when, (int, float)):
+        when = datetime.timedelta(seconds=when)
+    if isinstance(when, datetime.timedelta):
+        when = datetime.datetime.now(datetime.timezone.utc) + when
+    return _json.timestamp(when)
+
+
+class Task:
+    """
+    One task that this program has taken. Set `output` for what is to be kept with it.
+
+    `payload` is the data, `checkpoint` what an earlier attempt left, `attempt` the number of this attempt. Everything
+    that the API tells is in `data`.
+    """
+
+    def __init__(self, robot: Robot, data: dict[str, Any], loop: TaskLoop | None = None):
+        self._robot = robot
+        self._loop = loop
+        self._lock = threading.Lock()
+        self.data = data
+        self.id: str = data["id"]
+        self.attempt: int = data["attempt"]
+        self.payload: Any = data.get("payload")
+        self.checkpoint: Any = data.get("checkpoint")
+        self.output: Any = None
+        self.ended = False
+
+    def __repr__(self) -> str:
+        return f"Task({self.id!r}, reference={self.reference!r}, attempt={self.attempt})"
+
+    @property
+    def reference(self) -> str | None:
+        return self.data.get("reference")
+
+    @property
+    def name(self) -> str | None:
+        return self.data.get("name")
+
+    @property
+    def tags(self) -> list[str]:
+        return list(self.data.get("tags") or [])
+
+    @property
+    def priority(self) -> int:
+        return int(self.data.get("priority") or 2)
+
+    @property
+    def deadline(self) -> str | None:
+        return self.data.get("deadline")
+
+    # Ending it. Without these calls it ends as its body does.
+
+    def succeed(self, output: Any = None) -> None:
+        """Ends it as succeeded, now."""
+        self._end("succeed", self._success(output), False)
+
+    def fail(
+        self,
+        message: str,
+        code: str | None = None,
+        *,
+        kind: str = "business",
+        output: Any = None,
+        retry: bool | None = None,
+    ) -> None:
+        """Ends it as failed, now. Raising BusinessError or ApplicationError does the same."""
+        self._end("fail", _failure(kind, message, code, output, retry), False)
+
+    def postpone(self, until: When, checkpoint: Any = None, *, attempt_counts: bool = False) -> None:
+        """Puts it back until then (a time, or a while), with a checkpoint for whoever takes it next."""
+        body: dict[str, Any] = {"until": moment(until), "attempt_counts": attempt_counts}
+        if checkpoint is not None:
+            body["checkpoint"] = checkpoint
+        self._end("postpone", body, False)
+
+    # While it is worked on.
+
+    def save(self, checkpoint: Any, percent: float | None = None, text: str | None = None) -> None:
+        """Keeps a checkpoint: should this attempt end badly, the next one finds it in `checkpoint`."""
+        body: dict[str, Any] = {"checkpoint": checkpoint}
+        if percent is not None or text is not None:
+            body["progress"] = {
+                name: value for name, value in (("percent", percent), ("text", text)) if value is not None
+            }
+        self._call("checkpoint", body)
+        self.checkpoint = checkpoint
+
+    def progress(self, percent: float | None = None, text: str | None = None) -> None:
+        """How far it is, for whoever looks at it."""
+        self.save(self.checkpoint, percent, text)
+
+    def comment(self, text: str) -> None:
+        """Replaces the comment of the task."""
+        self._call("comment", {"comment": text})
+
+    def renew(self) -> None:
+        """Keeps it for a further lease. Nobody needs to call it: the job's heartbeat or a thread does it."""
+        self._call("renew", {})
+
+    def stop_requested(self) -> bool:
+        """Whether the job is asked to stop: in a long body, save and postpone the task then."""
+        return self._robot.job.stop_requested()
+
+    def attach(self, name: str, source: str | pathlib.Path | bytes | IO[bytes]) -> None:
+        """Attaches a file."""
+        send(self._robot.client, ("tasks", self.id, "files", name), source, None)
+
+    def download(self, name: str, target: str | pathlib.Path) -> pathlib.Path:
+        """Downloads an attached file; its digest is checked."""
+        return receive(self._robot.client, ("tasks", self.id, "files", name), pathlib.Path(target))
+
+    # With a `with`, its body decides how it ends, and the loop goes on.
+
+    def __enter__(self) -> Task:
+        return self
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> bool:
+        if error is not None and not isinstance(error, Exception):
+            return False
+        self._settle(error)
+        return True
+
+    def _settle(self, error: Exception | None) -> None:
+        """Ends it as its body ended, and takes the next one if the loop wants one."""
+        loop = self._loop
+        if self.ended:
+            if error is not None and not isinstance(error, StaleAttempt):
+                raise error
+            return
+        if isinstance(error, StaleAttempt):
+            self._was_taken_away(error)
+            return
+        verb, body = ("succeed", self._success(None)) if error is None else ("fail", self._failure_of(error))
+        try:
+            self._end(verb, body, loop is not None and loop._wants_next(body.get("kind")))
+        except StaleAttempt as stale:
+            self._was_taken_away(stale)
+            return
+        except ApiError as refusal:
+            # An output that is refused must not leave the task without an end.
+            if verb != "succeed" or refusal.code not in ("invalid", "too_large"):
+                raise
+            self._settle(ApplicationError(str(refusal), "output_refused", retry=False))
+            return
+        if loop is not None:
+            loop._count(body)
+
+    def _failure_of(self, error: Exception) -> dict[str, Any]:
+        kind, code, message = told(error)
+        fields = {"task": self.id, "reference": self.reference, "kind": kind, "code": code}
+        if kind == "application" and not isinstance(error, (ApplicationError, DroverError)):
+            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
+            _log.write("error", f"task {self.reference or self.id} failed: {message}\n{trace}", fields)
+        else:
+            level = "warning" if kind == "business" else "error"
+            _log.write(level, f"task {self.reference or self.id} failed: {message}", fields)
+        return _failure(kind, message, code, getattr(error, "output", None), getattr(error, "retry", None))
+
+    def _success(self, output: Any) -> dict[str, Any]:
+        output = self.output if output is None else output
+        return {} if output is None else {"output": output}
+
+    def _was_taken_away(self, error: StaleAttempt) -> None:
+        self.ended = True
+        _log.write("warning", f"the result of task {self.reference or self.id} does not count: {error.detail}")
+
+    def _end(self, verb: str, body: dict[str, Any], take_next: bool) -> None:
+        if self.ended:
+            raise DroverError(f"task {self.reference or self.id} has been ended already")
+        if take_next:
+            body = {**body, "take_next": True}
+        answer = self._call(verb, body)
+        self.ended = True
+        if take_next and self._loop is not None:
+            self._loop._next = answer.get("next")
+            self._loop._next_is_known = True
+
+    def _call(self, verb: str, body: dict[str, Any]) -> Any:
+        # The thread that renews must not do so after the end.
+        with self._lock:
+            if verb == "renew" and self.ended:
+                return None
+            return self._robot.client.call("POST", ("tasks", self.id, verb), {**body, "attempt": self.attempt})
+
+
+def _failure(kind: str, message: str, code: str | None, output: Any, retry: bool | None) -> dict[str, Any]:
+    encoded = (message or "no message").encode("utf-8", "replace")
+    if len(encoded) > _MAX_MESSAGE_BYTES:
+        message = encoded[:_MAX_MESSAGE_BYTES].decode("utf-8", "ignore") + " … (the whole is in the log)"
+    body: dict[str, Any] = {"kind": kind, "message": message or "no message"}
+    for name, value in (("code", code), ("output", output), ("retry", retry)):
+        if value is not None:
+            body[name] = value
+    return body
+
+
+class TaskLoop:
+    """
+    The tasks of a queue, one after another, until none waits, a stop is asked or `limit` were taken.
+
+    `succeeded` and `failed` count what became of them, `stopped` says that a stop ended the loop.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        queue: str,
+        *,
+        wait_seconds: float | None = 0,
+        tags: Sequence[str] = (),
+        reference: str | None = None,
+        ids: Sequence[str] = (),
+        limit: int | None = None,
+        give_up_after: int | None = 5,
+    ):
+        self.queue = queue
+        self.succeeded = 0
+        self.failed = 0
+        self.stopped = False
+        self._robot = robot
+        self._wait_seconds = wait_seconds
+        filters = {"tags": list(tags), "reference": reference, "ids": list(ids)}
+        self._filter = {name: value for name, value in filters.items() if value}
+        self._limit = limit
+        self._taken = 0
+        self._give_up_after = give_up_after
+        self._errors_in_a_row = 0
+        self._next: dict[str, Any] | None = None
+        self._next_is_known = False
+        self._current: Task | None = None
+
+    def __iter__(self) -> Iterator[Task]:
+        self._robot._loops.append(self)
+        renewing = _Renewing(self)
+        try:
+            while True:
+                task = self._take()
+                if task is None:
+                    return
+                self._current = task
+                renewing.watch(task)
+                yield task
+                if not task.ended:
+                    task._settle(None)
+        finally:
+            renewing.end()
+            self._give_back()
+            self._robot._loops.remove(self)
+
+    def result(self) -> dict[str, Any]:
+        """The figures, as an output of the job."""
+        return {"succeeded": self.succeeded, "failed": self.failed, "stopped": self.stopped}
+
+    def _take(self) -> Task | None:
+        """The task that came with the end of the one before, else a new call, else None."""
+        waits_until = None if self._wait_seconds is None else time.monotonic() + self._wait_seconds
+        while True:
+            if self._robot.job.stop_requested():
+                self.stopped = True
+                return None
+            if self._limit is not None and self._taken >= self._limit:
+                return None
+            data, known = self._next, self._next_is_known
+            self._next, self._next_is_known = None, False
+            if data is None and not (known and self._wait_seconds == 0):
+                left = _POLL_SECONDS if waits_until is None else waits_until - time.monotonic()
+                data = self._ask(max(0, min(_POLL_SECONDS, int(left + 0.999))))
+            if data is not None:
+                self._taken += 1
+                return Task(self._robot, data, self)
+            if waits_until is not None and time.monotonic() >= waits_until:
+                return None
+
+    def _ask(self, wait_seconds: int) -> dict[str, Any] | None:
+        body: dict[str, Any] = {"max": 1, "wait_seconds": wait_seconds}
+        if self._filter:
+            body["filter"] = self._filter
+        answer = self._robot.client.call("POST", ("queues", self.queue, "take"), body, extra_seconds=wait_seconds)
+        items = answer["items"]
+        return items[0] if items else None
+
+    def _wants_next(self, failure: str | None) -> bool:
+        """Whether another task is wanted after this end; `failure` is its kind of error."""
+        # The task that comes with the end of another one cannot be chosen by a filter.
+        if self._filter or self._robot.job.stop_requested() or self._is_too_many(self._errors_with(failure)):
+            return False
+        return self._limit is None or self._taken < self._limit
+
+    def _count(self, body: dict[str, Any]) -> None:
+        failure = body.get("kind")
+        self._errors_in_a_row = self._errors_with(failure)
+        if failure is None:
+            self.succeeded += 1
+        else:
+            self.failed += 1
+        if self._is_too_many(self._errors_in_a_row):
+            raise TooManyErrors(
+                f"{self._errors_in_a_row} tasks in a row failed with application errors; the fault is not in the "
+                f"tasks, so the others are left for later. The last error: {body['message']}",
+                "too_many_errors",
+            )
+
+    def _errors_with(self, failure: str | None) -> int:
+        return self._errors_in_a_row + 1 if failure == "application" else 0
+
+    def _is_too_many(self, errors: int) -> bool:
+        return self._give_up_after is not None and errors >= self._give_up_after
+
+    def _give_back(self) -> None:
+        """A task that came with the end of another one, and was never begun, is free again at once."""
+        data, self._next, self._next_is_known = self._next, None, False
+        if data is not None:
+            Task(self._robot, data).postpone(0)
+
+    def _abandon(self, error: BaseException | None) -> None:
+        """The program ends in the middle of the loop: nothing that it holds may wait for its lease."""
+        if isinstance(error, Unreachable) or isinstance(error, ApiError) and error.code == "unauthenticated":
+            # Nobody is there to be told; the leases run out, or end with the job.
+            return
+        task, self._current = self._current, None
+        if task is not None and not task.ended and error is not None:
+            kind, code, message = told(error)
+            task._end("fail", _failure(kind, message, code, None, None), False)
+        self._give_back()
+
+
+class _Renewing:
+    """Renews the lease of the task at hand, where no heartbeat of a job does."""
+
+    def __init__(self, loop: TaskLoop):
+        self._task: Task | None = None
+        self._ended = threading.Event()
+        self._needed = loop._robot.job.id is None
+        self._thread: threading.Thread | None = None
+
+    def watch(self, task: Task) -> None:
+        self._task = task
+        if self._needed and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="drover-renewing", daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        while True:
+            task = self._task
+            if self._ended.wait(_renewal_seconds(task.data if task else {})):
+                return
+            if task is None or task is not self._task or task.ended:
+                continue
+            try:
+                task.renew()
+            except DroverError as error:
+                # The end of the task will say so again, where it can be handled.
+                _log.write("debug", f"the lease of task {task.reference or task.id} was not renewed: {error}")
+
+
+def _renewal_seconds(data: dict[str, Any]) -> float:
+    """A third of the lease, as the coordinator gave it."""
+    try:
+        ends, began = (_parsed(data[name]) for name in ("lease_ends_at", "started_at"))
+        return min(300.0, max(0.3, (ends - began).total_seconds() / 3))
+    except (KeyError, ValueError):
+        return 20.0
+
+
+def _parsed(time: Any) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(str(time).replace("Z", "+00:00"))
+
+
+class BulkResult:
+    """What became of many tasks that were added. `errors` holds the first 1,000 as (line, text); lines count from 1."""
+
+    def __init__(self) -> None:
+        self.added = 0
+        self.duplicates = 0
+        self.failed = 0
+        self.errors: list[tuple[int, str]] = []
+
+    def __repr__(self) -> str:
+        return f"BulkResult(added={self.added}, duplicates={self.duplicates}, failed={self.failed})"
+
+    def as_dict(self) -> dict[str, int]:
+        return {"added": self.added, "duplicates": self.duplicates, "failed": self.failed}
+
+
+def new_task(
+    payload: Any,
+    reference: str | None = None,
+    *,
+    name: str | None = None,
+    priority: int | None = None,
+    deadline: When | None = None,
+    postponed_until: When | None = None,
+    tags: Sequence[str] = (),
+    comment: str | None = None,
+    max_attempts: int | None = None,
+) -> dict[str, Any]:
+    """A task that is to be added, for `add_tasks`."""
+    task: dict[str, Any] = {"payload": payload}
+    more = {
+        "reference": reference,
+        "name": name,
+        "priority": priority,
+        "deadline": None if deadline is None else moment(deadline),
+        "postponed_until": None if postponed_until is None else moment(postponed_until),
+        "tags": list(tags) or None,
+        "comment": comment,
+        "max_attempts": max_attempts,
+    }
+    task.update((name, value) for name, value in more.items() if value is not None)
+    return task
+
+
+def add_tasks(
+    robot: Robot,
+    queue: str,
+    tasks: Iterable[dict[str, Any]],
+    *,
+    key: str | None = None,
+    each: Callable[[dict[str, Any]], None] | None = None,
+) -> BulkResult:
+    """Adds many, in pieces of which each may be sent again under its own key."""
+    key = key or str(uuid.uuid4())
+    result = BulkResult()
+    first_line = 1
+    for number, piece in enumerate(_pieces(tasks)):
+        answers = robot.client.send(
+            "POST",
+            ("queues", queue, "tasks", "bulk"),
+            b"".join(piece),
+            {"Content-Type": "application/x-ndjson", "Accept": "application/x-ndjson"},
+            key=f"{key}.{number}",
+            extra_seconds=60,
+            take=_bulk_lines,
+        )
+        if len(answers) != len(piece):
+            text = f"{len(piece)} tasks were sent, but {len(answers)} were answered"
+            raise DroverError(f"{text}: repeat it with key={key!r}")
+        for answer in answers:
+            answer["line"] += first_line - 1
+            _count_line(result, answer)
+            if each is not None:
+                each(answer)
+        first_line += len(piece)
+    return result
+
+
+def _pieces(tasks: Iterable[dict[str, Any]]) -> Iterator[list[bytes]]:
+    piece: list[bytes] = []
+    size = 0
+    for task in tasks:
+        line = _json.dumps(task).encode() + b"\n"
+        if piece and (len(piece) >= _PIECE_LINES or size + len(line) > _PIECE_BYTES):
+            yield piece
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
+    if piece:
+        yield piece
+
+
+def _bulk_lines(answer: Answer) -> list[dict[str, Any]]:
+    """One answer per line; the sum at the end shows that nothing is missing."""
+    lines = [json.loads(line) for line in answer.read().splitlines() if line.strip()]
+    if not lines or "added" not in lines[-1]:
+        raise ConnectionError("the answer broke off")
+    return lines[:-1]
+
+
+def _count_line(result: BulkResult, answer: dict[str, Any]) -> None:
+    if "id" in answer:
+        result.added += 1
+    elif "duplicate_of" in answer:
+        result.duplicates += 1
+    else:
+        result.failed += 1
+        if len(result.errors) < _MAX_ERRORS:
+            error = answer.get("error") or {}
+            fields = "; ".join(f"{field['pointer']}: {field['detail']}" for field in error.get("errors", []))
+            result.errors.append((answer["line"], fields or str(error.get("detail", "not valid"))))

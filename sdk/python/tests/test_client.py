@@ -1,0 +1,186 @@
+"""Proves how calls are repeated, how refusals are told, and that files arrive whole or not at all."""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import pathlib
+import tempfile
+import time
+import unittest
+
+import drover
+from drover import Client, Job, Robot
+
+from .support import CoordinatorCase, Scripted, answer, cut, cut_within, problem
+
+
+def client_of(server, retry_seconds=20.0):
+    return Client(server.url, "a-key", retry_seconds=retry_seconds)
+
+
+class Repetitions(unittest.TestCase):
+    def test_a_call_whose_answer_is_lost_is_repeated_under_the_same_key(self):
+        server = Scripted(self, cut, cut, problem(503, "unavailable"), answer({"id": "t-1"}, 201))
+        self.assertEqual(client_of(server).call("POST", ("queues", "q", "tasks"), {"payload": 1}), {"id": "t-1"})
+        keys = {headers["Idempotency-Key"] for _, _, headers, _ in server.seen}
+        self.assertEqual((len(server.seen), len(keys)), (4, 1))
+        self.assertTrue(all(body == b'{"payload":1}' for *_, body in server.seen))
+
+    def test_two_calls_have_two_keys(self):
+        server = Scripted(self, answer({}))
+        client = client_of(server)
+        client.call("POST", ("a",))
+        client.call("POST", ("a",))
+        self.assertEqual(len({headers["Idempotency-Key"] for _, _, headers, _ in server.seen}), 2)
+
+    def test_retry_after_is_obeyed(self):
+        server = Scripted(self, problem(429, "too_many_requests", headers={"Retry-After": "1"}), answer({}))
+        began = time.monotonic()
+        client_of(server).call("GET", ("queues",))
+        self.assertGreaterEqual(time.monotonic() - began, 1)
+
+    def test_it_gives_up_in_bounded_time_and_says_what_to_look_at(self):
+        for step in (cut, problem(503, "unavailable", "starting"), problem(429, "x", headers={"Retry-After": "3600"})):
+            server = Scripted(self, step)
+            with self.assertRaisesRegex(drover.Unreachable, "Is the coordinator running"):
+                client_of(server, 0.5).call("GET", ("queues",))
+
+    def test_an_answer_that_breaks_off_is_no_answer(self):
+        server = Scripted(self, cut_within(b'{"id": ', 100), answer({"id": 1}))
+        self.assertEqual(client_of(server).call("GET", ("tasks", "1")), {"id": 1})
+
+    def test_a_delete_whose_answer_was_lost_is_done(self):
+        server = Scripted(self, cut, problem(404, "not_found"))
+        self.assertIsNone(client_of(server).call("DELETE", ("tasks", "1")))
+        with self.assertRaises(drover.NotFound):
+            client_of(Scripted(self, problem(404, "not_found"))).call("DELETE", ("tasks", "1"))
+
+    def test_a_refusal_is_told_and_not_repeated(self):
+        fields = [{"pointer": "/priority", "detail": "must be 1, 2 or 3"}]
+        server = Scripted(self, problem(422, "invalid", "the task is not valid", errors=fields))
+        with self.assertRaises(drover.ApiError) as raised:
+            client_of(server).call("POST", ("queues", "q", "tasks"), {})
+        text = str(raised.exception)
+        for part in ("POST queues/q/tasks", "the task is not valid", "/priority: must be 1, 2 or 3", "r-1"):
+            self.assertIn(part, text)
+        self.assertEqual(len(server.seen), 1)
+
+    def test_refusals_that_programs_handle_have_classes_of_their_own(self):
+        for code, kind in (
+            ("not_found", drover.NotFound),
+            ("already_exists", drover.AlreadyExists),
+            ("stale_attempt", drover.StaleAttempt),
+            ("forbidden", drover.ApiError),
+        ):
+            server = Scripted(self, problem(409, code, id="the-other"))
+            with self.assertRaises(kind) as raised:
+                client_of(server).call("POST", ("x",))
+            self.assertEqual((raised.exception.code, raised.exception.id), (code, "the-other"))
+
+    def test_a_server_that_is_no_coordinator_is_named(self):
+        with self.assertRaisesRegex(drover.ApiError, "DROVER_URL"):
+            client_of(Scripted(self, answer(b"<html>", 404))).call("GET", ("queues",))
+        with self.assertRaisesRegex(drover.NotConnected, "DROVER_URL"):
+            Client("ftp://host", "key")
+
+    def test_names_with_any_character_stay_one_segment(self):
+        server = Scripted(self, answer({}))
+        client_of(server).call("GET", ("queues", "a/b ?#%ё"), query={"tag": ["a", "-b"], "state": None})
+        self.assertEqual(server.seen[0][1], "/api/v1/queues/a%2Fb%20%3F%23%25%D1%91?tag=a&tag=-b")
+
+    def test_the_key_is_sent_and_not_shown(self):
+        server = Scripted(self, answer({}))
+        client = client_of(server)
+        client.call("GET", ("queues",))
+        self.assertEqual(server.seen[0][2]["Authorization"], "Bearer a-key")
+        self.assertNotIn("a-key", repr(client))
+
+    def test_the_connection_is_kept(self):
+        ports = set()
+
+        def step(handler):
+            ports.add(handler.client_address[1])
+            answer({})(handler)
+
+        client = client_of(Scripted(self, step))
+        for _ in range(5):
+            client.call("POST", ("x",), {})
+        self.assertEqual(len(ports), 1)
+
+
+class Files(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.content = os.urandom(3 * 1024 * 1024 + 17)
+        digest = base64.b64encode(hashlib.sha256(self.content).digest()).decode()
+        self.digest = f"sha-256=:{digest}:"
+
+    def storage(self, server):
+        return Robot(client_of(server), Job({})).storage("reports/2026")
+
+    def test_what_is_put_arrives_with_its_digest_also_after_a_broken_try(self):
+        source = self.folder / "in.bin"
+        source.write_bytes(self.content)
+        for given in (source, self.content, io.BytesIO(self.content)):
+            server = Scripted(self, cut, answer({"size_bytes": len(self.content)}, 201))
+            self.storage(server).put("a & b/ü.bin", given, "application/x-test")
+            method, path, headers, body = server.seen[-1]
+            self.assertEqual((method, path), ("PUT", "/api/v1/storages/reports%2F2026/files/a%20%26%20b/%C3%BC.bin"))
+            self.assertEqual((body, headers["Content-Digest"]), (self.content, self.digest))
+            self.assertEqual(headers["Content-Type"], "application/x-test")
+
+    def test_what_is_got_is_whole_or_the_target_stays_as_it_was(self):
+        target = self.folder / "out.bin"
+        target.write_bytes(b"before")
+        whole = answer(self.content, Content_Digest=self.digest)
+        self.storage(Scripted(self, cut_within(self.content[:99], len(self.content)), whole)).get("x", target)
+        self.assertEqual(target.read_bytes(), self.content)
+        with self.assertRaises(drover.Damaged):
+            self.storage(Scripted(self, answer(b"other", Content_Digest=self.digest))).get("x", target)
+        self.assertEqual(target.read_bytes(), self.content)
+        self.assertEqual(os.listdir(self.folder), ["out.bin"])
+
+    def test_a_path_that_a_url_would_drop_is_refused(self):
+        for path in ("", "a//b", "../x", "a/./b"):
+            with self.assertRaises(ValueError):
+                self.storage(Scripted(self, answer({}))).read(path)
+
+
+class Resources(unittest.TestCase):
+    def resource(self, kind, value):
+        server = Scripted(self, answer({"kind": kind, "value": value}))
+        return Robot(client_of(server), Job({})).resource("erp login"), server
+
+    def test_values_come_as_their_kind(self):
+        for kind, value in (("text", "x"), ("integer", 7), ("boolean", False), ("json", {"a": [1]})):
+            self.assertEqual(self.resource(kind, value)[0], value)
+        credential, server = self.resource("credential", {"username": "u", "password": "a-password"})
+        self.assertEqual(tuple(credential), ("u", "a-password"))
+        self.assertEqual(server.seen[0][1], "/api/v1/resources/erp%20login/value")
+        self.assertEqual(self.resource("secret", "a-token")[0].reveal(), "a-token")
+
+    def test_credentials_are_written_as_the_api_takes_them(self):
+        server = Scripted(self, answer({}))
+        Robot(client_of(server), Job({})).set_resource("erp", drover.Credential("u", "pass-word"))
+        self.assertEqual(json.loads(server.seen[0][3]), {"value": {"username": "u", "password": "pass-word"}})
+
+
+class Real(CoordinatorCase):
+    def test_a_wrong_key_is_told_with_the_remedy(self):
+        with self.assertRaisesRegex(drover.ApiError, "DROVER_KEY"):
+            self.coordinator.client("wrong").call("GET", ("jobs",))
+
+    def test_a_coordinator_that_restarts_is_waited_for(self):
+        client = self.coordinator.client()
+        client.call("GET", ("jobs",))
+        self.coordinator.end()
+        self.coordinator.start()
+        self.assertEqual(client.call("GET", ("jobs",))["items"], [])
+
+
+if __name__ == "__main__":
+    unittest.main()
