@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-use crate::commands::{backup, group, job, join_token, key, keys, login, process, robot};
+use crate::commands::{backup, group, job, join_token, key, keys, login, process, queue, robot, task};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -59,6 +59,12 @@ pub enum Command {
     /// Jobs: start, watch, stop
     #[command(subcommand)]
     Job(job::JobCommand),
+    /// Queues of tasks
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
+    /// Tasks: add, import, watch, try again, export
+    #[command(subcommand)]
+    Task(task::TaskCommand),
     /// Robots
     #[command(subcommand)]
     Robot(robot::RobotCommand),

@@ -1,12 +1,17 @@
 //! Calls of the coordinator's API: addresses, the key, retries of what may be repeated, errors. Meanings of single
 //! calls are the commands' business.
 
-use std::{error::Error as _, path::PathBuf, time::Duration};
+use std::{
+    error::Error as _,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use drover_protocol::{API_BASE, problem::Problem};
 use reqwest::{
-    Method, RequestBuilder, Response, StatusCode,
+    Body, Method, RequestBuilder, Response, StatusCode,
     header::{
         ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
     },
@@ -37,10 +42,18 @@ pub struct Client {
     key: Option<HeaderValue>,
 }
 
+/// Makes a body that is written while it is sent, anew for each try.
+pub type Lines = Box<dyn FnMut() -> Result<Body, Error> + Send>;
+
 /// What is sent along.
 enum Payload {
     Nothing,
-    Json(Bytes),
+    Bytes {
+        body: Bytes,
+        content_type: &'static str,
+    },
+    /// Lines of JSON that are made while they are sent.
+    Lines(Mutex<Lines>),
     /// Streamed from the disk, anew for each try.
     File {
         path: PathBuf,
@@ -176,10 +189,19 @@ impl Call<'_> {
         }
     }
 
-    pub fn json(mut self, body: &impl Serialize) -> Result<Self, Error> {
+    pub fn json(self, body: &impl Serialize) -> Result<Self, Error> {
         let body = serde_json::to_vec(body).map_err(|error| Error::Usage(format!("cannot be sent: {error}")))?;
-        self.payload = Payload::Json(body.into());
-        Ok(self)
+        Ok(self.bytes(body.into(), "application/json"))
+    }
+
+    pub fn bytes(mut self, body: Bytes, content_type: &'static str) -> Self {
+        self.payload = Payload::Bytes { body, content_type };
+        self
+    }
+
+    pub fn lines(mut self, lines: Lines) -> Self {
+        self.payload = Payload::Lines(Mutex::new(lines));
+        self
     }
 
     pub fn file(mut self, path: PathBuf, content_type: &'static str) -> Self {
@@ -194,6 +216,12 @@ impl Call<'_> {
 
     pub fn last_event_id(mut self, seq: Option<u64>) -> Self {
         self.last_event_id = seq;
+        self
+    }
+
+    /// Takes a key that belongs to this very call.
+    pub fn under_key(mut self, key: String) -> Self {
+        self.idempotency_key = Some(key);
         self
     }
 
@@ -268,7 +296,11 @@ impl Call<'_> {
         }
         Ok(match &self.payload {
             Payload::Nothing => request,
-            Payload::Json(body) => request.header(CONTENT_TYPE, "application/json").body(body.clone()),
+            Payload::Bytes { body, content_type } => request.header(CONTENT_TYPE, *content_type).body(body.clone()),
+            Payload::Lines(lines) => {
+                let body = (lines.lock().unwrap_or_else(PoisonError::into_inner))()?;
+                request.header(CONTENT_TYPE, "application/x-ndjson").body(body)
+            }
             Payload::File { path, content_type } => {
                 let (size_bytes, body) = transfer::upload_body(path).await?;
                 request.header(CONTENT_TYPE, *content_type).header(CONTENT_LENGTH, size_bytes).body(body)

@@ -94,6 +94,11 @@ impl Output {
         self.write(b"\n")
     }
 
+    /// What came as it is, for whoever reads it: a file or a program.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), Error> {
+        self.write(bytes)
+    }
+
     fn write(&self, bytes: &[u8]) -> Result<(), Error> {
         io::stdout().lock().write_all(bytes).map_err(Error::Output)
     }

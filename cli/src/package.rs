@@ -16,11 +16,13 @@ use crate::error::Error;
 
 const MANIFEST: &str = "process.toml";
 const IGNORE_FILE: &str = ".droverignore";
+/// Names files and folders that lie elsewhere and are packed as well, one a line.
+const INCLUDE_FILE: &str = ".droverinclude";
 const MAX_MANIFEST_BYTES: u64 = 1024 * 1024;
 /// Folders that are never part of a process, whatever `.droverignore` says.
 const SKIPPED_FOLDERS: [&str; 9] =
     [".git", ".hg", ".svn", "__pycache__", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", "node_modules"];
-const SKIPPED_FILES: [&str; 3] = [IGNORE_FILE, ".DS_Store", "Thumbs.db"];
+const SKIPPED_FILES: [&str; 4] = [IGNORE_FILE, INCLUDE_FILE, ".DS_Store", "Thumbs.db"];
 
 /// A package that is ready to be sent.
 pub struct Package {
@@ -70,7 +72,7 @@ impl Package {
 
     fn of_folder(folder: &Path) -> Result<Self, Error> {
         let root = fs::canonicalize(folder).map_err(Error::file("read", folder))?;
-        let files = files_of(&root)?;
+        let files = all_files_of(&root)?;
         if files.is_empty() {
             return Err(Error::Usage(format!("{} has no files to publish", folder.display())));
         }
@@ -110,6 +112,45 @@ fn parse_manifest(text: &str, path: &Path) -> Result<Section, Error> {
     let manifest: Manifest = toml::from_str(text)
         .map_err(|error| Error::Usage(format!("{} cannot be read: {}", path.display(), error.message())))?;
     Ok(manifest.process)
+}
+
+/// The files of a folder and those that it includes, as (name in the package, path), sorted by name.
+fn all_files_of(root: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
+    let mut files = files_of(root)?;
+    for included in included_by(root)? {
+        let name = name_in_package(included.parent().unwrap_or(root), &included)?;
+        if included.is_dir() {
+            let inner = files_of(&included)?;
+            files.extend(inner.into_iter().map(|(inner, path)| (format!("{name}/{inner}"), path)));
+        } else {
+            files.push((name, included));
+        }
+    }
+    files.sort();
+    match files.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        None => Ok(files),
+        Some(pair) => Err(Error::Usage(format!("{} is in the folder and in what {INCLUDE_FILE} names", pair[0].0))),
+    }
+}
+
+/// What `.droverinclude` names, relative to the folder; each comes into the package under its own last name.
+fn included_by(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let path = root.join(INCLUDE_FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::file("read", path)(error)),
+    };
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let included = fs::canonicalize(root.join(line)).map_err(Error::file("include", root.join(line)))?;
+            match root.starts_with(&included) {
+                true => Err(Error::Usage(format!("{line} of {INCLUDE_FILE} holds the folder itself"))),
+                false => Ok(included),
+            }
+        })
+        .collect()
 }
 
 /// The files of a folder as (name in the package, path), sorted by name.
@@ -253,6 +294,26 @@ mod tests {
         let package = Package::of(folder.path()).expect("a package");
         assert_eq!(names(&package), [".env.example", "keep.tmp", "main.py", "process.toml"]);
         assert_eq!((package.name.as_str(), package.description.as_str(), package.file_count), ("p", "d", 4));
+    }
+
+    #[test]
+    fn what_is_included_lies_in_the_root_of_the_package() {
+        let whole = folder(&[
+            ("sdk/helper/__init__.py", "1"),
+            ("sdk/helper/deep/x.py", "2"),
+            ("sdk/helper/__pycache__/x.pyc", ""),
+            ("single.txt", "3"),
+            ("process/main.py", ""),
+            ("process/.droverinclude", "# what it shares\n\n../sdk/helper\n../single.txt\n"),
+        ]);
+        let process = whole.path().join("process");
+        let package = Package::of(&process).expect("a package");
+        assert_eq!(names(&package), ["helper/__init__.py", "helper/deep/x.py", "main.py", "single.txt"]);
+        for (line, told) in [("../nothing", "nothing"), ("..", "itself"), ("main.py", "main.py is in")] {
+            fs::write(process.join(INCLUDE_FILE), line).expect("a file");
+            let refused = Package::of(&process).err().expect("it is refused").to_string();
+            assert!(refused.contains(told), "{refused}");
+        }
     }
 
     #[test]

@@ -46,9 +46,20 @@ pub async fn download<'a>(
     target: &Path,
     expected_sha256: Option<&str>,
 ) -> Result<Downloaded, Error> {
+    download_as(label, "*/*", call, target, expected_sha256).await
+}
+
+/// The same of an answer that comes in several media types.
+pub async fn download_as<'a>(
+    label: &'static str,
+    media_type: &'static str,
+    call: impl Fn() -> Result<Call<'a>, Error>,
+    target: &Path,
+    expected_sha256: Option<&str>,
+) -> Result<Downloaded, Error> {
     let mut tries = 1;
     loop {
-        let response = call()?.accept("*/*").open().await?;
+        let response = call()?.accept(media_type).open().await?;
         let mut file = temporary_beside(target)?;
         match receive(label, response, &mut file, target).await {
             Ok(downloaded) => {
@@ -88,10 +99,19 @@ async fn receive(
     Ok(Downloaded { size_bytes, sha256: hex(&digest.finalize()) })
 }
 
-fn broken_off(server: &str, error: &reqwest::Error) -> Error {
+pub fn broken_off(server: &str, error: &reqwest::Error) -> Error {
+    broken(server, format!("the connection broke: {}", reason(error)))
+}
+
+/// The answer ended in order, but not all of it is there.
+pub fn incomplete(server: &str) -> Error {
+    broken(server, "the answer broke off".to_owned())
+}
+
+fn broken(server: &str, reason: String) -> Error {
     Error::Network(Box::new(NetworkError {
         server: server.to_owned(),
-        reason: format!("the connection broke: {}", reason(error)),
+        reason,
         not_connected: false,
         idempotency_key: None,
         outcome_unknown: false,
@@ -154,7 +174,7 @@ fn parent_of(path: &Path) -> PathBuf {
 }
 
 /// A bar on standard error, hidden when that is no terminal.
-fn progress_bar(label: &'static str, size_bytes: Option<u64>) -> ProgressBar {
+pub fn progress_bar(label: &'static str, size_bytes: Option<u64>) -> ProgressBar {
     let template = if size_bytes.is_some() {
         "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
     } else {

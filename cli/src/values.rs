@@ -76,12 +76,56 @@ pub fn job_input(text: Option<&str>, members: &[(String, String)]) -> Result<Opt
         None => Map::new(),
         Some(text) => parse_object(&read_text(text)?)?,
     };
-    for (key, value) in members {
-        // What reads as JSON is meant so (12, true, null, "12"); anything else is a text.
-        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.clone()));
-        input.insert(key.clone(), value);
-    }
+    add_members(&mut input, members);
     Ok(Some(input))
+}
+
+fn add_members(object: &mut Map<String, Value>, members: &[(String, String)]) {
+    for (key, value) in members {
+        object.insert(key.clone(), json_or_text(value));
+    }
+}
+
+/// What reads as JSON is meant so (12, true, null, "12"); anything else is a text.
+pub fn json_or_text(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+}
+
+/// Any JSON: a text, `@file`, or `-` for standard input; members win over those of an object.
+pub fn json_with_members(text: Option<&str>, members: &[(String, String)]) -> Result<Option<Value>, Error> {
+    let mut value = match text {
+        None if members.is_empty() => return Ok(None),
+        None => Value::Object(Map::new()),
+        Some(text) => parse_json(&read_text(text)?, "what was given")?,
+    };
+    match &mut value {
+        Value::Object(object) => add_members(object, members),
+        _ if members.is_empty() => {}
+        _ => return Err(Error::Usage("--set needs an object to set members of".to_owned())),
+    }
+    Ok(Some(value))
+}
+
+/// The JSON of a file.
+pub fn json_file(path: impl AsRef<std::path::Path>) -> Result<Value, Error> {
+    let path = path.as_ref();
+    let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+    parse_json(&text, &path.display().to_string())
+}
+
+fn parse_json(text: &str, name: &str) -> Result<Value, Error> {
+    serde_json::from_str(text.trim_start_matches('\u{feff}'))
+        .map_err(|error| Error::Usage(format!("{name} is not JSON: {error}")))
+}
+
+/// Asks a person; without one, the answer is no.
+pub fn confirmed(question: &str) -> Result<bool, Error> {
+    if !console::user_attended_stderr() || !io::IsTerminal::is_terminal(&io::stdin()) {
+        return Ok(false);
+    }
+    let terminal = console::Term::stderr();
+    let answer = terminal.write_str(&format!("{question} [y/N] ")).and_then(|()| terminal.read_line());
+    Ok(matches!(answer.map_err(Error::file("read", "standard input"))?.trim(), "y" | "Y" | "yes"))
 }
 
 fn read_text(text: &str) -> Result<String, Error> {

@@ -13,8 +13,17 @@ pub mod login;
 mod pause;
 pub mod process;
 mod publish;
+pub mod queue;
+mod queue_settings;
 pub mod robot;
 mod status;
+pub mod task;
+mod task_export;
+mod task_filter;
+mod task_import;
+mod task_rows;
+mod task_show;
+mod task_work;
 
 use clap::{Args as ClapArgs, CommandFactory};
 use drover_protocol::{event::Event, page::Page};
@@ -40,6 +49,8 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Status => status::status(&Session::open(&connection)?).await?,
         Command::Process(command) => process::run(&Session::open(&connection)?, command).await?,
         Command::Job(command) => return job::run(&Session::open(&connection)?, command).await,
+        Command::Queue(command) => queue::run(&Session::open(&connection)?, command).await?,
+        Command::Task(command) => return task::run(&Session::open(&connection)?, command).await,
         Command::Robot(command) => robot::run(&Session::open(&connection)?, command).await?,
         Command::Group(command) => group::run(&Session::open(&connection)?, command).await?,
         Command::JoinToken(command) => join_token::run(&Session::open(&connection)?, command).await?,

@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// A folder is packed the same way every time: .git, caches of Python, virtual environments and what .droverignore
-/// names (as .gitignore does) are left out.
+/// names (as .gitignore does) are left out. Files and folders from elsewhere that .droverinclude names, one a line, are
+/// packed beside the others.
 #[derive(Args)]
 pub struct PublishArgs {
     /// A folder with process.toml (or main.py, main.sh …), or a zip file of one

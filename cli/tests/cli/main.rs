@@ -3,3 +3,4 @@
 mod calls;
 mod follow;
 mod support;
+mod tasks;

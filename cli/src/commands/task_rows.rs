@@ -1,0 +1,510 @@
+//! Rows of a file as tasks: columns of CSV become members of the payload, lines of NDJSON are taken as they are.
+//!
+//! A row that cannot be a task is told with its line and holds up no other.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, BufReader, Read},
+};
+
+use clap::{Args, ValueEnum};
+use drover_protocol::{Timestamp, task::NewTask};
+use serde_json::{Map, Value};
+
+use crate::{error::Error, values};
+
+/// A longer line is no task: its payload is over the limit of the API several times.
+const MAX_LINE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How rows become tasks.
+#[derive(Args)]
+pub struct RowArgs {
+    /// Column whose value is the reference of the task
+    #[arg(long, value_name = "COLUMN")]
+    reference_column: Option<String>,
+    /// Column whose value is the name of the task
+    #[arg(long, value_name = "COLUMN")]
+    name_column: Option<String>,
+    /// Column with 1, 2 or 3
+    #[arg(long, value_name = "COLUMN", conflicts_with = "priority")]
+    priority_column: Option<String>,
+    /// Column with a time (2026-11-23, 2026-11-23T18:00, 2026-11-23T18:00:00Z) or empty
+    #[arg(long, value_name = "COLUMN", conflicts_with = "deadline")]
+    deadline_column: Option<String>,
+    /// Column with the time before which the task is not to be taken, or empty
+    #[arg(long, value_name = "COLUMN", conflicts_with = "not_before")]
+    not_before_column: Option<String>,
+    /// Column with tags, separated by commas, semicolons or spaces
+    #[arg(long, value_name = "COLUMN")]
+    tags_column: Option<String>,
+    /// Column with the comment of the task
+    #[arg(long, value_name = "COLUMN")]
+    comment_column: Option<String>,
+    /// Column that is part of the payload (repeatable; default: all)
+    #[arg(long = "column", value_name = "COLUMN")]
+    columns: Vec<String>,
+    /// Another name for a column in the payload (repeatable)
+    #[arg(long = "rename", value_parser = values::pair, value_name = "COLUMN=NAME")]
+    renames: Vec<(String, String)>,
+    /// What the values of a column are: text, integer, number, boolean or json (repeatable; default: text).
+    /// An empty one that is no text becomes null
+    #[arg(long = "type", value_parser = typed_column, value_name = "COLUMN=TYPE")]
+    types: Vec<(String, CellType)>,
+    /// What reads as a number or as true or false is one, in all columns without a type
+    #[arg(long)]
+    infer_types: bool,
+    /// What separates the columns (default: the comma, semicolon or tab that the first line has most of)
+    #[arg(long, value_parser = delimiter, value_name = "CHARACTER")]
+    delimiter: Option<u8>,
+    /// Each line of NDJSON is a payload, not a task; column options then name its members
+    #[arg(long)]
+    payload_lines: bool,
+    /// Priority of all: 1 low, 2 normal, 3 high
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=3))]
+    priority: Option<u8>,
+    /// Deadline of all
+    #[arg(long, value_parser = values::moment, value_name = "TIME")]
+    deadline: Option<Timestamp>,
+    /// None of them is to be taken before this time
+    #[arg(long, value_parser = values::moment, value_name = "TIME")]
+    not_before: Option<Timestamp>,
+    /// Tag of all (repeatable)
+    #[arg(long = "tag")]
+    tags: Vec<String>,
+    /// Attempts that count, instead of the queue's
+    #[arg(long, value_name = "N")]
+    max_attempts: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CellType {
+    Text,
+    Integer,
+    Number,
+    Boolean,
+    Json,
+}
+
+/// `column=type`.
+fn typed_column(text: &str) -> Result<(String, CellType), String> {
+    let (column, name) = values::pair(text)?;
+    let kind = CellType::from_str(&name, true)
+        .map_err(|_| format!("\"{name}\" is not a type: there are text, integer, number, boolean and json"))?;
+    Ok((column, kind))
+}
+
+fn delimiter(text: &str) -> Result<u8, String> {
+    match (text, text.as_bytes()) {
+        ("\\t" | "tab", _) => Ok(b'\t'),
+        (_, [byte]) if byte.is_ascii() => Ok(*byte),
+        _ => Err(format!("\"{text}\" is not one character such as ; or tab")),
+    }
+}
+
+/// One row: where it begins, and the task as the API takes it, or why it is none.
+pub struct Row {
+    /// Counted from 1.
+    pub line: u64,
+    pub task: Result<Vec<u8>, String>,
+}
+
+/// Reads rows one after another, in bounded memory.
+pub enum Rows<'a> {
+    Csv(Box<CsvRows<'a>>),
+    Ndjson(LineRows<'a>),
+}
+
+impl<'a> Rows<'a> {
+    pub fn csv(args: &'a RowArgs, source: impl Read + Send + 'a) -> Result<Self, Error> {
+        Ok(Self::Csv(Box::new(CsvRows::open(args, source)?)))
+    }
+
+    pub fn ndjson(args: &'a RowArgs, source: impl Read + Send + 'a) -> Self {
+        let reader: Box<dyn Read + Send + 'a> = Box::new(source);
+        Self::Ndjson(LineRows { args, reader: BufReader::with_capacity(64 * 1024, reader), line: 0 })
+    }
+
+    /// The next row; `None` at the end. Only a file that cannot be read is an error.
+    pub fn next(&mut self) -> Result<Option<Row>, Error> {
+        match self {
+            Self::Csv(rows) => rows.next(),
+            Self::Ndjson(rows) => rows.next(),
+        }
+    }
+}
+
+pub struct CsvRows<'a> {
+    args: &'a RowArgs,
+    reader: csv::Reader<BufReader<Box<dyn Read + Send + 'a>>>,
+    columns: Vec<Column>,
+    positions: BTreeMap<String, usize>,
+    record: csv::ByteRecord,
+    lines_behind: u64,
+}
+
+struct Column {
+    /// In the payload; absent if it is not part of it.
+    name: Option<String>,
+    kind: Option<CellType>,
+}
+
+impl<'a> CsvRows<'a> {
+    fn open(args: &'a RowArgs, source: impl Read + Send + 'a) -> Result<Self, Error> {
+        let source: Box<dyn Read + Send + 'a> = Box::new(source);
+        let mut buffer = BufReader::with_capacity(64 * 1024, source);
+        let beginning = buffer.fill_buf().map_err(Error::file("read", "the file"))?;
+        let delimiter = args.delimiter.unwrap_or_else(|| likely_delimiter(beginning));
+        // The reader counts a line when it meets its last byte, which of two it does with the next record.
+        let lines_behind = u64::from(first_line(beginning).ends_with(b"\r"));
+        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(buffer);
+        let header = reader.byte_headers().map_err(unreadable)?.clone();
+        let names: Option<Vec<String>> =
+            header.iter().map(|name| Some(std::str::from_utf8(name).ok()?.trim().to_owned())).collect();
+        let Some(names) = names else {
+            return Err(Error::Usage("the header is not UTF-8: save the file as UTF-8".to_owned()));
+        };
+        let positions: BTreeMap<String, usize> =
+            names.iter().enumerate().map(|(position, name)| (name.clone(), position)).collect();
+        if names.is_empty() || names.iter().any(String::is_empty) || positions.len() != names.len() {
+            return Err(Error::Usage("the first line must name the columns, each by a name of its own".to_owned()));
+        }
+        check_names(args, &positions, &names)?;
+        let columns = names.iter().map(|name| column(args, name)).collect();
+        Ok(Self { args, reader, columns, positions, record: csv::ByteRecord::new(), lines_behind })
+    }
+
+    fn next(&mut self) -> Result<Option<Row>, Error> {
+        match self.reader.read_byte_record(&mut self.record) {
+            Ok(false) => Ok(None),
+            Ok(true) => {
+                let line = self.record.position().map_or(0, csv::Position::line) + self.lines_behind;
+                let task = self.task().and_then(|task| to_line(&task));
+                Ok(Some(Row { line, task }))
+            }
+            Err(error) => Err(unreadable(error)),
+        }
+    }
+
+    fn task(&self) -> Result<NewTask, String> {
+        if self.record.len() != self.columns.len() {
+            return Err(format!("has {} columns, but the first line names {}", self.record.len(), self.columns.len()));
+        }
+        let mut payload = Map::new();
+        let mut cells = Vec::with_capacity(self.columns.len());
+        for (column, cell) in self.columns.iter().zip(&self.record) {
+            let cell = std::str::from_utf8(cell).map_err(|_| "is not UTF-8: save the file as UTF-8".to_owned())?;
+            cells.push(cell);
+            if let Some(name) = &column.name {
+                let value = typed(cell, column.kind, self.args.infer_types).map_err(|why| format!("{name}: {why}"))?;
+                payload.insert(name.clone(), value);
+            }
+        }
+        let cell = |name: &str| self.positions.get(name).map(|position| cells[*position].to_owned());
+        task(self.args, payload.into(), cell)
+    }
+}
+
+fn unreadable(error: csv::Error) -> Error {
+    Error::Usage(format!("the file cannot be read as CSV: {error}"))
+}
+
+/// Every column that an option names must be there.
+fn check_names(args: &RowArgs, positions: &BTreeMap<String, usize>, names: &[String]) -> Result<(), Error> {
+    let single = [
+        &args.reference_column,
+        &args.name_column,
+        &args.priority_column,
+        &args.deadline_column,
+        &args.not_before_column,
+        &args.tags_column,
+        &args.comment_column,
+    ];
+    let renamed = args.renames.iter().map(|(column, _)| column);
+    let typed = args.types.iter().map(|(column, _)| column);
+    let named = single.into_iter().flatten().chain(&args.columns).chain(renamed).chain(typed);
+    match named.into_iter().find(|name| !positions.contains_key(*name)) {
+        None => Ok(()),
+        Some(missing) => {
+            Err(Error::Usage(format!("there is no column \"{missing}\"; the file has {}", names.join(", "))))
+        }
+    }
+}
+
+fn column(args: &RowArgs, name: &str) -> Column {
+    let is_wanted = args.columns.is_empty() || args.columns.iter().any(|wanted| wanted == name);
+    let renamed = args.renames.iter().find(|(column, _)| column == name).map(|(_, new)| new.as_str());
+    let kind = args.types.iter().find(|(column, _)| column == name).map(|(_, kind)| *kind);
+    Column { name: is_wanted.then(|| renamed.unwrap_or(name).to_owned()), kind }
+}
+
+/// The one that stands most often outside of quotes in the first line.
+fn likely_delimiter(beginning: &[u8]) -> u8 {
+    let line = first_line(beginning);
+    let count = |delimiter: u8| {
+        let mut quoted = false;
+        line.iter()
+            .filter(|byte| {
+                quoted ^= **byte == b'"';
+                !quoted && **byte == delimiter
+            })
+            .count()
+    };
+    // Of equal ones the comma, which comes last and therefore wins.
+    [b'\t', b';', b','].into_iter().max_by_key(|delimiter| count(*delimiter)).unwrap_or(b',')
+}
+
+fn first_line(beginning: &[u8]) -> &[u8] {
+    beginning.split(|byte| *byte == b'\n').next().unwrap_or_default()
+}
+
+fn typed(cell: &str, kind: Option<CellType>, infer: bool) -> Result<Value, String> {
+    let text = cell.trim();
+    let kind = match kind {
+        Some(kind) => kind,
+        None if infer => return Ok(inferred(cell, text)),
+        None => CellType::Text,
+    };
+    if text.is_empty() && kind != CellType::Text {
+        return Ok(Value::Null);
+    }
+    let wrong = |what: &str| format!("\"{text}\" is not {what}");
+    match kind {
+        CellType::Text => Ok(cell.into()),
+        CellType::Integer => text.parse::<i64>().map(Value::from).map_err(|_| wrong("a whole number")),
+        CellType::Number => match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(serde_json::from_str(text).unwrap_or_else(|_| number.into())),
+            _ => Err(wrong("a number")),
+        },
+        CellType::Boolean => match text.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "1" => Ok(true.into()),
+            "false" | "no" | "0" => Ok(false.into()),
+            _ => Err(wrong("true or false")),
+        },
+        CellType::Json => serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}")),
+    }
+}
+
+fn inferred(cell: &str, text: &str) -> Value {
+    match serde_json::from_str(text) {
+        Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
+        _ => cell.into(),
+    }
+}
+
+/// A task with what holds for all, and what its own cells say.
+fn task(args: &RowArgs, payload: Value, cell: impl Fn(&str) -> Option<String>) -> Result<NewTask, String> {
+    let given = |column: &Option<String>| {
+        let text = cell(column.as_ref()?)?.trim().to_owned();
+        (!text.is_empty()).then_some(text)
+    };
+    let time = |column: &Option<String>, all: Option<Timestamp>| match given(column) {
+        Some(text) => values::moment(&text).map(Some),
+        None => Ok(all),
+    };
+    let priority = match given(&args.priority_column) {
+        Some(text) => Some(text.parse().map_err(|_| format!("\"{text}\" is not a priority: 1, 2 or 3"))?),
+        None => args.priority,
+    };
+    let mut tags = args.tags.clone();
+    let own = given(&args.tags_column).unwrap_or_default();
+    tags.extend(own.split([',', ';', ' ']).map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
+    Ok(NewTask {
+        reference: given(&args.reference_column),
+        name: given(&args.name_column),
+        payload,
+        priority,
+        deadline: time(&args.deadline_column, args.deadline)?,
+        postponed_until: time(&args.not_before_column, args.not_before)?,
+        tags,
+        comment: given(&args.comment_column),
+        max_attempts: args.max_attempts,
+    })
+}
+
+fn to_line(task: &NewTask) -> Result<Vec<u8>, String> {
+    let mut line = serde_json::to_vec(task).map_err(|error| error.to_string())?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+pub struct LineRows<'a> {
+    args: &'a RowArgs,
+    reader: BufReader<Box<dyn Read + Send + 'a>>,
+    line: u64,
+}
+
+impl LineRows<'_> {
+    fn next(&mut self) -> Result<Option<Row>, Error> {
+        loop {
+            let mut text = Vec::new();
+            let read = self.reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut text);
+            if read.map_err(Error::file("read", "the file"))? == 0 {
+                return Ok(None);
+            }
+            self.line += 1;
+            if text.len() as u64 >= MAX_LINE_BYTES && !text.ends_with(b"\n") {
+                self.skip_line()?;
+                return Ok(Some(Row { line: self.line, task: Err("is longer than a task may be".to_owned()) }));
+            }
+            if !text.iter().all(u8::is_ascii_whitespace) {
+                return Ok(Some(Row { line: self.line, task: self.task(&text) }));
+            }
+        }
+    }
+
+    fn skip_line(&mut self) -> Result<(), Error> {
+        loop {
+            let piece = match self.reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other.map_err(Error::file("read", "the file"))?,
+            };
+            let end = piece.iter().position(|byte| *byte == b'\n');
+            let length = piece.len();
+            self.reader.consume(end.map_or(length, |end| end + 1));
+            if end.is_some() || length == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn task(&self, text: &[u8]) -> Result<Vec<u8>, String> {
+        let value: Value = serde_json::from_slice(text).map_err(|error| format!("is not JSON: {error}"))?;
+        if !self.args.payload_lines {
+            let new: NewTask = serde_json::from_value(value).map_err(|error| error.to_string())?;
+            return to_line(&new);
+        }
+        let members = value.as_object().cloned().unwrap_or_default();
+        let cell = |name: &str| match members.get(name)? {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        };
+        to_line(&task(self.args, value, cell)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        rows: RowArgs,
+    }
+
+    fn args(arguments: &[&str]) -> RowArgs {
+        Line::parse_from([&["x"], arguments].concat()).rows
+    }
+
+    fn all(mut rows: Rows) -> Vec<(u64, Result<Value, String>)> {
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().expect("it is readable") {
+            found.push((row.line, row.task.map(|line| serde_json::from_slice(&line).expect("JSON"))));
+        }
+        found
+    }
+
+    fn csv(arguments: &[&str], text: &str) -> Vec<(u64, Result<Value, String>)> {
+        let args = args(arguments);
+        all(Rows::csv(&args, text.as_bytes()).expect("a header"))
+    }
+
+    #[test]
+    fn columns_become_members_and_lines_are_counted_over_quoted_breaks() {
+        let found = csv(&[], "\u{feff}a,b\r\n1,\"x\ny\"\r\n2,Müller\r\n");
+        assert_eq!(found[0], (2, Ok(json!({"payload": {"a": "1", "b": "x\ny"}}))));
+        assert_eq!(found[1], (4, Ok(json!({"payload": {"a": "2", "b": "Müller"}}))));
+    }
+
+    #[test]
+    fn the_separator_is_found() {
+        for text in ["a;b\n1;2,5\n", "a\tb\n1\t2,5\n"] {
+            assert_eq!(csv(&[], text)[0].1, Ok(json!({"payload": {"a": "1", "b": "2,5"}})), "{text:?}");
+        }
+        assert_eq!(csv(&["--delimiter", "|"], "a|b\n1|2\n")[0].1, Ok(json!({"payload": {"a": "1", "b": "2"}})));
+        assert_eq!(likely_delimiter(b"\"a;b;c\",d\n;;;;"), b',');
+    }
+
+    #[test]
+    fn cells_get_their_types_and_wrong_ones_hold_up_no_other_row() {
+        let arguments = ["--type", "n=integer", "--type", "x=number", "--type", "ok=boolean", "--type", "j=json"];
+        let found = csv(&arguments, "n,x,ok,j,t\n1,2.50,yes,[1],007\n,,,,\nmuch,1,true,1,x\n1,2\n");
+        let expected = json!({"payload": {"n": 1, "x": 2.5, "ok": true, "j": [1], "t": "007"}});
+        assert_eq!(found[0].1, Ok(expected));
+        let empty = json!({"payload": {"n": null, "x": null, "ok": null, "j": null, "t": ""}});
+        assert_eq!(found[1].1, Ok(empty));
+        assert_eq!(found[2], (4, Err("n: \"much\" is not a whole number".to_owned())));
+        assert_eq!(found[3], (5, Err("has 2 columns, but the first line names 5".to_owned())));
+        let found = csv(&["--infer-types"], "a,b,c,d\n1,true,007,null\n");
+        assert_eq!(found[0].1, Ok(json!({"payload": {"a": 1, "b": true, "c": "007", "d": "null"}})));
+    }
+
+    #[test]
+    fn columns_say_what_else_belongs_to_the_task() {
+        let arguments = [
+            "--reference-column",
+            "no",
+            "--priority-column",
+            "p",
+            "--deadline-column",
+            "due",
+            "--tags-column",
+            "t",
+            "--tag",
+            "all",
+            "--column",
+            "sum",
+            "--rename",
+            "sum=total",
+            "--max-attempts",
+            "3",
+        ];
+        let found = csv(&arguments, "no,p,due,t,sum\nA-1,3,2026-11-23T18:00:00Z,\"x; y\",5\nA-2,,,,6\nA-3,high,,,7\n");
+        let expected = json!({
+            "payload": {"total": "5"}, "reference": "A-1", "priority": 3, "deadline": "2026-11-23T18:00:00.000Z",
+            "tags": ["all", "x", "y"], "max_attempts": 3,
+        });
+        assert_eq!(found[0].1, Ok(expected));
+        let plain = json!({"payload": {"total": "6"}, "reference": "A-2", "tags": ["all"], "max_attempts": 3});
+        assert_eq!(found[1].1, Ok(plain));
+        assert!(found[2].1.as_ref().is_err_and(|why| why.contains("priority")), "{:?}", found[2]);
+    }
+
+    #[test]
+    fn columns_that_are_not_there_and_headers_that_name_nothing_are_refused() {
+        let wrong = args(&["--reference-column", "nr"]);
+        let refused = Rows::csv(&wrong, "no,sum\n".as_bytes()).err().expect("it is refused").to_string();
+        assert!(refused.contains("\"nr\"") && refused.contains("no, sum"), "{refused}");
+        let plain = args(&[]);
+        for text in ["", "a,a\n", "a,\n"] {
+            assert!(Rows::csv(&plain, text.as_bytes()).is_err(), "{text:?}");
+        }
+        assert!(Rows::csv(&plain, &b"gr\xfc\xdfe\n"[..]).is_err());
+    }
+
+    #[test]
+    fn lines_are_tasks_or_payloads() {
+        let text = "{\"payload\": 1, \"reference\": \"r\"}\n\n{\"payload\"\n{\"payloads\": 1}\n";
+        let plain = args(&[]);
+        let found = all(Rows::ndjson(&plain, text.as_bytes()));
+        assert_eq!(found[0], (1, Ok(json!({"payload": 1, "reference": "r"}))));
+        assert_eq!((found[1].0, found[2].0), (3, 4));
+        assert!(found[1].1.is_err() && found[2].1.as_ref().is_err_and(|why| why.contains("payloads")));
+        let payloads = args(&["--payload-lines", "--reference-column", "no"]);
+        let found = all(Rows::ndjson(&payloads, "{\"no\": 7, \"a\": [1]}\n".as_bytes()));
+        assert_eq!(found[0].1, Ok(json!({"payload": {"no": 7, "a": [1]}, "reference": "7"})));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_skipped() {
+        let long = format!("\"{}\"\n{{\"payload\": 2}}\n", "x".repeat(MAX_LINE_BYTES as usize));
+        let plain = args(&[]);
+        let found = all(Rows::ndjson(&plain, long.as_bytes()));
+        assert_eq!(found[0], (1, Err("is longer than a task may be".to_owned())));
+        assert_eq!(found[1], (2, Ok(json!({"payload": 2}))));
+    }
+}
