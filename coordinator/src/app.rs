@@ -12,6 +12,7 @@ use crate::{
     json_schema::Schemas,
     manifests::Manifests,
     password::Guesses,
+    queue_schemas::QueueSchemas,
     secrets::Secrets,
     store::{Db, Reader, backup::BlobHold, blob::Blobs, embedded::Embedded},
 };
@@ -50,6 +51,7 @@ pub struct App {
     pub rules: Rules,
     pub manifests: Manifests,
     pub schemas: Schemas,
+    pub queue_schemas: QueueSchemas,
     /// What a backup is made of; absent when everything lies in memory.
     pub on_disk: Option<OnDisk>,
     pub blob_hold: Arc<BlobHold>,
@@ -76,6 +78,7 @@ impl App {
             rules,
             manifests: Manifests::default(),
             schemas: Schemas::default(),
+            queue_schemas: QueueSchemas::default(),
             on_disk,
             blob_hold: Arc::default(),
             stopping: CancellationToken::new(),

@@ -8,11 +8,12 @@ mod shape;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use drover_protocol::{ProcessVersionId, problem::FieldError};
+use drover_protocol::problem::FieldError;
 use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind};
 use lru::LruCache;
 use parking_lot::Mutex;
 use serde_json::Value;
+use uuid::Uuid;
 
 /// At most so many findings are told about one value.
 const MAX_ERRORS: usize = 20;
@@ -127,7 +128,7 @@ pub enum Side {
 /// Compiled schemas of versions, the least recently used one dropped when there are too many. Versions never change, so
 /// nothing here can be out of date. Usable from many threads.
 #[derive(Debug)]
-pub struct Schemas(Mutex<LruCache<(ProcessVersionId, Side), Arc<Validator>>>);
+pub struct Schemas(Mutex<LruCache<(Uuid, Side), Arc<Validator>>>);
 
 impl Default for Schemas {
     fn default() -> Self {
@@ -141,10 +142,10 @@ impl Schemas {
         Self(Mutex::new(LruCache::new(NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN))))
     }
 
-    /// The compiled schema of a version. `schema` is compiled outside of the lock, and only if it is not here; the error
+    /// The compiled schema of a version, or of another owner whose schema never changes. `schema` is compiled outside of the lock, and only if it is not here; the error
     /// is [`compile`]'s, and cannot occur with a schema that passed it when the version was uploaded.
-    pub fn get(&self, version: ProcessVersionId, side: Side, schema: &Value) -> Result<Arc<Validator>, String> {
-        let key = (version, side);
+    pub fn get(&self, owner: Uuid, side: Side, schema: &Value) -> Result<Arc<Validator>, String> {
+        let key = (owner, side);
         if let Some(validator) = self.0.lock().get(&key) {
             return Ok(Arc::clone(validator));
         }
@@ -157,12 +158,11 @@ impl Schemas {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use uuid::Uuid;
 
     use super::*;
 
-    fn version(number: u128) -> ProcessVersionId {
-        ProcessVersionId::from_uuid(Uuid::from_u128(number))
+    fn version(number: u128) -> Uuid {
+        Uuid::from_u128(number)
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod nearest;
 pub mod operations;
 pub mod package;
 pub mod password;
+pub mod queue_schemas;
 pub mod secrets;
 pub mod start;
 pub mod store;

@@ -159,7 +159,7 @@ pub struct QueuePatch {
     #[schema(value_type = String, required = false, max_length = 2048)]
     pub description: Option<String>,
     /// Turned on only while no two of its tasks have the same reference; references of tasks added before are not checked
-    /// again when this is turned off and on.
+    /// Turned on only while the queue has no tasks.
     #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = bool, required = false)]
     pub unique_references: Option<bool>,

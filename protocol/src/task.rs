@@ -433,11 +433,13 @@ pub struct TaskFilter {
     /// One of these states; repeatable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state: Vec<TaskState>,
+    /// The reference that the task must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// The task must have all of these, and none of those with a `-` before them; repeatable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tag: Vec<String>,
+    /// 1 low, 2 normal, 3 high.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 3)]
     #[param(minimum = 1, maximum = 3)]
@@ -448,6 +450,7 @@ pub struct TaskFilter {
     /// Before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_to: Option<Timestamp>,
+    /// The kind of error of its newest attempt that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_kind: Option<TaskErrorKind>,
     /// Id of the job that holds or held it last.

@@ -1,11 +1,17 @@
-//! Does what is due for jobs: leases that ran out, limits that passed, times that came.
+//! Does what is due for jobs and tasks: leases that ran out, limits that passed, times that came; and settles what ended
+//! jobs still hold.
 
 use std::{sync::Arc, time::Duration};
 
 use drover_protocol::{AccountId, Timestamp};
 
 use super::{Failures, accounts, measured};
-use crate::{app::App, error::Result, operations::job, store::Topic};
+use crate::{
+    app::App,
+    error::Result,
+    operations::{job, task},
+    store::Topic,
+};
 
 const PAGE: usize = 100;
 /// The clock of the host may be set; no deadline is slept for longer than this without looking at it.
@@ -14,7 +20,7 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// Runs until the coordinator stops.
 pub async fn run(app: Arc<App>) {
     loop {
-        let watch = app.db.watch(&[Topic::Deadlines]);
+        let watch = app.db.watch(&[Topic::Deadlines, Topic::TasksDue, Topic::Settling]);
         let began = app.db.now();
         measured(&app, "deadlines", pass(&app)).await;
         let sleep = match next(&app) {
@@ -36,12 +42,15 @@ pub async fn run(app: Arc<App>) {
 pub async fn pass(app: &App) -> Result<()> {
     let mut failures = Failures::default();
     for account in accounts(app)? {
-        failures.note(account, pass_of(app, account).await);
+        // What cannot be done of one kind does not hold up the other.
+        failures.note(account, jobs(app, account).await);
+        failures.note(account, settling(app, account).await);
+        failures.note(account, tasks(app, account).await);
     }
     failures.end()
 }
 
-async fn pass_of(app: &App, account: AccountId) -> Result<()> {
+async fn jobs(app: &App, account: AccountId) -> Result<()> {
     let leases = app.rules.leases;
     // A look costs nothing; a transaction is only begun when something is due.
     while app.db.read(account, |reading| job::next_deadline(reading))?.is_some_and(|at| at <= app.db.now()) {
@@ -53,9 +62,31 @@ async fn pass_of(app: &App, account: AccountId) -> Result<()> {
     Ok(())
 }
 
+async fn settling(app: &App, account: AccountId) -> Result<()> {
+    while app.db.read(account, |reading| task::next_settling(reading))?.is_some() {
+        app.db.write(account, task::settle_page).await?;
+    }
+    Ok(())
+}
+
+async fn tasks(app: &App, account: AccountId) -> Result<()> {
+    let leases = app.rules.leases;
+    while app.db.read(account, |reading| task::next_due(reading))?.is_some_and(|at| at <= app.db.now()) {
+        let done = app.db.write(account, move |tx| task::tick_page(tx, &leases, PAGE)).await?;
+        if done < PAGE {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// The next deadline of all accounts.
 fn next(app: &App) -> Option<Timestamp> {
     let accounts = accounts(app).ok()?;
-    let deadlines = accounts.into_iter().filter_map(|account| app.db.read(account, |r| job::next_deadline(r)).ok()?);
-    deadlines.min()
+    let next = |account| {
+        let of_jobs = app.db.read(account, |reading| job::next_deadline(reading)).ok().flatten();
+        let of_tasks = app.db.read(account, |reading| task::next_due(reading)).ok().flatten();
+        of_jobs.into_iter().chain(of_tasks).min()
+    };
+    accounts.into_iter().filter_map(next).min()
 }

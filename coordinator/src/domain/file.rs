@@ -1,6 +1,6 @@
 //! Stored files and the rules of their paths.
 
-use drover_protocol::{FileId, JobId, Timestamp, storage::MAX_PATH_BYTES};
+use drover_protocol::{FileId, JobId, TaskId, Timestamp, storage::MAX_PATH_BYTES};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,11 @@ pub struct File {
 /// The folder of a job's artifacts.
 pub fn job_folder(job: JobId) -> String {
     format!("jobs/{job}")
+}
+
+/// The folder of the files that are attached to a task.
+pub fn task_folder(task: TaskId) -> String {
+    format!("tasks/{task}")
 }
 
 /// The job whose artifacts the folder holds.

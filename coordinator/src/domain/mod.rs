@@ -13,4 +13,6 @@ pub mod log;
 pub mod name;
 pub mod permission;
 pub mod process;
+pub mod queue;
 pub mod robot;
+pub mod task;

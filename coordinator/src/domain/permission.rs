@@ -57,6 +57,17 @@ permissions! {
     JobDelete = "job:delete",
     LogRead = "log:read",
     StorageRead = "storage:read",
+    QueueRead = "queue:read",
+    QueueCreate = "queue:create",
+    QueueUpdate = "queue:update",
+    QueueDelete = "queue:delete",
+    QueuePause = "queue:pause",
+    TaskRead = "task:read",
+    TaskCreate = "task:create",
+    TaskTake = "task:take",
+    TaskUpdate = "task:update",
+    TaskRetry = "task:retry",
+    TaskDelete = "task:delete",
     SystemBackup = "system:backup",
     AgentWork = "agent:work",
 }
@@ -104,6 +115,8 @@ impl Role {
             P::JobRead,
             P::LogRead,
             P::StorageRead,
+            P::QueueRead,
+            P::TaskRead,
         ];
         let more: &[P] = match self {
             Self::Robot => return P::AgentWork.into(),
@@ -124,6 +137,12 @@ impl Role {
                 P::JoinTokenCreate,
                 P::JoinTokenDelete,
                 P::VersionActivate,
+                P::QueuePause,
+                P::TaskCreate,
+                P::TaskTake,
+                P::TaskUpdate,
+                P::TaskRetry,
+                P::TaskDelete,
             ],
             Self::Developer => &[
                 P::JobStart,
@@ -136,6 +155,15 @@ impl Role {
                 P::VersionUpdate,
                 P::VersionDelete,
                 P::VersionActivate,
+                P::QueueCreate,
+                P::QueueUpdate,
+                P::QueueDelete,
+                P::QueuePause,
+                P::TaskCreate,
+                P::TaskTake,
+                P::TaskUpdate,
+                P::TaskRetry,
+                P::TaskDelete,
             ],
         };
         look.iter().chain(more).copied().collect()
@@ -144,8 +172,9 @@ impl Role {
 
 /// What the key of a job may do. Which queues, resources and storage folders that is about, its manifest says.
 pub fn of_jobs() -> Permissions {
+    use Permission as P;
     // Reading its own job; `operations` holds it to that one.
-    Permission::JobRead.into()
+    P::JobRead | P::QueueRead | P::TaskRead | P::TaskCreate | P::TaskTake
 }
 
 #[cfg(test)]

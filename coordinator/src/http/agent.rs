@@ -316,7 +316,7 @@ async fn check_output(
     let schema = manifest.output_schema.as_ref();
     let Some(schema) = schema.filter(|_| report.outcome == Outcome::Succeeded) else { return Ok(()) };
     let unusable = |error| Error::Internal(format!("the output schema of a version is unusable: {error}"));
-    let validator = app.schemas.get(version, Side::Output, schema).map_err(unusable)?;
+    let validator = app.schemas.get(version.uuid(), Side::Output, schema).map_err(unusable)?;
     let errors = json_schema::check(&validator, schema, output, "").await;
     if errors.is_empty() {
         return Ok(());

@@ -236,7 +236,8 @@ impl<F: DeserializeOwned> FromRequestParts<Arc<App>> for ListQuery<F> {
 #[serde(deny_unknown_fields)]
 pub struct NoFilter {}
 
-fn parse_query<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
+/// Reads a query string. Unknown parameters are refused.
+pub fn parse_query<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
     let deserializer = serde_html_form::Deserializer::new(url_pairs(text));
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let at = error.path().to_string();
@@ -246,7 +247,8 @@ fn parse_query<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
     })
 }
 
-fn url_pairs(text: &str) -> url::form_urlencoded::Parse<'_> {
+/// The pairs of a query string, decoded.
+pub fn url_pairs(text: &str) -> url::form_urlencoded::Parse<'_> {
     url::form_urlencoded::parse(text.as_bytes())
 }
 

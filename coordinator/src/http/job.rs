@@ -154,7 +154,7 @@ async fn start_jobs(State(app): State<Arc<App>>, caller: Caller, request: Posted
     })?;
     if let Some(schema) = &manifest.input_schema {
         let unusable = |error| Error::Internal(format!("the input schema of a version is unusable: {error}"));
-        let validator = app.schemas.get(draft.version.id, Side::Input, schema).map_err(unusable)?;
+        let validator = app.schemas.get(draft.version.id.uuid(), Side::Input, schema).map_err(unusable)?;
         let errors = json_schema::check(&validator, schema, &draft.input, "/input").await;
         if !errors.is_empty() {
             return Err(Error::Invalid(errors).into());

@@ -18,11 +18,13 @@ mod page;
 mod problem;
 mod process;
 mod process_version;
+mod queue;
 mod robot;
 mod robot_group;
 mod server;
 mod storage;
 mod system;
+mod task;
 
 use std::sync::Arc;
 
@@ -53,10 +55,12 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(log::routes())
         .merge(process::routes())
         .merge(process_version::routes())
+        .merge(queue::routes())
         .merge(robot::routes())
         .merge(robot_group::routes())
         .merge(storage::routes())
-        .merge(system::versioned_routes());
+        .merge(system::versioned_routes())
+        .merge(task::routes());
     OpenApiRouter::with_openapi(openapi::base()).nest(drover_protocol::API_BASE, versioned).merge(system::routes())
 }
 

@@ -52,6 +52,8 @@ enum Made<T> {
     New(Answer<T>),
     Kept(FirstAnswer),
     Repeated(FirstAnswer),
+    /// What was written stays, and yet the call is refused.
+    Refused(Error),
 }
 
 /// Runs a writing operation. With an `Idempotency-Key`, a repetition gives the first answer and does nothing.
@@ -60,16 +62,34 @@ where
     T: Serialize + Send + 'static,
     F: FnOnce(&mut Tx, &Caller) -> Result<Answer<T>> + Send + 'static,
 {
+    write_or_refuse(app, caller, call, move |tx, caller| body(tx, caller).map(Ok)).await
+}
+
+/// The same for an operation that may refuse and yet keep what it has written: its inner result.
+pub async fn write_or_refuse<T, F>(
+    app: &Arc<App>,
+    caller: Caller,
+    call: Option<Repeatable>,
+    body: F,
+) -> Result<Response, Fault>
+where
+    T: Serialize + Send + 'static,
+    F: FnOnce(&mut Tx, &Caller) -> Result<Result<Answer<T>>> + Send + 'static,
+{
     let secrets = Arc::clone(&app.secrets);
     let account = caller.account;
     let made = app
         .db
         .write(account, move |tx| {
-            let Some(call) = &call else { return body(tx, &caller).map(Made::New) };
+            let Some(call) = &call else { return Ok(body(tx, &caller)?.map_or_else(Made::Refused, Made::New)) };
             if let Some(first) = idempotency::find(tx, &caller, call, &secrets)? {
                 return Ok(Made::Repeated(first));
             }
-            let first = first_answer(body(tx, &caller)?)?;
+            let answer = match body(tx, &caller)? {
+                Ok(answer) => answer,
+                Err(refusal) => return Ok(Made::Refused(refusal)),
+            };
+            let first = first_answer(answer)?;
             idempotency::keep(tx, &caller, call, &first, &secrets)?;
             Ok(Made::Kept(first))
         })
@@ -78,6 +98,7 @@ where
         Made::New(answer) => response(first_answer(answer)?, false),
         Made::Kept(first) => response(first, false),
         Made::Repeated(first) => response(first, true),
+        Made::Refused(refusal) => return Err(refusal.into()),
     })
 }
 

@@ -116,10 +116,9 @@ pub fn get(reading: &dyn Reading, caller: &Caller, folder: &str, path: &str) -> 
     find(reading, folder, path)?.ok_or(Error::NotFound("file"))
 }
 
-/// Removes one page of a job's artifacts; `true` when none is left.
-pub fn remove_folder_page(tx: &mut Tx, job: JobId, limit: usize) -> Result<bool> {
-    let folder = job_folder(job);
-    let files = Scan::of(tx, Kind::FileByPath, folder.as_str()).indexed::<File>(tx, limit)?;
+/// Removes one page of a folder's files; `true` when none is left.
+pub fn remove_folder_page(tx: &mut Tx, folder: &str, limit: usize) -> Result<bool> {
+    let files = Scan::of(tx, Kind::FileByPath, folder).indexed::<File>(tx, limit)?;
     let ended = files.len() < limit;
     for (_, file) in files {
         remove(tx, &file)?;

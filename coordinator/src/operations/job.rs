@@ -10,10 +10,11 @@ use drover_protocol::{
 use super::{
     Actor, Caller, attempt, event, file,
     list::{self, Page, Via},
-    log, process, process_version, robot, robot_group,
+    log, process, process_version, robot, robot_group, task,
 };
 use crate::{
     domain::{
+        file::job_folder,
         job::{Job, JobEvent, Leases, Refusal, State, Target, step},
         name::{Faults, MAX_REASON_CHARS},
         permission::Permission,
@@ -175,8 +176,9 @@ pub fn apply(tx: &mut Tx, before: Job, event: JobEvent, leases: &Leases) -> Resu
         return Ok(before);
     }
     attempt::follow(tx, &before, &step)?;
-    if step.ended.is_some() {
+    if let Some(end) = &step.ended {
         log::end(tx, before.id, before.attempt)?;
+        task::settle_job(tx, &before, end)?;
     }
     let mut job = step.job;
     table::update(tx, &mut job)?;
@@ -350,7 +352,7 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, id: JobId, revision: Option<u64
 
 /// One page of removing a job; `true` when nothing of it is left.
 pub fn remove_page(tx: &mut Tx, job: &Job) -> Result<bool> {
-    if !log::remove_page(tx, job.id, DELETE_PAGE)? || !file::remove_folder_page(tx, job.id, DELETE_PAGE)? {
+    if !log::remove_page(tx, job.id, DELETE_PAGE)? || !file::remove_folder_page(tx, &job_folder(job.id), DELETE_PAGE)? {
         return Ok(false);
     }
     if !event::delete_page(tx, job.id.uuid(), DELETE_PAGE)? {

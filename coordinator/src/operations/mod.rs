@@ -19,9 +19,11 @@ pub mod list;
 pub mod log;
 pub mod process;
 pub mod process_version;
+pub mod queue;
 pub mod retention;
 pub mod robot;
 pub mod robot_group;
 pub mod system;
+pub mod task;
 
 pub use caller::{Actor, Caller, Reach};

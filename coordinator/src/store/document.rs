@@ -21,6 +21,9 @@ pub enum Slot {
     Output = 2,
     Manifest = 3,
     Answer = 4,
+    Payload = 5,
+    Checkpoint = 6,
+    Schema = 7,
 }
 
 fn prefix(account: drover_protocol::AccountId, object: Uuid, slot: Slot) -> Key {

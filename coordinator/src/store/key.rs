@@ -3,8 +3,8 @@
 //! The account stands in every key right after the kind: no scan can cross from one account into another.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, RobotGroupId,
-    RobotId, Timestamp, UserId,
+    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, QueueId,
+    RobotGroupId, RobotId, TaskId, Timestamp, UserId,
 };
 use uuid::Uuid;
 
@@ -94,6 +94,29 @@ kinds! {
     Garbage = b"bg",
     /// System account: facts about the store itself.
     System = b"sy",
+    Queue = b"qu",
+    QueueByName = b"qn",
+    /// How many tasks of a queue are in which phase.
+    QueueCounters = b"qc",
+    /// What happened in one hour: queue, hour.
+    QueueHour = b"qh",
+    Task = b"tk",
+    /// Queue, phase: in the order of taking as far as tasks are ready.
+    TaskByPhase = b"ts",
+    /// Reference, queue.
+    TaskByReference = b"tr",
+    /// Queue, tag, phase.
+    TaskByTag = b"tg",
+    /// When the coordinator must look at the task by itself.
+    TaskDue = b"to",
+    /// Jobs whose tasks are still to be settled: job, attempt.
+    TaskSettling = b"te",
+    /// Tasks that an attempt of a job holds now: job, attempt.
+    TaskByJob = b"tj",
+    /// Ready tasks with a deadline: queue, tag (also the empty one), deadline.
+    TaskByDeadline = b"td",
+    /// Attempts before the newest: task, attempt.
+    TaskAttempt = b"ta",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -165,8 +188,10 @@ id_parts!(
     LogBlockId,
     ProcessId,
     ProcessVersionId,
+    QueueId,
     RobotGroupId,
     RobotId,
+    TaskId,
     UserId
 );
 
@@ -250,7 +275,7 @@ mod tests {
         assert_eq!(
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
-             lb lt ls fi fp id ix bg sy"
+             lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta"
         );
         let mut unique = letters.clone();
         unique.sort();

@@ -1,8 +1,8 @@
 //! Every record of the store with its indexes and version, on one page.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, RobotGroupId, RobotId,
-    Timestamp, UserId, job::JobState,
+    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, QueueId, RobotGroupId, RobotId,
+    TaskId, Timestamp, UserId, job::JobState, task::TaskError,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -23,7 +23,9 @@ use crate::{
         key::{ApiKey, JoinToken, Owner},
         log::{LogBlock, LogHead},
         process::{Process, ProcessVersion},
+        queue::{Counters, Hour, Queue},
         robot::{Robot, RobotGroup, Sample},
+        task::{self, Task},
     },
     error::Result,
 };
@@ -341,6 +343,121 @@ impl Record for Garbage {
     }
 }
 
+impl Record for Queue {
+    const KIND: Kind = Kind::Queue;
+    const NOUN: &'static str = "queue";
+    type Id = QueueId;
+
+    fn id(&self) -> QueueId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::unique(Kind::QueueByName, self.name.as_str())]
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+}
+
+impl Record for Counters {
+    const KIND: Kind = Kind::QueueCounters;
+    const NOUN: &'static str = "queue";
+    type Id = QueueId;
+
+    fn id(&self) -> QueueId {
+        self.queue_id
+    }
+}
+
+/// What happened to the tasks of a queue in an hour that is over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HourOfQueue {
+    pub queue_id: QueueId,
+    pub hour: Hour,
+}
+
+impl Record for HourOfQueue {
+    const KIND: Kind = Kind::QueueHour;
+    const NOUN: &'static str = "hour of a queue";
+    type Id = (QueueId, u64);
+
+    fn id(&self) -> (QueueId, u64) {
+        (self.queue_id, self.hour.number)
+    }
+}
+
+impl Record for Task {
+    const KIND: Kind = Kind::Task;
+    const NOUN: &'static str = "task";
+    type Id = TaskId;
+
+    fn id(&self) -> TaskId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        let phase = self.phase();
+        let mut entries = vec![IndexEntry::many(Kind::TaskByPhase, (self.queue_id, phase as u8))];
+        for tag in &self.tags {
+            entries.push(IndexEntry::many(Kind::TaskByTag, (self.queue_id, tag.as_str(), phase as u8)));
+        }
+        if let Some(reference) = &self.reference {
+            entries.push(IndexEntry::many(Kind::TaskByReference, (reference.as_str(), self.queue_id)));
+        }
+        if let Some(deadline) = self.deadline.filter(|_| phase.is_ready()) {
+            for tag in std::iter::once("").chain(self.tags.iter().map(String::as_str)) {
+                entries.push(IndexEntry::many(Kind::TaskByDeadline, (self.queue_id, tag, deadline)));
+            }
+        }
+        entries.extend(self.due_at().map(|at| IndexEntry::many(Kind::TaskDue, at)));
+        entries.extend(self.held_by_job().map(|job| IndexEntry::many(Kind::TaskByJob, (job.id, job.attempt))));
+        entries
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+}
+
+/// An attempt at a task before its newest one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PastAttempt {
+    pub task_id: TaskId,
+    pub attempt: task::Attempt,
+}
+
+impl Record for PastAttempt {
+    const KIND: Kind = Kind::TaskAttempt;
+    const NOUN: &'static str = "attempt of a task";
+    type Id = (TaskId, u32);
+
+    fn id(&self) -> (TaskId, u32) {
+        (self.task_id, self.attempt.number)
+    }
+}
+
+/// An attempt of a job that has ended while it held more tasks than could be settled at once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settling {
+    pub job_id: JobId,
+    pub attempt: u32,
+    pub error: TaskError,
+    /// How far it is.
+    pub position: Option<Vec<u8>>,
+}
+
+impl Record for Settling {
+    const KIND: Kind = Kind::TaskSettling;
+    const NOUN: &'static str = "job with tasks to settle";
+    type Id = (JobId, u32);
+
+    fn id(&self) -> (JobId, u32) {
+        (self.job_id, self.attempt)
+    }
+}
+
 /// Reads a stored record and gives its id and the keys of all its index entries.
 type IndexKeysOf = fn(AccountId, &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)>;
 
@@ -385,6 +502,19 @@ pub const RECORDS: &[RecordKind] = &[
     records::<File>(&[Kind::FileByPath]),
     records::<Answer>(&[Kind::IdempotencyByExpiry]),
     records::<Garbage>(&[]),
+    records::<Queue>(&[Kind::QueueByName]),
+    records::<Counters>(&[]),
+    records::<HourOfQueue>(&[]),
+    records::<Task>(&[
+        Kind::TaskByPhase,
+        Kind::TaskByReference,
+        Kind::TaskByTag,
+        Kind::TaskDue,
+        Kind::TaskByJob,
+        Kind::TaskByDeadline,
+    ]),
+    records::<Settling>(&[]),
+    records::<PastAttempt>(&[]),
 ];
 
 /// Kinds that are neither records nor indexes: pieces of documents and of log lines, and what is found by a hash.

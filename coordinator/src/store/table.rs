@@ -169,13 +169,25 @@ pub fn insert<R: Record>(tx: &mut Tx, record: &R) -> Result<()> {
 pub fn update<R: Record>(tx: &mut Tx, record: &mut R) -> Result<()> {
     let old: R = get(tx, record.id())?;
     record.touch();
-    write(tx, record, Some(old))
+    write(tx, record, Some(&old))
 }
 
 /// Replaces a record without counting a revision: for what changes by itself and not by anybody's wish.
 pub fn rewrite<R: Record>(tx: &mut Tx, record: &R) -> Result<()> {
     let old: R = get(tx, record.id())?;
-    write(tx, record, Some(old))
+    write(tx, record, Some(&old))
+}
+
+/// Replaces a record that the caller has just read as `before`, without counting a revision.
+pub fn replace<R: Record>(tx: &mut Tx, before: &R, record: &R) -> Result<()> {
+    debug_assert_eq!(before.id().to_bytes(), record.id().to_bytes());
+    write(tx, record, Some(before))
+}
+
+/// Puts a record that has no index entries, whether or not it is there.
+pub fn overwrite<R: Record>(tx: &mut Tx, record: &R) -> Result<()> {
+    debug_assert!(record.indexes().is_empty());
+    tx.put(record_key::<R>(tx.account(), &record.id()), encode(record)?)
 }
 
 /// Removes a record and its index entries; nothing happens if it is not there.
@@ -190,11 +202,11 @@ pub fn delete<R: Record>(tx: &mut Tx, id: R::Id) -> Result<()> {
     Ok(())
 }
 
-fn write<R: Record>(tx: &mut Tx, record: &R, old: Option<R>) -> Result<()> {
+fn write<R: Record>(tx: &mut Tx, record: &R, old: Option<&R>) -> Result<()> {
     let account = tx.account();
     let id = record.id().to_bytes();
     let new_entries = record.indexes();
-    let old_entries = old.as_ref().map(Record::indexes).unwrap_or_default();
+    let old_entries = old.map(Record::indexes).unwrap_or_default();
     for entry in old_entries.iter().filter(|entry| !new_entries.contains(entry)) {
         tx.delete(entry.key(account, &id));
     }

@@ -2,8 +2,8 @@
 //!
 //! A watch is armed before its holder looks at the store, so that no change between the look and the wait is missed.
 //!
-//! A ready job is for one robot, and ten thousand may wait for it: of those who wait for [`Topic::Ready`] only the first is
-//! woken, and passes the [wake-up](WakeUp) on to the next by dropping it, unless it finds that nothing is left and settles
+//! A ready job is for one robot, and ten thousand may wait for it, as a task is for one taker: of those who wait for
+//! [`Topic::Ready`] or [`Topic::Queue`] only the first is woken, and passes the [wake-up](WakeUp) on to the next by dropping it, unless it finds that nothing is left and settles
 //! it. So a wake-up is never lost with the one who got it, and each goes round at most once.
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-use drover_protocol::{JobId, KeyId, RobotGroupId, RobotId};
+use drover_protocol::{JobId, KeyId, QueueId, RobotGroupId, RobotId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -39,12 +39,18 @@ pub enum Topic {
     Sealing,
     /// Some blob is no longer needed.
     Garbage,
+    /// A task of this queue has become ready to be taken.
+    Queue(QueueId),
+    /// Something is due for a task in a moment.
+    TasksDue,
+    /// A job has ended and holds more tasks than were settled at once.
+    Settling,
 }
 
 impl Topic {
     /// Whether waking one of those who wait is enough.
     const fn is_for_one(self) -> bool {
-        matches!(self, Self::Ready(_))
+        matches!(self, Self::Ready(_) | Self::Queue(_))
     }
 }
 

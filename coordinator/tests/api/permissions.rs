@@ -36,7 +36,10 @@ pub struct Things(BTreeMap<&'static str, String>);
 
 impl Things {
     pub async fn make(world: &World, agent: &Agent) -> (Self, String) {
-        let process = world.process("p").await;
+        let queue = text(&world.post("/queues", json!({ "name": "q" })).await.created(), "/id");
+        let task = text(&world.post("/queues/q/tasks", json!({ "payload": {} })).await.created(), "/id");
+        let manifest = "[run]\ncommand = [\"true\"]\n[requires]\nqueues = [\"q\"]\n";
+        let process = world.process_with("p", json!({}), &[("process.toml", manifest)]).await;
         world.start(&process).await;
         let (job, assignment) = agent.take().await;
         agent.accept(&job, 1).await.ok();
@@ -53,6 +56,8 @@ impl Things {
             ("{folder}", format!("jobs%2F{job}")),
             ("{path}", "report.txt".to_owned()),
             ("{job}", job),
+            ("{queue}", queue),
+            ("{task}", task),
             ("token", text(&token, "/token")),
             ("/join-tokens/{id}", format!("/join-tokens/{}", text(&token, "/id"))),
             ("/keys/{id}", format!("/keys/{}", text(&key, "/id"))),
@@ -72,6 +77,8 @@ impl Things {
             ("{folder}", format!("jobs%2F{}", id())),
             ("{path}", "report.txt".to_owned()),
             ("{job}", id()),
+            ("{queue}", id()),
+            ("{task}", id()),
             ("token", "x".to_owned()),
             ("/join-tokens/{id}", format!("/join-tokens/{}", id())),
             ("/keys/{id}", format!("/keys/{}", id())),
@@ -96,7 +103,21 @@ impl Things {
             "PATCH /account" => json!({ "name": "renamed" }),
             "POST /account/key/refresh" => json!({ "grace_seconds": 60 }),
             "POST /account/key/reveal" => json!({ "password": crate::support::PASSWORD }),
-            "POST /keys" | "POST /robots" | "POST /robot-groups" | "POST /processes" => json!({ "name": "new" }),
+            "POST /keys" | "POST /robots" | "POST /robot-groups" | "POST /processes" | "POST /queues" => {
+                json!({ "name": "new" })
+            }
+            "POST /queues/{queue}/pause" => json!({ "reason": "updates" }),
+            "POST /queues/{queue}/tasks" => json!({ "payload": { "a": 1 } }),
+            "POST /queues/{queue}/take" => json!({ "filter": { "reference": "none" } }),
+            "POST /tasks/{task}/renew" | "POST /tasks/{task}/succeed" => json!({ "attempt": 1 }),
+            "POST /tasks/{task}/fail" => json!({ "attempt": 1, "kind": "business", "message": "no" }),
+            "POST /tasks/{task}/postpone" => json!({ "attempt": 1, "until": "2030-01-01T00:00:00Z" }),
+            "POST /tasks/{task}/checkpoint" => json!({ "attempt": 1, "checkpoint": 1 }),
+            "POST /tasks/{task}/comment" => json!({ "comment": "seen" }),
+            "POST /tasks/bulk-action" => {
+                json!({ "filter": { "queue": self.0["{queue}"] }, "action": "retry", "dry_run": true })
+            }
+            "PATCH /tasks/{task}" => json!({ "comment": "new" }),
             "POST /join-tokens" => json!({ "uses": 1 }),
             "POST /jobs" => json!({ "process": self.0["{process}"], "target": { "group": "all" } }),
             "POST /jobs/{job}/stop" => json!({ "mode": "stop" }),
@@ -270,7 +291,7 @@ async fn another_account_sees_nothing() {
     let start = json!({ "process": things.0["{process}"], "target": { "group": "all" } });
     let call = Call::new(world.router.clone(), Method::POST, "/jobs").key(&other_admin).json(&start);
     call.send().await.invalid(&["/process"]);
-    for list in ["/robots", "/jobs", "/processes", "/keys", "/join-tokens", "/robot-groups"] {
+    for list in ["/robots", "/jobs", "/processes", "/keys", "/join-tokens", "/robot-groups", "/queues", "/tasks"] {
         let call = Call::new(world.router.clone(), Method::GET, list).key(&other_admin);
         let page = call.send().await.ok();
         let ours = things.0.values().filter(|id| id.len() == 36).any(|id| page.to_string().contains(id.as_str()));

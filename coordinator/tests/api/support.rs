@@ -128,6 +128,10 @@ impl World {
     pub fn check(&self) {
         let report = check::check(&*self.engine.view()).unwrap();
         assert!(report.is_sound(), "{report}");
+        self.app
+            .db
+            .read(self.account, |reading| drover_coordinator::operations::queue::check_counters(reading))
+            .unwrap();
     }
 
     pub fn now(&self) -> Timestamp {
@@ -236,6 +240,48 @@ impl World {
 
     pub async fn job(&self, id: &str) -> Value {
         self.get(&format!("/jobs/{id}")).await.ok()
+    }
+
+    /// A queue with more settings; gives its id.
+    pub async fn queue(&self, name: &str, more: Value) -> String {
+        let mut request = json!({ "name": name });
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        text(&self.post("/queues", request).await.created(), "/id")
+    }
+
+    /// Adds a task with more members in the request, and gives its id.
+    pub async fn add(&self, queue: &str, more: Value) -> String {
+        let mut request = json!({ "payload": {} });
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        text(&self.post(&format!("/queues/{queue}/tasks"), request).await.created(), "/id")
+    }
+
+    /// Takes up to so many tasks.
+    pub async fn take(&self, queue: &str, max: u32) -> Vec<Value> {
+        let taken = self.post(&format!("/queues/{queue}/take"), json!({ "max": max })).await.ok();
+        taken["items"].as_array().unwrap().clone()
+    }
+
+    /// Takes the next task, which must be there, and gives its id and attempt.
+    pub async fn take_one(&self, queue: &str) -> (String, u64) {
+        let taken = self.take(queue, 1).await;
+        assert_eq!(taken.len(), 1, "a task is there");
+        (text(&taken[0], "/id"), taken[0]["attempt"].as_u64().unwrap())
+    }
+
+    pub async fn task(&self, id: &str) -> Value {
+        self.get(&format!("/tasks/{id}")).await.ok()
+    }
+
+    /// A call about one task.
+    pub async fn on_task(&self, id: &str, verb: &str, body: Value) -> Answer {
+        self.post(&format!("/tasks/{id}/{verb}"), body).await
+    }
+
+    /// Codes of the task's events, oldest first.
+    pub async fn task_events(&self, id: &str) -> Vec<String> {
+        let page = self.get(&format!("/tasks/{id}/events?limit=1000")).await.ok();
+        page["items"].as_array().unwrap().iter().rev().map(|event| text(event, "/code")).collect()
     }
 
     /// Codes of the job's events, oldest first.

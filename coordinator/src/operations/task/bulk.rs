@@ -1,0 +1,128 @@
+//! The same done to many tasks: found by a filter, changed in pages.
+
+use drover_protocol::{
+    QueueId, TaskId, Timestamp,
+    task::{BulkAction, BulkActionKind},
+};
+use serde_json::Value;
+
+use super::{apply, list::Checked, remove_page, require_free_reference, rules_of, write};
+use crate::{
+    domain::{
+        permission::Permission,
+        task::{State, Task, TaskEvent},
+    },
+    error::{Error, Result},
+    operations::{
+        Caller, event,
+        queue::{self, Tallies},
+    },
+    store::{Reading, Tx, table},
+};
+
+/// What is done to each task, read and checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BulkChange {
+    Retry,
+    Postpone(Timestamp),
+    Delete,
+    SetPriority(u8),
+    Move(QueueId),
+}
+
+/// Checks the action, its value and the right to do it.
+pub fn change_of(reading: &dyn Reading, caller: &Caller, request: &BulkAction) -> Result<BulkChange> {
+    caller.require(match request.action {
+        BulkActionKind::Retry => Permission::TaskRetry,
+        BulkActionKind::Delete => Permission::TaskDelete,
+        BulkActionKind::Postpone | BulkActionKind::SetPriority | BulkActionKind::Move => Permission::TaskUpdate,
+    })?;
+    let value = request.value.as_ref();
+    let wrong = |what: &str| Error::invalid("/value", format!("must be {what}"));
+    match request.action {
+        BulkActionKind::Retry | BulkActionKind::Delete if value.is_some() => {
+            Err(Error::invalid("/value", "this action takes no value; leave it out"))
+        }
+        BulkActionKind::Retry => Ok(BulkChange::Retry),
+        BulkActionKind::Delete => Ok(BulkChange::Delete),
+        BulkActionKind::Postpone => {
+            let until = value.and_then(Value::as_str).and_then(|text| text.parse().ok());
+            until.map(BulkChange::Postpone).ok_or_else(|| wrong("the time until which the tasks wait"))
+        }
+        BulkActionKind::SetPriority => {
+            let priority = value.and_then(Value::as_u64).filter(|priority| (1..=3).contains(priority));
+            priority
+                .map(|priority| BulkChange::SetPriority(priority as u8))
+                .ok_or_else(|| wrong("a priority from 1 to 3"))
+        }
+        BulkActionKind::Move => {
+            let text = value.and_then(Value::as_str).ok_or_else(|| wrong("the id or name of a queue"))?;
+            let queue = queue::find(reading, text, "/value")?;
+            caller.require_queue(&queue.name)?;
+            Ok(BulkChange::Move(queue.id))
+        }
+    }
+}
+
+impl BulkChange {
+    /// Whether the task is in a state that the change fits; one that would change nothing is not counted.
+    pub fn fits(self, task: &Task) -> bool {
+        let held = matches!(task.state, State::InProgress { .. });
+        match self {
+            Self::Retry => matches!(task.state, State::Failed | State::Abandoned | State::Postponed { .. }),
+            Self::Postpone(_) => matches!(task.state, State::New { .. } | State::Postponed { .. }),
+            Self::Delete => !held,
+            Self::SetPriority(priority) => !held && task.priority != priority,
+            Self::Move(queue) => !held && task.queue_id != queue,
+        }
+    }
+}
+
+/// Changes those of a page of tasks that still fit the filter and the change; how many were changed.
+pub fn apply_page(tx: &mut Tx, caller: &Caller, wanted: &Checked, change: BulkChange, ids: &[TaskId]) -> Result<u64> {
+    let mut tallies = Tallies::default();
+    let mut changed = 0;
+    for id in ids {
+        let Some(task) = table::find::<Task>(tx, *id)? else { continue };
+        if wanted.fits(&task) && change.fits(&task) && change_one(tx, &mut tallies, caller, change, &task)? {
+            changed += 1;
+        }
+    }
+    tallies.close(tx)?;
+    Ok(changed)
+}
+
+/// Changes one task; `false` if the queue to which it was to be moved has its reference already.
+fn change_one(tx: &mut Tx, tallies: &mut Tallies, caller: &Caller, change: BulkChange, task: &Task) -> Result<bool> {
+    match change {
+        BulkChange::Retry => {
+            apply(tx, tallies, task, TaskEvent::Retry { by: caller.by() }, |_| ())?;
+        }
+        BulkChange::Postpone(until) => {
+            apply(tx, tallies, task, TaskEvent::Delay { until, by: caller.by() }, |_| ())?;
+        }
+        BulkChange::Delete => while !remove_page(tx, tallies, task)? {},
+        BulkChange::SetPriority(priority) => {
+            let mut after = Task { priority, revision: task.revision + 1, ..task.clone() };
+            write(tx, tallies, Some(task), &mut after)?;
+            event::note(tx, task.id.uuid(), "changed", format!("its priority is {priority} now"), caller.by())?;
+        }
+        BulkChange::Move(target) => {
+            let queue = std::sync::Arc::clone(&tallies.of(tx, target)?.queue);
+            let mut after = Task { queue_id: target, revision: task.revision + 1, ..task.clone() };
+            if queue.unique_references {
+                match require_free_reference(tx, &after) {
+                    Err(Error::AlreadyExists { .. }) => return Ok(false),
+                    checked => checked?,
+                }
+            }
+            if let State::New { .. } = after.state {
+                after.state = super::waiting_state(None, &rules_of(&queue), tx.now());
+            }
+            write(tx, tallies, Some(task), &mut after)?;
+            let text = format!("it was handed over to the queue {}", queue.name);
+            event::note(tx, task.id.uuid(), "changed", text, caller.by())?;
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,357 @@
+//! What holders do with their tasks: renew, note how far they are, and end them. Every call is fenced by its attempt.
+
+use drover_protocol::{
+    TaskId, Timestamp,
+    job::Progress,
+    task::{CommentTask, TaskAttemptEnd, TaskError},
+};
+
+use super::{DOCUMENTS, apply, holder_of, require_reach, select::Wanted, take::take_in};
+use crate::{
+    domain::{
+        name::{Faults, MAX_DESCRIPTION_CHARS},
+        permission::Permission,
+        queue::Queue,
+        task::{Attempt, State, Task, TaskEvent, waiting_state},
+    },
+    error::{Error, Result},
+    operations::{
+        Actor, Caller, event,
+        queue::{self, Tallies},
+    },
+    store::{
+        Reading, Tx,
+        document::{self, Slot},
+        schema::PastAttempt,
+        table,
+    },
+};
+
+const MAX_MESSAGE_BYTES: usize = 8 * 1024;
+const MAX_CODE_BYTES: usize = 256;
+const MAX_PROGRESS_CHARS: usize = 512;
+
+/// How a holder ends its attempt. Documents are JSON.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    Succeed { output: Option<Vec<u8>> },
+    Fail { error: TaskError, retry: Option<bool>, output: Option<Vec<u8>> },
+    Postpone { until: Timestamp, checkpoint: Option<Vec<u8>>, counts: bool },
+}
+
+impl Ending {
+    fn word(&self) -> TaskAttemptEnd {
+        match self {
+            Self::Succeed { .. } => TaskAttemptEnd::Succeeded,
+            Self::Fail { .. } => TaskAttemptEnd::Failed,
+            Self::Postpone { .. } => TaskAttemptEnd::Postponed,
+        }
+    }
+
+    /// What it leaves beside the record.
+    fn document(&self) -> Option<(Slot, &[u8])> {
+        match self {
+            Self::Succeed { output } | Self::Fail { output, .. } => {
+                output.as_ref().map(|json| (Slot::Output, json.as_slice()))
+            }
+            Self::Postpone { checkpoint, .. } => checkpoint.as_ref().map(|json| (Slot::Checkpoint, json.as_slice())),
+        }
+    }
+
+    /// The limits of texts.
+    pub fn check(&self) -> Result<()> {
+        let Self::Fail { error, .. } = self else { return Ok(()) };
+        let mut faults = Faults::default();
+        if error.message.len() > MAX_MESSAGE_BYTES {
+            faults.add("/message", format!("over {MAX_MESSAGE_BYTES} bytes"));
+        }
+        if error.code.as_ref().is_some_and(|code| code.len() > MAX_CODE_BYTES) {
+            faults.add("/code", format!("over {MAX_CODE_BYTES} bytes"));
+        }
+        Ok(faults.check()?)
+    }
+}
+
+/// How an end was taken.
+#[derive(Debug)]
+pub enum Ended {
+    Done {
+        task: Box<Task>,
+        /// Present if the next one was asked for and there was one.
+        next: Option<Box<Task>>,
+    },
+    /// Refused: the attempt was over. The result is kept as an event.
+    Late(Error),
+}
+
+/// The task, for one who says that it holds it.
+fn held(reading: &dyn Reading, caller: &Caller, id: TaskId) -> Result<Task> {
+    caller.require(Permission::TaskTake)?;
+    let task = table::get(reading, id)?;
+    require_reach(reading, caller, &task)?;
+    Ok(task)
+}
+
+/// The key of a job ends only what the same attempt of that job has taken. People may end for others what they can see the
+/// attempt of.
+fn is_own(caller: &Caller, attempt: &Attempt) -> bool {
+    match caller.actor {
+        Actor::Job { job, attempt: of_job, .. } => {
+            attempt.holder.job.is_some_and(|holder| (holder.id, holder.attempt) == (job, of_job))
+        }
+        Actor::User { .. } | Actor::Robot { .. } => true,
+    }
+}
+
+fn not_own() -> Error {
+    Error::stale_attempt("another job holds this attempt of the task")
+}
+
+/// The attempt of this number, if there was one.
+fn attempt_of(reading: &dyn Reading, task: &Task, number: u32) -> Result<Option<Attempt>> {
+    match &task.newest {
+        Some(newest) if newest.number == number => Ok(Some(newest.clone())),
+        _ => Ok(table::find::<PastAttempt>(reading, (task.id, number))?.map(|past| past.attempt)),
+    }
+}
+
+fn keep_attempt(tx: &mut Tx, task: &Task, attempt: Attempt) -> Result<()> {
+    if task.attempt == attempt.number {
+        let after = Task { newest: Some(attempt), ..task.clone() };
+        return table::replace(tx, task, &after);
+    }
+    table::overwrite(tx, &PastAttempt { task_id: task.id, attempt })
+}
+
+/// Ends an attempt, and takes the next task of the same queue if that is wanted. The same end again is success, and gives
+/// the same next task; a late one is refused and kept.
+pub fn end(tx: &mut Tx, caller: &Caller, id: TaskId, number: u32, ending: Ending, take_next: bool) -> Result<Ended> {
+    let task = held(tx, caller, id)?;
+    let is_held = matches!(task.state, State::InProgress { .. }) && task.attempt == number;
+    let own = task.newest.as_ref().is_some_and(|newest| newest.number == number && is_own(caller, newest));
+    if !is_held || !own {
+        return repeated_or_late(tx, caller, task, number, &ending, take_next);
+    }
+    let mut tallies = Tallies::default();
+    let ended = end_held(tx, &mut tallies, &task, number, ending)?;
+    let mut next = None;
+    if take_next {
+        let taken = take_in(tx, &mut tallies, task.queue_id, &holder_of(caller), &Wanted::default(), 1)?;
+        next = taken.tasks.into_iter().next();
+    }
+    let mut ended = ended;
+    if let Some(next) = &next {
+        // Should this answer be lost, its repetition finds the same task here.
+        let now: Task = table::get(tx, id)?;
+        if let Some(mut attempt) = attempt_of(tx, &now, number)? {
+            attempt.next = Some((next.id, next.attempt));
+            keep_attempt(tx, &now, attempt)?;
+        }
+        if next.id == id {
+            ended = table::get(tx, id)?;
+        }
+    }
+    tallies.close(tx)?;
+    Ok(Ended::Done { task: Box::new(ended), next: next.map(Box::new) })
+}
+
+fn end_held(tx: &mut Tx, tallies: &mut Tallies, task: &Task, number: u32, ending: Ending) -> Result<Task> {
+    let written = ending.document().map(|(slot, _)| slot);
+    if let Some((slot, json)) = ending.document() {
+        let is_there = if slot == Slot::Output { task.has_output } else { task.has_checkpoint };
+        match is_there {
+            true => document::put(tx, task.id.uuid(), slot, json)?,
+            false => document::insert(tx, task.id.uuid(), slot, json)?,
+        }
+    }
+    let event = match ending {
+        Ending::Succeed { .. } => TaskEvent::Succeed { attempt: number },
+        Ending::Fail { error, retry, .. } => {
+            let [chance] = tx.random();
+            TaskEvent::Fail { attempt: number, error, retry, chance }
+        }
+        Ending::Postpone { until, counts, .. } => TaskEvent::Postpone { attempt: number, until, counts },
+    };
+    apply(tx, tallies, task, event, |task| match written {
+        Some(Slot::Output) => task.has_output = true,
+        Some(_) => task.has_checkpoint = true,
+        None => {}
+    })
+}
+
+fn repeated_or_late(
+    tx: &mut Tx,
+    caller: &Caller,
+    task: Task,
+    number: u32,
+    ending: &Ending,
+    take_next: bool,
+) -> Result<Ended> {
+    let Some(mut attempt) = attempt_of(tx, &task, number)? else {
+        return Err(Error::stale_attempt(format!("there is no attempt {number} of this task")));
+    };
+    if !is_own(caller, &attempt) {
+        return Err(not_own());
+    }
+    if attempt.ended_by_holder && attempt.end == Some(ending.word()) {
+        let next = match attempt.next.filter(|_| take_next) {
+            Some((id, number)) => table::find::<Task>(tx, id)?
+                .filter(|next| matches!(next.state, State::InProgress { .. }) && next.attempt == number),
+            None => None,
+        };
+        return Ok(Ended::Done { task: Box::new(task), next: next.map(Box::new) });
+    }
+    if !attempt.late_result_kept {
+        keep_late_result(tx, caller, &task, &attempt, ending)?;
+        attempt.late_result_kept = true;
+        keep_attempt(tx, &task, attempt)?;
+    }
+    Ok(Ended::Late(Error::stale_attempt(
+        "the attempt had ended before this result came; the result is kept as an event",
+    )))
+}
+
+fn keep_late_result(tx: &mut Tx, caller: &Caller, task: &Task, attempt: &Attempt, ending: &Ending) -> Result<()> {
+    let what = match ending {
+        Ending::Succeed { .. } => "succeeded".to_owned(),
+        Ending::Fail { error, .. } => format!("failed ({})", error.message),
+        Ending::Postpone { until, .. } => format!("postponed until {until}"),
+    };
+    let kept = ending.document().map(|_| "; what it brought is kept with this event").unwrap_or_default();
+    let text = format!("{} reported attempt {} as {what} after it had ended{kept}", attempt.holder.by, attempt.number);
+    let event = event::note(tx, task.id.uuid(), "late_result", text, caller.by())?;
+    match ending.document() {
+        Some((_, json)) => document::insert(tx, event.uuid(), Slot::Output, json),
+        None => Ok(()),
+    }
+}
+
+/// A change by the holder that leaves the attempt going on.
+fn go_on(
+    tx: &mut Tx,
+    caller: &Caller,
+    id: TaskId,
+    number: u32,
+    event: TaskEvent,
+    edit: impl FnOnce(&mut Task),
+) -> Result<Task> {
+    let task = held(tx, caller, id)?;
+    if task.newest.as_ref().is_some_and(|newest| newest.number == number && !is_own(caller, newest)) {
+        return Err(not_own());
+    }
+    let mut tallies = Tallies::default();
+    let task = apply(tx, &mut tallies, &task, event, edit)?;
+    tallies.close(tx)?;
+    Ok(task)
+}
+
+/// Holds the task for a whole lease from now on.
+pub fn renew(tx: &mut Tx, caller: &Caller, id: TaskId, number: u32) -> Result<Task> {
+    go_on(tx, caller, id, number, TaskEvent::Renew { attempt: number }, |_| ())
+}
+
+/// What a holder notes on its way.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// JSON.
+    pub checkpoint: Vec<u8>,
+    pub progress: Option<Progress>,
+}
+
+impl Checkpoint {
+    /// The limits of the progress.
+    pub fn check(&self) -> Result<()> {
+        let mut faults = Faults::default();
+        if let Some(progress) = &self.progress {
+            faults.text("/progress/text", progress.text.as_deref().unwrap_or_default(), MAX_PROGRESS_CHARS);
+            if progress.percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
+                faults.add("/progress/percent", "must be from 0 to 100");
+            }
+        }
+        Ok(faults.check()?)
+    }
+}
+
+/// Keeps how far the holder has got, for the next attempt should this one not come to its end.
+pub fn checkpoint(tx: &mut Tx, caller: &Caller, id: TaskId, number: u32, noted: Checkpoint) -> Result<Task> {
+    let event = TaskEvent::Checkpoint { attempt: number, progress: noted.progress };
+    let task = go_on(tx, caller, id, number, event, |task| {
+        task.has_checkpoint = true;
+        // Even where nothing of the record changes, what the task is has changed.
+        task.revision += 1;
+    })?;
+    document::put(tx, id.uuid(), Slot::Checkpoint, &noted.checkpoint)?;
+    Ok(task)
+}
+
+/// Sets the comment; the one before stays in the events.
+pub fn comment(tx: &mut Tx, caller: &Caller, id: TaskId, request: &CommentTask) -> Result<Task> {
+    if !caller.permissions.contains(Permission::TaskTake) {
+        caller.require(Permission::TaskUpdate)?;
+    }
+    let mut faults = Faults::default();
+    faults.text("/comment", &request.comment, MAX_DESCRIPTION_CHARS);
+    faults.check()?;
+    let before: Task = table::get(tx, id)?;
+    require_reach(tx, caller, &before)?;
+    if let Some(number) = request.attempt {
+        let own = before.newest.as_ref().is_some_and(|newest| newest.number == number && is_own(caller, newest));
+        if before.attempt != number || (number > 0 && !own) {
+            return Err(Error::stale_attempt(format!("the task has moved on from attempt {number}")));
+        }
+    }
+    let mut task = before.clone();
+    task.comment = Some(request.comment.clone()).filter(|comment| !comment.is_empty());
+    task.revision += 1;
+    table::replace(tx, &before, &task)?;
+    event::note(tx, id.uuid(), "commented", request.comment.clone(), caller.by())?;
+    Ok(task)
+}
+
+/// Makes a new task in the queue that receives what ends here, with payload, output and error.
+pub(super) fn hand_on(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, task: &Task) -> Result<()> {
+    let target = match task.state {
+        State::Succeeded => queue.on_success_queue,
+        _ => queue.on_failure_queue,
+    };
+    let Some(target) = target else { return Ok(()) };
+    let Some(target) = table::find::<Queue>(tx, target)? else { return Ok(()) };
+    if target.unique_references
+        && let Some(reference) = &task.reference
+        && let Some(other) = super::with_reference(tx, &target, reference)?
+    {
+        let text = format!("it was not handed on to {}: the task {other} there has its reference", target.name);
+        event::note(tx, task.id.uuid(), "not_handed_on", text, "coordinator")?;
+        return Ok(());
+    }
+    let id = TaskId::from_uuid(tx.new_id());
+    let now = tx.now();
+    let name = target.name.clone();
+    let mut made = Task {
+        id,
+        queue_id: target.id,
+        state: waiting_state(None, &queue::rules(&target), now),
+        deadline: None,
+        comment: None,
+        attempt: 0,
+        tries: 0,
+        max_attempts: None,
+        newest: None,
+        progress: None,
+        has_checkpoint: false,
+        created_at: now,
+        finished_at: None,
+        origin_task_id: Some(task.id),
+        revision: 1,
+        ..task.clone()
+    };
+    tallies.open(tx, target)?;
+    for slot in &DOCUMENTS[..2] {
+        if let Some(json) = document::get(tx, task.id.uuid(), *slot)? {
+            document::insert(tx, id.uuid(), *slot, &json)?;
+        }
+    }
+    super::write(tx, tallies, None, &mut made)?;
+    event::note(tx, task.id.uuid(), "handed_on", format!("the task {id} of {name} was made for it"), "coordinator")?;
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! Which of the waiting tasks of a queue comes next: deadline passed (the earliest first), then priority, then first in
+//! first out.
+
+use drover_protocol::{QueueId, TaskId, Timestamp, task::TakeFilter};
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        queue::Counters,
+        task::{Phase, READY_PHASES, Task},
+    },
+    error::{Error, Result},
+    operations::queue::{self, Tally},
+    store::{Reading, Scan, Tx, key::Kind, table},
+};
+
+/// Tasks that one transaction looks at, at the most.
+const MAX_EXAMINED: usize = 1_000;
+const MAX_IDS: usize = 100;
+const MAX_TAGS: usize = 20;
+/// Payloads of this size together are enough for one answer.
+const ENOUGH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Which tasks are wanted, read and checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub reference: Option<String>,
+    pub with: Vec<String>,
+    pub without: Vec<String>,
+    pub ids: Vec<TaskId>,
+}
+
+/// `a`, `+a` and `-a`, also several between commas, as the tags that a task must have and those it must not have.
+pub fn parse_tags(texts: &[String]) -> (Vec<String>, Vec<String>) {
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for text in texts.iter().flat_map(|text| text.split(',')).map(str::trim) {
+        match text.strip_prefix('-') {
+            Some(tag) => without.push(tag.to_owned()),
+            None => with.push(text.strip_prefix('+').unwrap_or(text).to_owned()),
+        }
+    }
+    (with, without)
+}
+
+impl Wanted {
+    pub fn of(filter: Option<&TakeFilter>) -> Result<Self> {
+        let Some(filter) = filter else { return Ok(Self::default()) };
+        if filter.ids.len() > MAX_IDS {
+            return Err(Error::invalid("/filter/ids", format!("more than {MAX_IDS} ids")));
+        }
+        let (with, without) = parse_tags(&filter.tags);
+        if with.len() + without.len() > MAX_TAGS {
+            return Err(Error::invalid("/filter/tags", format!("more than {MAX_TAGS} tags")));
+        }
+        Ok(Self { reference: filter.reference.clone(), with, without, ids: filter.ids.clone() })
+    }
+
+    /// Whether any task will do.
+    pub fn is_any(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn fits(&self, task: &Task) -> bool {
+        task.phase().is_ready()
+            && (self.ids.is_empty() || self.ids.contains(&task.id))
+            && (self.reference.is_none() || self.reference == task.reference)
+            && has_tags(task, &self.with, &self.without)
+    }
+}
+
+/// Whether the task has all of these tags, and none of those.
+pub fn has_tags(task: &Task, with: &[String], without: &[String]) -> bool {
+    with.iter().all(|tag| task.tags.contains(tag)) && !without.iter().any(|tag| task.tags.contains(tag))
+}
+
+/// The tasks that are chosen, and whether the look ended before the queue did.
+#[derive(Debug, Default)]
+pub struct Chosen {
+    pub tasks: Vec<Task>,
+    /// More were there than one transaction may look at: look on from here.
+    pub further: Option<Position>,
+    examined: usize,
+    bytes: usize,
+}
+
+/// Where a look goes on: in the tasks of one priority, after an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    phase: usize,
+    after: TaskId,
+}
+
+impl Chosen {
+    fn is_full(&self, max: usize) -> bool {
+        self.tasks.len() >= max || self.bytes >= ENOUGH_BYTES
+    }
+
+    fn add(&mut self, task: Task) {
+        self.bytes += task.payload_bytes as usize;
+        self.tasks.push(task);
+    }
+}
+
+/// Chooses up to `max` tasks in their order.
+pub fn choose(
+    reading: &dyn Reading,
+    counters: &Counters,
+    wanted: &Wanted,
+    max: usize,
+    from: Option<Position>,
+) -> Result<Chosen> {
+    if !wanted.ids.is_empty() || wanted.reference.is_some() {
+        return choose_named(reading, counters.queue_id, wanted, max);
+    }
+    let mut chosen = Chosen::default();
+    if from.is_none() {
+        choose_late(reading, counters, wanted, max, &mut chosen)?;
+    }
+    let late = chosen.tasks.len();
+    for number in from.map_or(0, |position| position.phase)..READY_PHASES {
+        let after = from.filter(|position| position.phase == number).map(|position| position.after);
+        choose_of_phase(reading, counters, wanted, max, (number, after, late), &mut chosen)?;
+        if chosen.is_full(max) || chosen.further.is_some() {
+            break;
+        }
+    }
+    Ok(chosen)
+}
+
+/// Those whose deadline has passed.
+fn choose_late(
+    reading: &dyn Reading,
+    counters: &Counters,
+    wanted: &Wanted,
+    max: usize,
+    chosen: &mut Chosen,
+) -> Result<()> {
+    let Some(earliest) = counters.earliest_deadline.filter(|at| *at <= reading.now()) else { return Ok(()) };
+    // The index has all tasks under an empty tag as well.
+    let tag = wanted.with.first().map_or("", String::as_str);
+    let start = table::index_start(reading, Kind::TaskByDeadline, (counters.queue_id, tag, earliest));
+    let next_millis = Timestamp::from_millis(reading.now().millis() + 1);
+    let end = table::index_start(reading, Kind::TaskByDeadline, (counters.queue_id, tag, next_millis));
+    let mut scan = Scan::of(reading, Kind::TaskByDeadline, (counters.queue_id, tag)).from(start).below(end);
+    while !chosen.is_full(max) && chosen.examined < MAX_EXAMINED {
+        let wish = (max - chosen.tasks.len()).max(if wanted.is_any() { 1 } else { 16 });
+        let found = scan.indexed::<Task>(reading, wish)?;
+        let Some((last, _)) = found.last() else { break };
+        scan = scan.clone().after(last);
+        for (_, task) in found {
+            chosen.examined += 1;
+            if !chosen.is_full(max) && wanted.fits(&task) {
+                chosen.add(task);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Those of one priority, from its head or from a position on; the first `late` that were chosen are known already.
+fn choose_of_phase(
+    reading: &dyn Reading,
+    counters: &Counters,
+    wanted: &Wanted,
+    max: usize,
+    (number, after, late): (usize, Option<TaskId>, usize),
+    chosen: &mut Chosen,
+) -> Result<()> {
+    let phase = Phase::ALL[number];
+    if counters.count(phase) == 0 {
+        return Ok(());
+    }
+    let start = after.map_or(counters.heads[number], following);
+    let mut scan = match wanted.with.first() {
+        None => {
+            let start = table::index_start(reading, Kind::TaskByPhase, (counters.queue_id, phase as u8, start));
+            queue::ready_of(reading, counters, phase).from(start)
+        }
+        Some(tag) => {
+            let parts = (counters.queue_id, tag.as_str(), phase as u8);
+            let start = table::index_start(reading, Kind::TaskByTag, (parts, start));
+            Scan::of(reading, Kind::TaskByTag, parts).from(start)
+        }
+    };
+    while !chosen.is_full(max) {
+        let wish = (max + late - chosen.tasks.len()).max(if wanted.is_any() { 1 } else { 16 });
+        let found = scan.indexed::<Task>(reading, wish)?;
+        let ended = found.len() < wish;
+        let Some((last, _)) = found.last() else { return Ok(()) };
+        scan = scan.clone().after(last);
+        for (_, task) in found {
+            if chosen.is_full(max) {
+                return Ok(());
+            }
+            chosen.examined += 1;
+            let known = chosen.tasks[..late].iter().any(|chosen| chosen.id == task.id);
+            let id = task.id;
+            if !known && wanted.fits(&task) {
+                chosen.add(task);
+            }
+            if chosen.examined >= MAX_EXAMINED && chosen.tasks.is_empty() {
+                chosen.further = Some(Position { phase: number, after: id });
+                return Ok(());
+            }
+        }
+        if ended {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Those that are named by id or reference: few, put into their order here.
+fn choose_named(reading: &dyn Reading, queue: QueueId, wanted: &Wanted, max: usize) -> Result<Chosen> {
+    let mut tasks: Vec<Task> = match &wanted.reference {
+        Some(reference) => Scan::of(reading, Kind::TaskByReference, (reference.as_str(), queue))
+            .indexed::<Task>(reading, MAX_EXAMINED)?
+            .into_iter()
+            .map(|(_, task)| task)
+            .collect(),
+        None => {
+            let mut found = Vec::new();
+            for id in &wanted.ids {
+                found.extend(table::find::<Task>(reading, *id)?);
+            }
+            found
+        }
+    };
+    tasks.retain(|task| task.queue_id == queue && wanted.fits(task));
+    let now = reading.now();
+    tasks.sort_by_key(|task| {
+        let late = task.deadline.filter(|at| *at <= now);
+        (late.is_none(), late, task.phase(), task.id)
+    });
+    tasks.dedup_by_key(|task| task.id);
+    let mut chosen = Chosen::default();
+    for task in tasks {
+        if chosen.is_full(max) {
+            break;
+        }
+        chosen.add(task);
+    }
+    Ok(chosen)
+}
+
+/// After the chosen ones were taken: from where on the next look has to begin. Only a look at any task tells that.
+pub fn advance(tx: &Tx, tally: &mut Tally, taken: &[Task]) -> Result<()> {
+    let counters = &mut tally.counters;
+    for task in taken {
+        let number = task.phase() as usize;
+        // Tasks are chosen in the order of their ids, but for those that are late.
+        let late = task.deadline.is_some_and(|at| at <= tx.now());
+        if !late && number < READY_PHASES {
+            counters.heads[number] = counters.heads[number].max(following(task.id));
+        }
+    }
+    if counters.earliest_deadline.is_some_and(|at| at <= tx.now()) {
+        // The late ones come first: what was taken of them is gone from the index.
+        let queue = counters.queue_id;
+        let start =
+            table::index_start(tx, Kind::TaskByDeadline, (queue, "", counters.earliest_deadline.unwrap_or_default()));
+        let first = Scan::of(tx, Kind::TaskByDeadline, (queue, "")).from(start).indexed::<Task>(tx, 1)?;
+        counters.earliest_deadline = first.first().and_then(|(_, task)| task.deadline);
+    }
+    Ok(())
+}
+
+fn following(id: TaskId) -> TaskId {
+    TaskId::from_uuid(Uuid::from_u128(id.uuid().as_u128().saturating_add(1)))
+}

@@ -1,0 +1,186 @@
+//! Lists of tasks by every filter, and the same done to many of them.
+
+use serde_json::{Value, json};
+
+use crate::support::{World, each, text};
+
+/// Two queues with tasks in every state.
+async fn world() -> World {
+    let world = World::new().await;
+    world.queue("q", json!({})).await;
+    world.queue("other", json!({})).await;
+    for number in 0..12_u64 {
+        let tags = if number % 2 == 0 { json!(["even"]) } else { json!(["odd", "red"]) };
+        let city = if number < 6 { "Kazan" } else { "Perm" };
+        let task = json!({ "reference": format!("R{}", number % 4), "tags": tags, "priority": number % 3 + 1,
+            "payload": { "customer": { "city": city }, "items": [{ "n": number }] } });
+        world.add(if number == 11 { "other" } else { "q" }, task).await;
+        world.move_clock(60);
+    }
+    let taken = world.take("q", 5).await;
+    let id = |place: usize| text(&taken[place], "/id");
+    world.on_task(&id(0), "succeed", json!({ "attempt": 1 })).await.ok();
+    world.on_task(&id(1), "fail", json!({ "attempt": 1, "kind": "business", "message": "b" })).await.ok();
+    world.on_task(&id(2), "fail", json!({ "attempt": 1, "kind": "application", "message": "a" })).await.ok();
+    let until = world.now().plus_seconds(3_600);
+    world.on_task(&id(3), "postpone", json!({ "attempt": 1, "until": until })).await.ok();
+    world
+}
+
+/// Every filter gives what looking through all tasks gives, page by page as well as at once.
+#[tokio::test]
+async fn every_filter_gives_what_it_says() {
+    let world = world().await;
+    let all = world.get("/tasks?limit=1000").await.ok()["items"].as_array().unwrap().clone();
+    assert_eq!(all.len(), 12);
+    let other = world.get("/queues/other").await.ok()["id"].clone();
+    type Fits = Box<dyn Fn(&Value) -> bool>;
+    let has = |task: &Value, tag: &str| task["tags"].as_array().unwrap().contains(&json!(tag));
+    let middle = text(&all[6], "/created_at");
+    let middle_too = middle.clone();
+    let cases: Vec<(String, Fits)> = vec![
+        ("queue=q".into(), Box::new(move |task| task["queue_id"] != other)),
+        ("state=new".into(), Box::new(|task| task["state"] == "new")),
+        ("queue=q&state=new".into(), Box::new(|task| task["state"] == "new" && !task["tags"].is_null())),
+        ("state=failed&state=postponed".into(), Box::new(|t| t["state"] == "failed" || t["state"] == "postponed")),
+        ("queue=q&state=in_progress".into(), Box::new(|task| task["state"] == "in_progress")),
+        ("reference=R1".into(), Box::new(|task| task["reference"] == "R1")),
+        ("queue=q&reference=R2".into(), Box::new(|task| task["reference"] == "R2")),
+        ("tag=even".into(), Box::new(move |task| has(task, "even"))),
+        ("tag=odd&tag=red".into(), Box::new(move |task| has(task, "red"))),
+        ("tag=-even&queue=q".into(), Box::new(move |task| !has(task, "even"))),
+        ("tag=even&state=new".into(), Box::new(move |task| has(task, "even") && task["state"] == "new")),
+        ("priority=3".into(), Box::new(|task| task["priority"] == 3)),
+        ("queue=q&priority=1".into(), Box::new(|task| task["priority"] == 1)),
+        ("error_kind=business".into(), Box::new(|task| task["error"]["kind"] == "business")),
+        ("error_kind=application&queue=q".into(), Box::new(|task| task["error"]["kind"] == "application")),
+        (format!("created_from={middle}"), Box::new(move |task| text(task, "/created_at") >= middle)),
+        (format!("created_to={middle_too}&queue=q"), Box::new(move |task| text(task, "/created_at") < middle_too)),
+    ];
+    let q = world.get("/queues/q").await.ok()["id"].clone();
+    for (query, fits) in cases {
+        let in_queue = |task: &Value| !query.contains("queue=q") || task["queue_id"] == q;
+        let expected: Vec<Value> = all.iter().filter(|task| fits(task) && in_queue(task)).cloned().collect();
+        assert!(!expected.is_empty(), "{query} would prove nothing");
+        assert_eq!(world.get(&format!("/tasks?{query}")).await.ok()["items"], json!(expected), "{query}");
+        assert_eq!(pages(&world, &query, 2).await, expected, "{query} by pages");
+    }
+}
+
+/// All items of a list, read by pages.
+async fn pages(world: &World, query: &str, limit: u32) -> Vec<Value> {
+    let (mut items, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = world.get(&format!("/tasks?{query}&limit={limit}{cursor}")).await.ok();
+        items.extend(page["items"].as_array().unwrap().clone());
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return items,
+        }
+    }
+}
+
+#[tokio::test]
+async fn payloads_are_looked_into() {
+    let world = world().await;
+    for (query, count) in [
+        ("payload.customer.city=Kazan", 6),
+        ("queue=q&payload.customer.city=Perm", 5),
+        ("payload.items.0.n=7", 1),
+        ("payload.customer.city=Kazan&payload.items.0.n=7", 0),
+        ("payload.customer=Kazan", 0),
+        ("payload.none=1", 0),
+    ] {
+        assert_eq!(pages(&world, query, 4).await.len(), count, "{query}");
+    }
+}
+
+/// A condition that seldom holds looks at a bounded number of payloads per page, and goes on.
+#[tokio::test]
+async fn a_seldom_payload_takes_several_pages() {
+    let world = World::new().await;
+    world.queue("q", json!({})).await;
+    let seldom = world.add("q", json!({ "payload": { "n": "x" } })).await;
+    for _ in 0..1_200 {
+        world.add("q", json!({ "payload": { "n": "y" } })).await;
+    }
+    let first = world.get("/tasks?queue=q&payload.n=x").await.ok();
+    assert!(each(&first, "id").is_empty() && first["next_cursor"].is_string());
+    assert_eq!(pages(&world, "queue=q&payload.n=x", 50).await[0]["id"], json!(seldom));
+}
+
+#[tokio::test]
+async fn lists_count_refuse_and_stay_stable() {
+    let world = world().await;
+    assert_eq!(world.get("/tasks?queue=q&count=true&limit=1").await.ok()["total"], 11);
+    assert_eq!(world.get("/tasks?queue=q&state=failed&count=true").await.ok()["total"], 2);
+    assert!(world.get("/tasks?tag=even&count=true").await.ok().get("total").is_none(), "no counter knows that");
+    world.get("/tasks?queue=none").await.expect(422).invalid(&["queue"]);
+    world.get("/tasks?priority=9").await.expect(422).invalid(&["priority"]);
+    world.get("/tasks?stat=new").await.expect(422).invalid(&["stat"]);
+    world.get("/tasks?cursor=nonsense").await.expect(400);
+    // What changes its state between two pages neither comes twice nor is left out.
+    let first = world.get("/tasks?queue=q&limit=6").await.ok();
+    let taken = world.take("q", 100).await;
+    let rest = world.get(&format!("/tasks?queue=q&cursor={}", text(&first, "/next_cursor"))).await.ok();
+    let mut ids: Vec<String> =
+        [each(&first, "id"), each(&rest, "id")].concat().iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+    ids.dedup();
+    assert_eq!((ids.len(), taken.is_empty()), (11, false));
+}
+
+async fn act(world: &World, filter: Value, action: &str, more: Value) -> (u64, u64) {
+    let mut request = json!({ "filter": filter, "action": action });
+    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let done = world.post("/tasks/bulk-action", request).await.ok();
+    (done["matched"].as_u64().unwrap(), done["changed"].as_u64().unwrap())
+}
+
+/// A dry run counts and changes nothing; the run itself does what the dry run counted.
+#[tokio::test]
+async fn the_same_is_done_to_many_and_counted_before() {
+    let world = world().await;
+    let new = async || world.get("/queues/q/stats").await.ok()["counts"]["new"].clone();
+    let dry = json!({ "dry_run": true });
+    let ended = json!({ "queue": "q", "state": ["failed", "succeeded"] });
+    assert_eq!(act(&world, ended.clone(), "retry", dry.clone()).await, (3, 2));
+    assert_eq!(new().await, 6);
+    assert_eq!(act(&world, ended, "retry", json!({})).await, (3, 2));
+    assert_eq!(new().await, 8);
+    let waiting = json!({ "queue": "q", "state": ["new"] });
+    let until = json!({ "value": world.now().plus_seconds(60) });
+    assert_eq!(act(&world, waiting.clone(), "postpone", until).await, (8, 8));
+    assert_eq!(new().await, 0);
+    world.pass_time(60).await;
+    assert_eq!(act(&world, waiting.clone(), "set_priority", json!({ "value": 3 })).await.0, 8);
+    assert_eq!(world.get("/tasks?queue=q&state=new&priority=3").await.ok()["items"].as_array().unwrap().len(), 8);
+    let kazan = json!({ "queue": "q", "payload": { "customer.city": "Kazan" } });
+    let (matched, changed) = act(&world, kazan, "move", json!({ "value": "other" })).await;
+    assert_eq!(matched, 6);
+    let other = world.get("/queues/other/stats").await.ok()["counts"].clone();
+    assert_eq!(other.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>(), 1 + changed);
+    let (matched, changed) = act(&world, json!({ "queue": "q" }), "delete", json!({})).await;
+    let left = world.get("/tasks?queue=q").await.ok();
+    assert_eq!(each(&left, "state").len() as u64, matched - changed);
+    assert!(each(&left, "state").iter().all(|state| state == "in_progress"));
+}
+
+#[tokio::test]
+async fn bulk_actions_say_what_is_wrong() {
+    let world = world().await;
+    let all = json!({ "queue": "q" });
+    for (action, value) in [
+        ("set_priority", json!(4)),
+        ("set_priority", Value::Null),
+        ("postpone", json!("tomorrow")),
+        ("move", json!("none")),
+        ("retry", json!(1)),
+    ] {
+        let request = json!({ "filter": all, "action": action, "value": value });
+        world.post("/tasks/bulk-action", request).await.expect(422).invalid(&["/value"]);
+    }
+    let unknown = json!({ "filter": { "queu": "q" }, "action": "retry" });
+    world.post("/tasks/bulk-action", unknown).await.expect(422).invalid(&["/filter/queu"]);
+    let none = json!({ "filter": { "queue": "none" }, "action": "retry" });
+    world.post("/tasks/bulk-action", none).await.expect(422).invalid(&["/filter/queue"]);
+}

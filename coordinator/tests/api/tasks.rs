@@ -1,0 +1,456 @@
+//! Tasks: the order of taking, the fence of attempts, and every way in which an attempt ends.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{World, each, settle, text};
+
+async fn world() -> World {
+    let world = World::new().await;
+    world.queue("q", json!({})).await;
+    world
+}
+
+#[tokio::test]
+async fn a_task_is_added_taken_and_succeeds() {
+    let world = world().await;
+    let request = json!({ "reference": "R-1", "name": "first", "payload": { "sum": 12.5 }, "priority": 3,
+        "tags": ["a", "b", "a"], "comment": "look closely", "max_attempts": 4 });
+    let answer = world.post("/queues/q/tasks", request).await.expect(201);
+    let made = answer.json();
+    let id = text(&made, "/id");
+    assert_eq!(answer.header("location"), Some(format!("/api/v1/tasks/{id}").as_str()));
+    assert_eq!((&made["state"], &made["attempt"], &made["tags"]), (&json!("new"), &json!(0), &json!(["a", "b"])));
+    assert_eq!(made, world.task(&id).await, "what is answered is what is there");
+
+    let taken = world.take("q", 1).await.remove(0);
+    assert_eq!(taken["payload"], json!({ "sum": 12.5 }));
+    assert_eq!((&taken["state"], &taken["attempt"]), (&json!("in_progress"), &json!(1)));
+    assert_eq!(text(&taken, "/lease_ends_at"), world.now().plus_seconds(600).to_string());
+    assert!(text(&taken, "/holder/by").starts_with("user:"));
+    assert!(world.take("q", 1).await.is_empty(), "nobody else gets it");
+
+    let output = json!({ "paid": true });
+    let ended = world.on_task(&id, "succeed", json!({ "attempt": 1, "output": output })).await.ok();
+    assert_eq!((&ended["state"], &ended["output"]), (&json!("succeeded"), &output));
+    let task = world.task(&id).await;
+    assert_eq!((&task["output"], &task["lease_ends_at"]), (&output, &Value::Null));
+    assert_eq!(text(&task, "/finished_at"), world.now().to_string());
+    assert_eq!(task["attempts"][0]["end"], "succeeded");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_task_is_named() {
+    let world = world().await;
+    let request = json!({ "payload": 1, "reference": "", "priority": 4, "tags": ["-a", "x,y"], "max_attempts": 0 });
+    let pointers = ["/reference", "/priority", "/max_attempts", "/tags/0", "/tags/1"];
+    world.post("/queues/q/tasks", request).await.expect(422).invalid(&pointers);
+    world.post("/queues/q/tasks", json!({ "reference": "x" })).await.expect(422).invalid(&["/payload"]);
+    world.post("/queues/none/tasks", json!({ "payload": 1 })).await.expect(404);
+    let large = json!({ "payload": "x".repeat(1024 * 1024) });
+    let refused = world.post("/queues/q/tasks", large).await.expect(413).refused("too_large");
+    assert!(text(&refused, "/detail").contains("file"), "the way to send more is told");
+    world.post("/queues/q/take", json!({ "max": 101 })).await.expect(422).invalid(&["/max"]);
+    world.post("/queues/q/take", json!({ "wait_seconds": 61 })).await.expect(422).invalid(&["/wait_seconds"]);
+}
+
+/// Deadline passed (the earliest first), then priority, then first in first out: strictly.
+#[tokio::test]
+async fn the_order_is_strict() {
+    let world = world().await;
+    let at = |seconds: u64| json!(world.now().plus_seconds(seconds));
+    let low = world.add("q", json!({ "priority": 1 })).await;
+    let first = world.add("q", json!({})).await;
+    let late = world.add("q", json!({ "priority": 1, "deadline": at(20) })).await;
+    let later = world.add("q", json!({ "deadline": at(30) })).await;
+    let not_yet = world.add("q", json!({ "deadline": at(900) })).await;
+    let high = world.add("q", json!({ "priority": 3 })).await;
+    let second = world.add("q", json!({})).await;
+    world.move_clock(31);
+    let order = [late, later, high, first, not_yet, second, low];
+    assert_eq!(each(&json!({ "items": world.take("q", 3).await }), "id"), order[..3]);
+    for expected in &order[3..] {
+        assert_eq!(world.take_one("q").await.0, *expected);
+    }
+    assert!(world.take("q", 100).await.is_empty());
+}
+
+/// What comes back is older than what waits, and is taken before it although takers had passed its place.
+#[tokio::test]
+async fn what_comes_back_has_its_old_place() {
+    let world = World::new().await;
+    world.queue("q", json!({ "max_attempts": 2 })).await;
+    let old = world.add("q", json!({})).await;
+    for _ in 0..3 {
+        world.add("q", json!({})).await;
+    }
+    assert_eq!(world.take_one("q").await.0, old);
+    world.take_one("q").await;
+    world.on_task(&old, "fail", json!({ "attempt": 1, "kind": "application", "message": "x" })).await.ok();
+    assert_eq!(world.take_one("q").await, (old, 2));
+}
+
+#[tokio::test]
+async fn takers_may_be_choosy() {
+    let world = world().await;
+    let plain = world.add("q", json!({})).await;
+    let a = world.add("q", json!({ "tags": ["a"] })).await;
+    let ab = world.add("q", json!({ "tags": ["a", "b"], "reference": "R" })).await;
+    let a_high = world.add("q", json!({ "tags": ["a"], "priority": 3 })).await;
+    let take = async |filter: Value| {
+        let taken = world.post("/queues/q/take", json!({ "filter": filter })).await.ok();
+        each(&taken, "id").first().map(|id| id.as_str().unwrap().to_owned())
+    };
+    assert_eq!(take(json!({ "tags": ["c"] })).await, None);
+    assert_eq!(take(json!({ "tags": ["+a", "-b"] })).await.as_ref(), Some(&a_high));
+    assert_eq!(take(json!({ "tags": ["a,-b"] })).await.as_ref(), Some(&a));
+    assert_eq!(take(json!({ "tags": ["a", "-b"] })).await, None);
+    assert_eq!(take(json!({ "reference": "S" })).await, None);
+    assert_eq!(take(json!({ "reference": "R", "tags": ["b"] })).await.as_ref(), Some(&ab));
+    assert_eq!(take(json!({ "ids": [a, plain] })).await.as_ref(), Some(&plain), "only one of them waits");
+    assert_eq!(take(json!({})).await, None);
+}
+
+/// A seldom kind of task is found behind any number of others.
+#[tokio::test]
+async fn a_seldom_task_is_found_in_a_long_queue() {
+    let world = world().await;
+    for _ in 0..2_100 {
+        world.add("q", json!({ "tags": ["common"] })).await;
+    }
+    let seldom = world.add("q", json!({ "tags": ["common", "seldom"] })).await;
+    let last = world.add("q", json!({})).await;
+    let filter = json!({ "filter": { "tags": ["common", "seldom"] } });
+    assert_eq!(each(&world.post("/queues/q/take", filter).await.ok(), "id"), [seldom]);
+    let filter = json!({ "filter": { "tags": ["-common"] } });
+    assert_eq!(each(&world.post("/queues/q/take", filter.clone()).await.ok(), "id"), [last]);
+    assert!(each(&world.post("/queues/q/take", filter).await.ok(), "id").is_empty());
+}
+
+/// Waiting takers are woken by a task that comes, comes due or comes back; each by one, none is left asleep.
+#[tokio::test(start_paused = true)]
+async fn waiting_takers_are_woken_at_once() {
+    let world = world().await;
+    let wait = |body: Value| tokio::spawn(world.call(Method::POST, "/queues/q/take").json(&body).send());
+    let choosy = wait(json!({ "wait_seconds": 60, "filter": { "tags": ["a"] } }));
+    settle().await;
+    let takers: Vec<_> = (0..3).map(|_| wait(json!({ "wait_seconds": 60 }))).collect();
+    settle().await;
+    let mut added = Vec::new();
+    for _ in 0..3 {
+        added.push(world.add("q", json!({})).await);
+    }
+    settle().await;
+    let mut got = Vec::new();
+    for taker in takers {
+        assert!(taker.is_finished(), "a task was there for each");
+        got.extend(each(&taker.await.unwrap().ok(), "id").iter().map(|id| id.as_str().unwrap().to_owned()));
+    }
+    got.sort();
+    assert_eq!(got, added);
+    assert!(!choosy.is_finished(), "nothing for it has come");
+    let later = world.add("q", json!({ "tags": ["a"], "postponed_until": world.now().plus_seconds(5) })).await;
+    settle().await;
+    assert!(!choosy.is_finished());
+    world.pass_time(5).await;
+    assert_eq!(each(&choosy.await.unwrap().ok(), "id"), [later]);
+    let nobody = wait(json!({ "wait_seconds": 2 })).await.unwrap().ok();
+    assert_eq!(nobody, json!({ "items": [] }), "an empty list when the time is over");
+}
+
+/// An attempt that is over cannot end the task, and what it brought is kept as one event.
+#[tokio::test]
+async fn late_results_are_refused_and_kept() {
+    let world = World::new().await;
+    world.queue("q", json!({ "max_attempts": 3, "lease_seconds": 60 })).await;
+    let id = world.add("q", json!({})).await;
+    world.take_one("q").await;
+    world.pass_time(60).await;
+    assert_eq!(world.take_one("q").await, (id.clone(), 2));
+    for verb in ["renew", "checkpoint"] {
+        let body = if verb == "renew" { json!({ "attempt": 1 }) } else { json!({ "attempt": 1, "checkpoint": 1 }) };
+        world.on_task(&id, verb, body).await.expect(409).refused("stale_attempt");
+    }
+    world.on_task(&id, "comment", json!({ "attempt": 1, "comment": "x" })).await.refused("stale_attempt");
+    for _ in 0..2 {
+        let late = json!({ "attempt": 1, "output": { "late": true } });
+        world.on_task(&id, "succeed", late).await.expect(409).refused("stale_attempt");
+    }
+    world.on_task(&id, "succeed", json!({ "attempt": 7 })).await.expect(409).refused("stale_attempt");
+    assert_eq!(world.task_events(&id).await, ["retried", "late_result"]);
+    assert_eq!(world.task(&id).await["state"], "in_progress");
+    world.on_task(&id, "succeed", json!({ "attempt": 2 })).await.ok();
+    let task = world.task(&id).await;
+    assert_eq!(task["attempts"][0]["end"], "abandoned");
+    assert_eq!(task["attempts"][1]["end"], "succeeded");
+    assert!(task.get("output").is_none(), "the late output is not the task's");
+}
+
+/// The same end again is success, whatever has become of the task since; another end is refused.
+#[tokio::test]
+async fn ending_twice_is_ending_once() {
+    let world = World::new().await;
+    world.queue("q", json!({ "max_attempts": 2 })).await;
+    let id = world.add("q", json!({})).await;
+    world.take_one("q").await;
+    let fail = json!({ "attempt": 1, "kind": "application", "message": "x" });
+    for _ in 0..3 {
+        assert_eq!(world.on_task(&id, "fail", fail.clone()).await.ok()["state"], "new");
+    }
+    assert_eq!(world.take_one("q").await.1, 2);
+    assert_eq!(world.on_task(&id, "fail", fail).await.ok()["attempt"], 2, "it has been taken again meanwhile");
+    world.on_task(&id, "succeed", json!({ "attempt": 1 })).await.expect(409).refused("stale_attempt");
+    for _ in 0..2 {
+        world.on_task(&id, "succeed", json!({ "attempt": 2 })).await.ok();
+    }
+    assert_eq!(world.get("/queues/q/stats").await.ok()["counts"]["succeeded"], 1);
+}
+
+/// End one and take the next in one call; should the answer be lost, the same call gives the same next task.
+#[tokio::test]
+async fn ending_one_and_taking_the_next() {
+    let world = world().await;
+    let ids = [world.add("q", json!({})).await, world.add("q", json!({ "payload": 7 })).await];
+    world.take_one("q").await;
+    let end = json!({ "attempt": 1, "take_next": true });
+    for _ in 0..2 {
+        let answer = world.on_task(&ids[0], "succeed", end.clone()).await.ok();
+        assert_eq!((&answer["task"]["id"], &answer["task"]["state"]), (&json!(ids[0]), &json!("succeeded")));
+        assert_eq!((&answer["next"]["id"], &answer["next"]["payload"]), (&json!(ids[1]), &json!(7)));
+    }
+    let answer = world.on_task(&ids[1], "succeed", end.clone()).await.ok();
+    assert_eq!(answer["next"], Value::Null);
+    // The first answer stays what it was although the next task has ended since.
+    assert_eq!(world.on_task(&ids[0], "succeed", end).await.ok()["next"], Value::Null);
+}
+
+/// With the only task of a queue, failing it and taking the next gives it back.
+#[tokio::test]
+async fn the_next_task_may_be_the_same_one() {
+    let world = World::new().await;
+    world.queue("q", json!({ "max_attempts": 2 })).await;
+    let id = world.add("q", json!({})).await;
+    world.take_one("q").await;
+    let fail = json!({ "attempt": 1, "kind": "application", "message": "x", "take_next": true });
+    for _ in 0..2 {
+        let answer = world.on_task(&id, "fail", fail.clone()).await.ok();
+        assert_eq!((&answer["next"]["id"], &answer["next"]["attempt"]), (&json!(id), &json!(2)));
+    }
+    assert_eq!(world.task(&id).await["attempts"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_repeated_take_with_its_key_gives_the_same_tasks() {
+    let world = world().await;
+    let id = world.add("q", json!({ "payload": { "a": 1 } })).await;
+    world.add("q", json!({})).await;
+    let take = || world.call(Method::POST, "/queues/q/take").header("idempotency-key", "k").json(&json!({})).send();
+    let first = take().await;
+    let again = take().await;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(first.json(), again.json());
+    assert_eq!(each(&first.ok(), "id"), [id]);
+    assert_eq!(world.get("/queues/q/stats").await.ok()["counts"]["new"], 1);
+}
+
+/// Repetitions wait longer each time, by the factor and a little chance; the queue says how many there are.
+#[tokio::test]
+async fn failures_are_tried_again_as_the_queue_says() {
+    let world = World::new().await;
+    let retry = json!({ "delay_seconds": 100, "factor": 2, "max_delay_seconds": 1000 });
+    world.queue("q", json!({ "max_attempts": 3, "retry": retry })).await;
+    let id = world.add("q", json!({})).await;
+    for (attempt, delay) in [(1, 100), (2, 200)] {
+        assert_eq!(world.take_one("q").await.1, attempt);
+        let fail = json!({ "attempt": attempt, "kind": "application", "message": "x" });
+        assert_eq!(world.on_task(&id, "fail", fail).await.ok()["state"], "postponed");
+        world.pass_time(delay - 1).await;
+        assert!(world.take("q", 1).await.is_empty(), "it waits at the least {delay} s");
+        world.pass_time(delay / 4 + 1).await;
+    }
+    assert_eq!(world.take_one("q").await.1, 3);
+    let fail = json!({ "attempt": 3, "kind": "application", "message": "for good", "code": "E7" });
+    let failed = world.on_task(&id, "fail", fail).await.ok();
+    assert_eq!((&failed["state"], &failed["error"]["code"]), (&json!("failed"), &json!("E7")));
+    assert_eq!(world.task_events(&id).await, ["retried", "due", "retried", "due", "failed"]);
+    assert_eq!(each(&world.get(&format!("/tasks/{id}/attempts")).await.ok(), "attempt"), [1, 2, 3]);
+}
+
+/// A business error is not tried again unless its holder or the queue asks for that.
+#[tokio::test]
+async fn business_errors_are_final_unless_asked() {
+    let world = World::new().await;
+    world.queue("q", json!({ "max_attempts": 9 })).await;
+    world.queue("again", json!({ "max_attempts": 9, "retry": { "business": true } })).await;
+    for (queue, more, state) in [
+        ("q", json!({}), "failed"),
+        ("q", json!({ "retry": true }), "new"),
+        ("again", json!({}), "new"),
+        ("again", json!({ "retry": false }), "failed"),
+    ] {
+        let id = world.add(queue, json!({})).await;
+        world.post(&format!("/queues/{queue}/take"), json!({ "filter": { "ids": [id] } })).await.ok();
+        let mut fail = json!({ "attempt": 1, "kind": "business", "message": "no such customer" });
+        fail.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(world.on_task(&id, "fail", fail).await.ok()["state"], state, "{queue} {more}");
+    }
+}
+
+/// Put back with its state: the next holder goes on where this one was.
+#[tokio::test]
+async fn a_task_is_put_back_with_its_checkpoint() {
+    let world = world().await;
+    let id = world.add("q", json!({})).await;
+    world.take_one("q").await;
+    let note = json!({ "attempt": 1, "checkpoint": { "page": 3 }, "progress": { "percent": 30 } });
+    assert_eq!(world.on_task(&id, "checkpoint", note).await.ok()["progress"]["percent"], 30.0);
+    assert_eq!(world.task(&id).await["checkpoint"], json!({ "page": 3 }));
+    let bad = json!({ "attempt": 1, "checkpoint": 1, "progress": { "percent": 130 } });
+    world.on_task(&id, "checkpoint", bad).await.invalid(&["/progress/percent"]);
+    let until = json!(world.now().plus_seconds(50));
+    let back = json!({ "attempt": 1, "until": until, "checkpoint": { "page": 4 } });
+    let put = world.on_task(&id, "postpone", back.clone()).await.ok();
+    assert_eq!((&put["state"], &put["postponed_until"], &put["tries"]), (&json!("postponed"), &until, &json!(0)));
+    world.on_task(&id, "postpone", back).await.ok();
+    world.pass_time(50).await;
+    let taken = world.take("q", 1).await.remove(0);
+    assert_eq!((&taken["attempt"], &taken["checkpoint"]), (&json!(2), &json!({ "page": 4 })));
+    assert_eq!(taken["attempts"][0]["end"], "postponed", "its history comes with it");
+    let counted = json!({ "attempt": 2, "until": world.now(), "attempt_counts": true });
+    let put = world.on_task(&id, "postpone", counted).await.ok();
+    assert_eq!((&put["state"], &put["tries"]), (&json!("new"), &json!(1)), "a time that has passed is now");
+}
+
+/// Without renewal the lease runs out; with it, never.
+#[tokio::test]
+async fn leases_are_kept_by_renewing() {
+    let world = World::new().await;
+    world.queue("q", json!({ "lease_seconds": 60 })).await;
+    let id = world.add("q", json!({})).await;
+    world.take_one("q").await;
+    for _ in 0..5 {
+        world.pass_time(59).await;
+        let renewed = world.on_task(&id, "renew", json!({ "attempt": 1 })).await.ok();
+        assert_eq!(text(&renewed, "/lease_ends_at"), world.now().plus_seconds(60).to_string());
+    }
+    world.pass_time(60).await;
+    assert_eq!(world.task(&id).await["state"], "abandoned");
+    world.on_task(&id, "renew", json!({ "attempt": 1 })).await.expect(409).refused("stale_attempt");
+    assert_eq!(world.task_events(&id).await, ["abandoned"]);
+    assert_eq!(world.on_task(&id, "retry", json!({})).await.ok()["state"], "new");
+    assert_eq!(world.take_one("q").await, (id, 2));
+}
+
+/// Work that nobody wants is not left lying for ever where the queue says so.
+#[tokio::test]
+async fn what_nobody_takes_is_abandoned() {
+    let world = World::new().await;
+    world.queue("lost", json!({})).await;
+    world.queue("q", json!({ "abandon_new_after_seconds": 100, "on_failure_queue": "lost" })).await;
+    let id = world.add("q", json!({ "payload": { "a": 1 }, "reference": "R" })).await;
+    world.pass_time(99).await;
+    assert_eq!(world.task(&id).await["state"], "new");
+    world.pass_time(1).await;
+    assert_eq!(world.task(&id).await["state"], "abandoned");
+    let handed = world.take("lost", 1).await.remove(0);
+    assert_eq!((&handed["payload"], &handed["reference"]), (&json!({ "a": 1 }), &json!("R")));
+    assert_eq!(handed["origin_task_id"], json!(id));
+    assert_eq!(world.task_events(&id).await, ["abandoned", "handed_on"]);
+}
+
+/// A success queue receives a new task with payload and output, a failure queue one with the error.
+#[tokio::test]
+async fn what_ends_is_handed_on() {
+    let world = World::new().await;
+    world.queue("good", json!({ "unique_references": true })).await;
+    world.queue("bad", json!({})).await;
+    world.queue("q", json!({ "on_success_queue": "good", "on_failure_queue": "bad" })).await;
+    let ids = [
+        world.add("q", json!({ "payload": 1, "reference": "R", "tags": ["t"] })).await,
+        world.add("q", json!({ "payload": 2 })).await,
+    ];
+    world.take("q", 2).await;
+    world.on_task(&ids[0], "succeed", json!({ "attempt": 1, "output": [5] })).await.ok();
+    world.on_task(&ids[1], "fail", json!({ "attempt": 1, "kind": "business", "message": "no" })).await.ok();
+    let good = world.take("good", 2).await;
+    assert_eq!((&good[0]["payload"], &good[0]["output"], &good[0]["tags"]), (&json!(1), &json!([5]), &json!(["t"])));
+    let bad = world.take("bad", 2).await;
+    assert_eq!((&bad[0]["payload"], &bad[0]["error"]["message"]), (&json!(2), &json!("no")));
+    // A reference that is taken there: the end holds, and an event tells what was left undone.
+    let again = world.add("q", json!({ "payload": 3, "reference": "R" })).await;
+    world.take_one("q").await;
+    assert_eq!(world.on_task(&again, "succeed", json!({ "attempt": 1 })).await.ok()["state"], "succeeded");
+    assert_eq!(world.task_events(&again).await, ["not_handed_on"]);
+}
+
+/// One task per reference, where the queue wants that: until it is deleted, whatever its state.
+#[tokio::test]
+async fn references_may_be_unique() {
+    let world = world().await;
+    world.queue("unique", json!({ "unique_references": true })).await;
+    let request = json!({ "payload": 1, "reference": "R" });
+    let id = world.add("unique", request.clone()).await;
+    let refused = world.post("/queues/unique/tasks", request.clone()).await.expect(409).refused("already_exists");
+    assert_eq!(text(&refused, "/id"), id);
+    world.add("unique", json!({})).await;
+    world.add("unique", json!({})).await;
+    world.take_one("unique").await;
+    world.on_task(&id, "succeed", json!({ "attempt": 1 })).await.ok();
+    world.post("/queues/unique/tasks", request.clone()).await.expect(409);
+    let other = world.add("q", json!({ "reference": "R" })).await;
+    world.add("q", json!({ "reference": "R" })).await;
+    world.patch(&format!("/tasks/{other}"), json!({ "queue": "unique" })).await.expect(409).refused("already_exists");
+    world.delete(&format!("/tasks/{id}")).await.done();
+    world.patch(&format!("/tasks/{other}"), json!({ "queue": "unique" })).await.ok();
+    world.post("/queues/unique/tasks", request).await.expect(409);
+    let renamed = world.patch(&format!("/tasks/{other}"), json!({ "reference": "R", "name": "n" })).await.ok();
+    assert_eq!(renamed["name"], "n", "its own reference is no obstacle");
+    world.patch("/queues/q", json!({ "unique_references": true })).await.expect(409).refused("wrong_state");
+}
+
+#[tokio::test]
+async fn payload_and_output_keep_to_their_schemas() {
+    let world = World::new().await;
+    let schema = |field: &str| json!({ "type": "object", "required": [field] });
+    world.queue("q", json!({ "payload_schema": schema("a"), "output_schema": schema("b") })).await;
+    world.post("/queues/q/tasks", json!({ "payload": {} })).await.expect(422).invalid(&["/payload/a"]);
+    let id = world.add("q", json!({ "payload": { "a": 1 } })).await;
+    world.patch(&format!("/tasks/{id}"), json!({ "payload": {} })).await.invalid(&["/payload/a"]);
+    world.take_one("q").await;
+    world.on_task(&id, "succeed", json!({ "attempt": 1, "output": {} })).await.invalid(&["/output/b"]);
+    assert_eq!(world.task(&id).await["state"], "in_progress");
+    world.on_task(&id, "succeed", json!({ "attempt": 1, "output": { "b": 1 } })).await.ok();
+    world.patch("/queues/q", json!({ "payload_schema": null })).await.ok();
+    world.add("q", json!({ "payload": {} })).await;
+}
+
+/// People change what waits or has ended; of what is in progress only what its holder does not depend on.
+#[tokio::test]
+async fn people_change_tasks() {
+    let world = world().await;
+    world.queue("other", json!({})).await;
+    let id = world.add("q", json!({ "comment": "c" })).await;
+    let path = format!("/tasks/{id}");
+    let changes = json!({ "priority": 3, "payload": [1], "tags": ["x"], "comment": null, "reference": "R" });
+    let changed = world.patch(&path, changes).await.ok();
+    assert_eq!(
+        (&changed["priority"], &changed["payload"], &changed["comment"]),
+        (&json!(3), &json!([1]), &Value::Null)
+    );
+    let until = json!(world.now().plus_seconds(60));
+    assert_eq!(world.patch(&path, json!({ "postponed_until": until })).await.ok()["state"], "postponed");
+    assert_eq!(world.patch(&path, json!({ "postponed_until": null })).await.ok()["state"], "new");
+    assert_eq!(world.patch(&path, json!({ "queue": "other" })).await.ok()["state"], "new");
+    assert!(world.take("q", 1).await.is_empty());
+    world.take_one("other").await;
+    world.patch(&path, json!({ "payload": 2 })).await.expect(409).refused("wrong_state");
+    world.delete(&path).await.expect(409).refused("wrong_state");
+    let commented = world.on_task(&id, "comment", json!({ "comment": "seen" })).await.ok();
+    assert_eq!(commented["comment"], "seen");
+    assert_eq!(world.patch(&path, json!({ "priority": 1, "name": "n" })).await.ok()["priority"], 1);
+    world.on_task(&id, "succeed", json!({ "attempt": 1 })).await.ok();
+    world.act(&format!("{path}/retry")).await.expect(409).refused("wrong_state");
+    world.delete(&path).await.done();
+    let uuid: uuid::Uuid = id.parse().unwrap();
+    assert_eq!(world.mentions(uuid.as_bytes()), 0, "nothing is left of it");
+}
