@@ -3,6 +3,7 @@
 pub mod account;
 pub mod assignment;
 pub mod attempt;
+pub mod audit;
 pub mod event;
 pub mod file;
 pub mod garbage;
@@ -13,4 +14,5 @@ pub mod log;
 pub mod name;
 pub mod permission;
 pub mod process;
+pub mod resource;
 pub mod robot;

@@ -57,6 +57,13 @@ permissions! {
     JobDelete = "job:delete",
     LogRead = "log:read",
     StorageRead = "storage:read",
+    ResourceRead = "resource:read",
+    ResourceCreate = "resource:create",
+    ResourceUpdate = "resource:update",
+    ResourceDelete = "resource:delete",
+    ResourceReadValue = "resource:read_value",
+    ResourceWriteValue = "resource:write_value",
+    AuditRead = "audit:read",
     SystemBackup = "system:backup",
     AgentWork = "agent:work",
 }
@@ -104,6 +111,7 @@ impl Role {
             P::JobRead,
             P::LogRead,
             P::StorageRead,
+            P::ResourceRead,
         ];
         let more: &[P] = match self {
             Self::Robot => return P::AgentWork.into(),
@@ -136,6 +144,10 @@ impl Role {
                 P::VersionUpdate,
                 P::VersionDelete,
                 P::VersionActivate,
+                P::ResourceCreate,
+                P::ResourceUpdate,
+                P::ResourceDelete,
+                P::ResourceWriteValue,
             ],
         };
         look.iter().chain(more).copied().collect()
@@ -145,12 +157,16 @@ impl Role {
 /// What the key of a job may do. Which queues, resources and storage folders that is about, its manifest says.
 pub fn of_jobs() -> Permissions {
     // Reading its own job; `operations` holds it to that one.
-    Permission::JobRead.into()
+    Permission::JobRead | Permission::ResourceReadValue | Permission::ResourceWriteValue
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn roles_but_admin() -> impl Iterator<Item = Role> {
+        Role::ALL.into_iter().filter(|role| *role != Role::Admin)
+    }
 
     /// Nobody's role may be widened by accident: a person's role never holds what only agents do, and roles nest.
     #[test]
@@ -161,6 +177,7 @@ mod tests {
             assert!(!role.permissions().contains(Permission::AgentWork), "{}", role.as_str());
             assert!(Role::Admin.permissions().is_superset(role.permissions()), "{}", role.as_str());
         }
+        assert!(!roles_but_admin().any(|role| role.permissions().contains(Permission::ResourceReadValue)));
         assert!(viewer.iter().all(|permission| permission.as_str().ends_with(":read")));
     }
 }

@@ -3,6 +3,7 @@
 mod account;
 mod activity;
 mod agent;
+mod audit;
 mod auth;
 mod content;
 mod extract;
@@ -18,6 +19,7 @@ mod page;
 mod problem;
 mod process;
 mod process_version;
+mod resource;
 mod robot;
 mod robot_group;
 mod server;
@@ -47,12 +49,14 @@ fn routes() -> OpenApiRouter<Arc<App>> {
     let versioned = OpenApiRouter::new()
         .merge(account::routes())
         .merge(agent::routes())
+        .merge(audit::routes())
         .merge(job::routes())
         .merge(join_token::routes())
         .merge(key::routes())
         .merge(log::routes())
         .merge(process::routes())
         .merge(process_version::routes())
+        .merge(resource::routes())
         .merge(robot::routes())
         .merge(robot_group::routes())
         .merge(storage::routes())

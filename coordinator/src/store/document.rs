@@ -21,6 +21,7 @@ pub enum Slot {
     Output = 2,
     Manifest = 3,
     Answer = 4,
+    Value = 21,
 }
 
 fn prefix(account: drover_protocol::AccountId, object: Uuid, slot: Slot) -> Key {

@@ -3,8 +3,8 @@
 //! The account stands in every key right after the kind: no scan can cross from one account into another.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, RobotGroupId,
-    RobotId, Timestamp, UserId,
+    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, ResourceId,
+    RobotGroupId, RobotId, Timestamp, UserId,
 };
 use uuid::Uuid;
 
@@ -94,6 +94,25 @@ kinds! {
     Garbage = b"bg",
     /// System account: facts about the store itself.
     System = b"sy",
+    Resource = b"rs",
+    ResourceByName = b"ra",
+    /// Resources that expire, by when.
+    ResourceByExpiry = b"rx",
+    /// One version of a value: resource, number.
+    ResourceValue = b"rv",
+    /// The value that counts: resource, scope.
+    ResourceValueCurrent = b"ro",
+    /// All versions of a value: resource, scope.
+    ResourceValueByScope = b"rh",
+    /// All versions of the values of one robot or group.
+    ResourceValueByHolder = b"rr",
+    /// The audit trail: number.
+    Audit = b"au",
+    AuditByActor = b"aa",
+    AuditByNoun = b"an",
+    AuditByObject = b"ao",
+    /// The last act's number, hash and time.
+    AuditHead = b"ah",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -165,6 +184,7 @@ id_parts!(
     LogBlockId,
     ProcessId,
     ProcessVersionId,
+    ResourceId,
     RobotGroupId,
     RobotId,
     UserId
@@ -250,7 +270,7 @@ mod tests {
         assert_eq!(
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
-             lb lt ls fi fp id ix bg sy"
+             lb lt ls fi fp id ix bg sy rs ra rx rv ro rh rr au aa an ao ah"
         );
         let mut unique = letters.clone();
         unique.sort();

@@ -4,6 +4,7 @@
 
 mod agents;
 mod artifacts;
+mod audit;
 mod connections;
 mod conventions;
 mod deadlines;
@@ -14,6 +15,7 @@ mod logs;
 mod model;
 mod permissions;
 mod processes;
+mod resources;
 mod robots;
 mod support;
 mod uploads;
