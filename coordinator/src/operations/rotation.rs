@@ -12,10 +12,13 @@ use crate::{
     },
 };
 
+/// How many records were sealed anew, and where to go on.
+type Page = (usize, Option<Vec<u8>>);
+
 /// A kind of records that hold something sealed.
 pub struct Sealed {
     pub noun: &'static str,
-    page: fn(&mut Tx, &Secrets, Option<Vec<u8>>, usize) -> Result<(usize, Option<Vec<u8>>)>,
+    page: fn(&mut Tx, &Secrets, Option<Vec<u8>>, usize) -> Result<Page>,
 }
 
 /// All of them.
@@ -41,7 +44,7 @@ pub fn reseal_page(
     secrets: &Secrets,
     after: Option<Vec<u8>>,
     limit: usize,
-) -> Result<(usize, Option<Vec<u8>>)> {
+) -> Result<Page> {
     (sealed.page)(tx, secrets, after, limit)
 }
 
@@ -50,7 +53,7 @@ fn page<R: Record>(
     after: Option<Vec<u8>>,
     limit: usize,
     mut reseal: impl FnMut(&mut Tx, R) -> Result<bool>,
-) -> Result<(usize, Option<Vec<u8>>)> {
+) -> Result<Page> {
     let mut scan = Scan::of(tx, R::KIND, ());
     if let Some(after) = after {
         scan = scan.after(&after);
