@@ -14,6 +14,7 @@ use drover_coordinator::{
     store::{
         blob::Blobs,
         check,
+        check_audit::check_audit,
         check_blobs::check_blobs,
         embedded::Embedded,
         engine::Engine,
@@ -48,7 +49,7 @@ enum Command {
     Run,
     /// Check the settings without starting.
     CheckConfig,
-    /// Check the records of a stopped coordinator's store against their indexes and blobs, both ways.
+    /// Check the records of a stopped coordinator's store against their indexes and blobs, both ways, and the audit trail.
     Check,
     /// Make the index of a stopped coordinator's store anew from export and log.
     Rebuild {
@@ -74,6 +75,11 @@ enum Command {
         #[arg(long, default_value = "admin")]
         login: String,
     },
+    /// Change the key with which a stopped coordinator's secrets are sealed, and seal all of them anew.
+    ///
+    /// Whatever interrupts it, it can be called again, and the coordinator can be started meanwhile. Old backups need the
+    /// key file of their time.
+    RotateKey,
     /// Print the API's document (OpenAPI 3.1).
     Openapi,
 }
@@ -108,6 +114,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Check) => check_store(&config),
         Some(Command::Rebuild { accept_loss }) => rebuild(&config, accept_loss),
         Some(Command::Restore { from, verify, until }) => restore_backup(&config, &from, verify, until),
+        Some(Command::RotateKey) => rotate_key(&config),
         Some(Command::NewKey { login }) => new_key(&config, &login),
     }
 }
@@ -174,6 +181,7 @@ fn check_store(config: &Config) -> anyhow::Result<()> {
     let blobs = Blobs::open(&config.blobs_folder()?.0)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(check_blobs(&*engine.view(), &blobs, &mut report))?;
+    check_audit(&*engine.view(), &mut report)?;
     println!("{report}");
     engine.close()?;
     if report.is_sound() {
@@ -207,4 +215,12 @@ fn new_key(config: &Config, login: &str) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let key = runtime.block_on(start::new_key(config, login))?;
     show_key(login, &key)
+}
+
+fn rotate_key(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let sealed = runtime.block_on(start::rotate_key(config))?;
+    println!("{sealed} secrets were sealed anew; the old sealing key is no longer in {}", config.key_file().display());
+    println!("Keep a copy of the key file. Backups of before need the one of then.");
+    Ok(())
 }

@@ -28,16 +28,24 @@ const NONCE_BYTES: usize = 24;
 pub enum SecretsError {
     #[error("the key file {0} is missing; without it no API key of this store can be recognised: put it back")]
     Missing(String),
-    #[error("the key file {0} must hold exactly 32 bytes; restore it from your copy")]
+    #[error("the key file {0} must hold 32, 64 or 96 bytes; restore it from your copy")]
     WrongSize(String),
     #[error("cannot use the key file {path}: {source}")]
     Io { path: String, source: std::io::Error },
 }
 
-/// Derived keys; the secret itself is not kept.
+/// A secret of the key file, in bytes.
+const SECRET_BYTES: usize = 32;
+
+/// Derived keys; the secrets themselves are not kept.
+///
+/// The key file holds the secret of the store, for its life. Once the sealing key has been changed, a second one follows
+/// it, of which that key is derived; while it is being changed a third one, the new one. What is sealed then is sealed
+/// with the new key, and opened with either.
 pub struct Secrets {
     hashing: [u8; 32],
-    sealing: [u8; 32],
+    /// The key to seal with, and after it the one that it replaces.
+    sealing: Vec<[u8; 32]>,
     attempts: [u8; 32],
     fingerprint: [u8; 32],
 }
@@ -51,11 +59,17 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
 }
 
 impl Secrets {
-    pub fn from_bytes(secret: &[u8; 32]) -> Self {
-        let derive = |purpose: &str| mac(secret, &[b"drover ", purpose.as_bytes()]);
+    pub fn from_bytes(secret: &[u8; SECRET_BYTES]) -> Self {
+        Self::from_chain(&[*secret])
+    }
+
+    /// Of all secrets of the key file; there is at least one.
+    fn from_chain(chain: &[[u8; SECRET_BYTES]]) -> Self {
+        let derive = |purpose: &str| mac(&chain[0], &[b"drover ", purpose.as_bytes()]);
+        let sealing = |secret: &[u8; SECRET_BYTES]| mac(secret, &[b"drover ", b"sealing"]);
         Self {
             hashing: derive("hashing of keys"),
-            sealing: derive("sealing"),
+            sealing: chain[1.min(chain.len() - 1)..].iter().rev().map(sealing).collect(),
             attempts: derive("keys of attempts"),
             fingerprint: derive("fingerprint"),
         }
@@ -73,16 +87,55 @@ impl Secrets {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(SecretsError::Missing(shown)),
             Err(error) => return Err(io(error)),
         };
-        let mut secret = [0; 33];
-        let mut length = 0;
-        while length < secret.len() {
-            match file.read(&mut secret[length..]).map_err(io)? {
-                0 => break,
-                read => length += read,
-            }
+        Ok(Self::from_chain(&read_chain(&mut file).map_err(io)?.ok_or(SecretsError::WrongSize(shown))?))
+    }
+
+    /// Begins to change the sealing key: writes a new one into the key file beside the one that it replaces. If that was
+    /// begun before, it goes on with that one.
+    pub fn begin_rotation(path: &Path, randomness: &dyn Randomness) -> Result<Self, SecretsError> {
+        let mut chain = Self::chain_of(path)?;
+        if chain.len() < 3 {
+            let mut new = [0; SECRET_BYTES];
+            randomness.fill(&mut new);
+            let old = chain[chain.len() - 1];
+            chain = vec![chain[0], old, new];
+            write_chain(path, &chain).map_err(|source| io_error(path, source))?;
         }
-        let secret: [u8; 32] = secret[..length].try_into().map_err(|_| SecretsError::WrongSize(shown))?;
-        Ok(Self::from_bytes(&secret))
+        Ok(Self::from_chain(&chain))
+    }
+
+    /// Ends the change of the sealing key: the one that was replaced is forgotten. Nothing may be sealed with it any more.
+    pub fn end_rotation(path: &Path) -> Result<Self, SecretsError> {
+        let mut chain = Self::chain_of(path)?;
+        if chain.len() == 3 {
+            chain.remove(1);
+            write_chain(path, &chain).map_err(|source| io_error(path, source))?;
+        }
+        Ok(Self::from_chain(&chain))
+    }
+
+    fn chain_of(path: &Path) -> Result<Vec<[u8; SECRET_BYTES]>, SecretsError> {
+        let shown = || path.display().to_string();
+        let mut file = File::open(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => SecretsError::Missing(shown()),
+            _ => io_error(path, error),
+        })?;
+        read_chain(&mut file).map_err(|source| io_error(path, source))?.ok_or_else(|| SecretsError::WrongSize(shown()))
+    }
+
+    /// Without the key that is being replaced: what this opens is sealed with the new one.
+    pub fn newest_only(&self) -> Self {
+        Self { sealing: vec![self.sealing[0]], ..*self }
+    }
+
+    /// Tells the sealing key from others.
+    pub fn sealing_fingerprint(&self) -> [u8; 32] {
+        fingerprint_of(&self.sealing[0])
+    }
+
+    /// Whether one of the sealing keys has this fingerprint.
+    pub fn has_sealing_key(&self, fingerprint: &[u8]) -> bool {
+        self.sealing.iter().any(|key| fingerprint_of(key) == *fingerprint)
     }
 
     /// Tells this secret from others without giving anything of it away.
@@ -110,7 +163,7 @@ impl Secrets {
 
     /// Seals bytes; `context` must be the same when they are opened.
     pub fn seal(&self, context: &[u8], plain: &[u8], nonce: [u8; NONCE_BYTES]) -> Result<Vec<u8>> {
-        let cipher = XChaCha20Poly1305::new(&self.sealing.into());
+        let cipher = XChaCha20Poly1305::new(&self.sealing[0].into());
         let payload = chacha20poly1305::aead::Payload { msg: plain, aad: context };
         let sealed =
             cipher.encrypt(&XNonce::from(nonce), payload).map_err(|_| Error::Internal("sealing failed".to_owned()))?;
@@ -122,25 +175,47 @@ impl Secrets {
         let broken = || Error::Internal("a sealed value cannot be opened with this key file".to_owned());
         let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES).ok_or_else(broken)?;
         let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| broken())?;
-        let cipher = XChaCha20Poly1305::new(&self.sealing.into());
-        let payload = chacha20poly1305::aead::Payload { msg: sealed, aad: context };
-        cipher.decrypt(&XNonce::from(nonce), payload).map_err(|_| broken())
+        let open = |key: &[u8; 32]| {
+            let payload = chacha20poly1305::aead::Payload { msg: sealed, aad: context };
+            XChaCha20Poly1305::new(&(*key).into()).decrypt(&XNonce::from(nonce), payload).ok()
+        };
+        self.sealing.iter().find_map(open).ok_or_else(broken)
     }
 }
 
+fn fingerprint_of(key: &[u8; 32]) -> [u8; 32] {
+    mac(key, &[b"fingerprint"])
+}
+
+fn io_error(path: &Path, source: std::io::Error) -> SecretsError {
+    SecretsError::Io { path: path.display().to_string(), source }
+}
+
+/// The secrets of a key file; `None` if it is not one.
+fn read_chain(file: &mut File) -> std::io::Result<Option<Vec<[u8; SECRET_BYTES]>>> {
+    let mut bytes = Vec::new();
+    file.take(3 * SECRET_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    let (chain, rest) = bytes.as_chunks::<SECRET_BYTES>();
+    Ok((rest.is_empty() && (1..=3).contains(&chain.len())).then(|| chain.to_vec()))
+}
+
 fn create(path: &Path, randomness: &dyn Randomness) -> std::io::Result<Secrets> {
-    let mut secret = [0; 32];
+    let mut secret = [0; SECRET_BYTES];
     randomness.fill(&mut secret);
+    write_chain(path, &[secret])?;
+    Ok(Secrets::from_bytes(&secret))
+}
+
+/// Writes the key file whole: beside and renamed, for a crash in between must not leave half of one behind.
+fn write_chain(path: &Path, chain: &[[u8; SECRET_BYTES]]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    // Written beside and renamed: a crash in between must not leave half a key file behind.
     let beside = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(&secret)?;
+    file.write_all(chain.as_flattened())?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
-    File::open(folder)?.sync_all()?;
-    Ok(Secrets::from_bytes(&secret))
+    File::open(folder)?.sync_all()
 }
 
 /// The text of a key: the Base64 of a random GUID's text.
@@ -170,6 +245,32 @@ mod tests {
         let mut flipped = sealed.clone();
         flipped[30] ^= 1;
         assert!(secrets.open_sealed(b"here", &flipped).is_err());
+    }
+
+    /// While the sealing key is being changed both are good, and only then. What else is derived stays as it was.
+    #[test]
+    fn the_sealing_key_is_changed_in_two_steps() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("secrets.key");
+        let randomness = crate::clock::SystemRandomness;
+        let mut before = Secrets::open(&path, true, &randomness).expect("a new one is made");
+        for bytes in [64, 64] {
+            let old = before.seal(b"c", b"old", [1; 24]).expect("sealing works");
+            let during = Secrets::begin_rotation(&path, &randomness).expect("it begins");
+            let again = Secrets::begin_rotation(&path, &randomness).expect("it goes on");
+            assert_eq!(during.sealing_fingerprint(), again.sealing_fingerprint());
+            assert!(during.has_sealing_key(&before.sealing_fingerprint()));
+            let new = during.seal(b"c", b"new", [2; 24]).expect("sealing works");
+            assert_eq!(during.open_sealed(b"c", &old), Ok(b"old".to_vec()));
+            assert!(before.open_sealed(b"c", &new).is_err() && during.newest_only().open_sealed(b"c", &old).is_err());
+            let after = Secrets::end_rotation(&path).expect("it ends");
+            assert_eq!(std::fs::read(&path).map(|file| file.len()).ok(), Some(bytes));
+            assert_eq!(after.open_sealed(b"c", &new), Ok(b"new".to_vec()));
+            assert!(after.open_sealed(b"c", &old).is_err());
+            assert_eq!((after.hash("x"), after.fingerprint()), (before.hash("x"), before.fingerprint()));
+            before = Secrets::open(&path, false, &randomness).expect("it is read");
+            assert_eq!(before.sealing_fingerprint(), after.sealing_fingerprint());
+        }
     }
 
     /// A store must never get a second secret by accident: its keys would all be unknown from then on.

@@ -14,12 +14,12 @@ use crate::{
     http::{self, Server},
     operations::{
         account::{self, Bootstrap},
-        key,
+        key, rotation,
     },
     password,
     secrets::Secrets,
     store::{
-        Db, Reading,
+        Db, Reading, Tx,
         blob::Blobs,
         embedded::{Embedded, Settings},
         engine::Engine,
@@ -127,6 +127,10 @@ fn fingerprint_key() -> Vec<u8> {
     Key::new(Kind::System, SYSTEM_ACCOUNT).with("secrets fingerprint").into_bytes()
 }
 
+fn sealing_key() -> Vec<u8> {
+    Key::new(Kind::System, SYSTEM_ACCOUNT).with("sealing fingerprint").into_bytes()
+}
+
 /// Makes the first account; gives its administrator's key unless that came from the settings.
 pub async fn first_account(
     db: &Db,
@@ -152,6 +156,7 @@ pub async fn first_account(
     let text = db
         .write(account, move |tx| {
             tx.put(fingerprint_key(), secrets.fingerprint().to_vec())?;
+            tx.put(sealing_key(), secrets.sealing_fingerprint().to_vec())?;
             account::bootstrap(tx, account, &wanted, &secrets)
         })
         .await?;
@@ -163,6 +168,14 @@ fn check_fingerprint(db: &Db, secrets: &Secrets, path: &Path) -> anyhow::Result<
     let kept = db.read(SYSTEM_ACCOUNT, |reading| Ok(reading.view().get(&fingerprint_key())?))?;
     if kept.is_some_and(|kept| kept != secrets.fingerprint()) {
         bail!("the key file {} is not the one of this store; put the right one there", path.display());
+    }
+    let sealing = db.read(SYSTEM_ACCOUNT, |reading| Ok(reading.view().get(&sealing_key())?))?;
+    if sealing.is_some_and(|kept| !secrets.has_sealing_key(&kept)) {
+        bail!(
+            "the key file {} is of another time: what this store holds is sealed with another key; put the file there \
+             that was in use when the store was (or its backup was made)",
+            path.display()
+        );
     }
     Ok(())
 }
@@ -206,4 +219,54 @@ pub async fn new_key(config: &Config, login: &str) -> anyhow::Result<String> {
         on_disk.engine.close().map_err(|error| anyhow::anyhow!("the store was not closed cleanly: {error}"))?;
     }
     found.with_context(|| format!("there is no user with the login {login}"))
+}
+
+/// Records that are sealed anew together.
+const RESEAL_PAGE: usize = 200;
+
+/// Changes the sealing key of a stopped coordinator, and seals everything anew; how many secrets that were.
+///
+/// At every moment the key file can open all that is sealed: it gets the new key before anything is sealed with that, and
+/// loses the old one when everything is, and is on the disk.
+pub async fn rotate_key(config: &Config) -> anyhow::Result<usize> {
+    let (engine, _, on_disk) = open_store(config).await?;
+    let randomness = Arc::new(SystemRandomness);
+    let path = config.key_file();
+    let db = Db::new(engine, Arc::new(SystemClock), randomness.clone(), Box::new(broken));
+    check_fingerprint(&db, &Secrets::open(&path, false, &*randomness)?, &path)?;
+    let secrets = Arc::new(Secrets::begin_rotation(&path, &*randomness)?);
+    let fingerprint = secrets.sealing_fingerprint();
+    // From here on a key file without the new key is refused.
+    db.write(SYSTEM_ACCOUNT, move |tx| tx.put(sealing_key(), fingerprint.to_vec())).await?;
+    let sealed = reseal_all(&db, &secrets).await?;
+    if reseal_all(&db, &secrets).await? != 0 {
+        bail!("something was sealed with the old key meanwhile; call it again");
+    }
+    db.close();
+    if let Some(on_disk) = on_disk {
+        on_disk.engine.close().map_err(|error| anyhow::anyhow!("the store was not closed cleanly: {error}"))?;
+    }
+    Secrets::end_rotation(&path)?;
+    Ok(sealed)
+}
+
+/// Seals all that is not sealed with the newest key; how many secrets that were.
+pub async fn reseal_all(db: &Db, secrets: &Arc<Secrets>) -> anyhow::Result<usize> {
+    let mut count = 0;
+    for account in db.read(SYSTEM_ACCOUNT, |reading| account::all(reading))? {
+        for kind in rotation::SEALED {
+            let mut after = None;
+            loop {
+                let secrets = Arc::clone(secrets);
+                let page = move |tx: &mut Tx| rotation::reseal_page(tx, kind, &secrets, after, RESEAL_PAGE);
+                let (sealed, next) = db.write(account, page).await?;
+                count += sealed;
+                after = next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(count)
 }

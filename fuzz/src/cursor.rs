@@ -46,6 +46,7 @@ fn caller(account: AccountId) -> drover_coordinator::operations::Caller {
         key_id: drover_protocol::KeyId::from_uuid(Uuid::nil()),
         permissions: Role::Admin.permissions(),
         reach: None,
+        address: None,
     }
 }
 

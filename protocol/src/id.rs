@@ -71,6 +71,8 @@ ids! {
     ProcessVersionId,
     /// Id of a job.
     JobId,
+    /// Id of a resource.
+    ResourceId,
     /// Id of a trigger.
     TriggerId,
     /// Id of an event of any object.

@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod agent;
+pub mod audit;
 pub mod event;
 pub mod id;
 pub mod job;
@@ -19,6 +20,7 @@ pub mod patch;
 pub mod problem;
 pub mod process;
 pub mod queue;
+pub mod resource;
 pub mod robot;
 pub mod robot_group;
 pub mod storage;

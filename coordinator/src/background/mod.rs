@@ -3,6 +3,7 @@
 
 pub mod deadlines;
 pub mod garbage;
+pub mod resources;
 pub mod retention;
 pub mod sealing;
 
@@ -37,6 +38,12 @@ pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result
         Box::pin(async move { measured(&app, "retention", retention::pass(&app, ages)).await })
     })?;
     scheduler.add(retention).await?;
+    let tending = Arc::clone(app);
+    let resources = Job::new_repeated_async(Duration::from_secs(60), move |_, _| {
+        let app = Arc::clone(&tending);
+        Box::pin(async move { measured(&app, "resources", resources::pass(&app)).await })
+    })?;
+    scheduler.add(resources).await?;
     let metrics = app.metrics.clone();
     scheduler.add(Job::new_repeated(Duration::from_secs(5), move |_, _| metrics.gather())?).await?;
     scheduler.start().await?;

@@ -6,7 +6,7 @@ use drover_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::job::Holder;
+use super::{job::Holder, resource::Handed};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
@@ -31,4 +31,7 @@ pub struct Attempt {
     pub reported: Option<Outcome>,
     /// A refused late report is kept as one event, however often it is repeated.
     pub late_report_kept: bool,
+    /// The sealed values that it reads, and that its agent masks.
+    #[serde(default)]
+    pub handed: Vec<Handed>,
 }

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod assignment;
 pub mod attempt;
+pub mod audit;
 pub mod event;
 pub mod file;
 pub mod garbage;
@@ -14,5 +15,6 @@ pub mod name;
 pub mod permission;
 pub mod process;
 pub mod queue;
+pub mod resource;
 pub mod robot;
 pub mod task;

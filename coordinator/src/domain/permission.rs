@@ -68,6 +68,13 @@ permissions! {
     TaskUpdate = "task:update",
     TaskRetry = "task:retry",
     TaskDelete = "task:delete",
+    ResourceRead = "resource:read",
+    ResourceCreate = "resource:create",
+    ResourceUpdate = "resource:update",
+    ResourceDelete = "resource:delete",
+    ResourceReadValue = "resource:read_value",
+    ResourceWriteValue = "resource:write_value",
+    AuditRead = "audit:read",
     SystemBackup = "system:backup",
     AgentWork = "agent:work",
 }
@@ -117,6 +124,7 @@ impl Role {
             P::StorageRead,
             P::QueueRead,
             P::TaskRead,
+            P::ResourceRead,
         ];
         let more: &[P] = match self {
             Self::Robot => return P::AgentWork.into(),
@@ -164,6 +172,10 @@ impl Role {
                 P::TaskUpdate,
                 P::TaskRetry,
                 P::TaskDelete,
+                P::ResourceCreate,
+                P::ResourceUpdate,
+                P::ResourceDelete,
+                P::ResourceWriteValue,
             ],
         };
         look.iter().chain(more).copied().collect()
@@ -174,12 +186,16 @@ impl Role {
 pub fn of_jobs() -> Permissions {
     use Permission as P;
     // Reading its own job; `operations` holds it to that one.
-    P::JobRead | P::QueueRead | P::TaskRead | P::TaskCreate | P::TaskTake
+    P::JobRead | P::QueueRead | P::TaskRead | P::TaskCreate | P::TaskTake | P::ResourceReadValue | P::ResourceWriteValue
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn roles_but_admin() -> impl Iterator<Item = Role> {
+        Role::ALL.into_iter().filter(|role| *role != Role::Admin)
+    }
 
     /// Nobody's role may be widened by accident: a person's role never holds what only agents do, and roles nest.
     #[test]
@@ -190,6 +206,7 @@ mod tests {
             assert!(!role.permissions().contains(Permission::AgentWork), "{}", role.as_str());
             assert!(Role::Admin.permissions().is_superset(role.permissions()), "{}", role.as_str());
         }
+        assert!(!roles_but_admin().any(|role| role.permissions().contains(Permission::ResourceReadValue)));
         assert!(viewer.iter().all(|permission| permission.as_str().ends_with(":read")));
     }
 }

@@ -39,6 +39,9 @@ pub struct ProcessVersion {
     pub sha256: String,
     pub size_bytes: u64,
     pub needs: Needs,
+    /// Names of the resources that its manifest declares.
+    #[serde(default)]
+    pub resources: Vec<String>,
     pub timeout_seconds: Option<u64>,
     pub stop_grace_seconds: Option<u64>,
     pub uploaded_by: String,

@@ -41,7 +41,7 @@ use crate::{
         agent::Reported,
         assignment, file,
         job::{MAX_JSON_BYTES, too_large},
-        join_token, log, process_version, robot_group,
+        join_token, log, process_version, resource_value, robot_group,
     },
     store::{Reading, Topic, Tx, WakeUp, blob::BlobName, key::SYSTEM_ACCOUNT},
 };
@@ -213,13 +213,13 @@ fn has_something(reading: &dyn Reading, robot: &Robot, request: &Next) -> Operat
 }
 
 async fn take(app: &Arc<App>, caller: &Caller, robot: RobotId, request: Arc<Next>) -> Result<NextAnswer, Fault> {
-    let (leases, giving) = (app.rules.leases, Arc::clone(app));
+    let (leases, giving, asking) = (app.rules.leases, Arc::clone(app), caller.clone());
     let answer = app
         .db
         .write(caller.account, move |tx| {
             let commands = operations::agent::take_commands(tx, robot, &request.known, &leases)?;
             let free = request.free as usize;
-            let jobs = assignment::assign_next(tx, robot, free, &request.known, &leases, &giving.secrets)?;
+            let jobs = assignment::assign_next(tx, &asking, robot, free, &request.known, &leases, &giving.secrets)?;
             let give = |job| assignment_view(tx, job, &giving);
             let assignments = jobs.into_iter().map(give).collect::<OperationResult<_>>()?;
             Ok(NextAnswer { assignments, commands })
@@ -235,6 +235,13 @@ fn assignment_view(reading: &dyn Reading, record: domain::job::Job, app: &App) -
     let job = job::full_view(reading, record)?;
     let lease_ends_at = job.lease_ends_at.unwrap_or_else(|| reading.now());
     let manifest = app.manifests.get(version.id, || process_version::manifest(reading, version.id))?;
+    let secrets_to_mask = match version.resources.is_empty() {
+        true => Vec::new(),
+        false => {
+            let attempt: domain::attempt::Attempt = crate::store::table::get(reading, (job.id, attempt))?;
+            resource_value::texts_of(reading, &attempt.handed, &app.secrets)?
+        }
+    };
     let version = AssignedVersion {
         id: version.id,
         number: version.number,
@@ -242,7 +249,7 @@ fn assignment_view(reading: &dyn Reading, record: domain::job::Job, app: &App) -
         sha256: version.sha256,
         size_bytes: version.size_bytes,
     };
-    Ok(Assignment { job, attempt, lease_ends_at, version, key, secrets_to_mask: Vec::new(), log_level })
+    Ok(Assignment { job, attempt, lease_ends_at, version, key, secrets_to_mask, log_level })
 }
 
 /// Take an assigned job on

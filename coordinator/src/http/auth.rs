@@ -1,9 +1,12 @@
 //! Who is asking: `Authorization: Bearer <key>`, or `Basic <key>` as robots' older libraries send it.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
-    extract::FromRequestParts,
+    extract::{ConnectInfo, FromRequestParts},
     http::{header, request::Parts},
 };
 use drover_protocol::{AccountId, KeyId};
@@ -23,14 +26,20 @@ impl FromRequestParts<Arc<App>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
         let key = text_of_key(parts)?;
-        let (caller, stale) = app.db.read(SYSTEM_ACCOUNT, |reading| {
+        let (mut caller, stale) = app.db.read(SYSTEM_ACCOUNT, |reading| {
             operations::key::authenticate(reading, key, &app.secrets, &app.manifests)
         })?;
+        caller.address = address_of(parts);
         if let Some(key) = stale {
             write_last_use(app, caller.account, key);
         }
         Ok(caller)
     }
+}
+
+/// Where the call comes from.
+fn address_of(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip())
 }
 
 fn text_of_key(parts: &Parts) -> Result<&str, Error> {
@@ -54,9 +63,10 @@ impl FromRequestParts<Arc<App>> for Replacing {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
         let key = text_of_key(parts)?;
-        let (caller, is_replaced) = app.db.read(SYSTEM_ACCOUNT, |reading| {
+        let (mut caller, is_replaced) = app.db.read(SYSTEM_ACCOUNT, |reading| {
             operations::key::authenticate_for_replacing(reading, key, &app.secrets, &app.manifests)
         })?;
+        caller.address = address_of(parts);
         Ok(Self { caller, is_replaced })
     }
 }

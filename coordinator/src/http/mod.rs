@@ -3,6 +3,7 @@
 mod account;
 mod activity;
 mod agent;
+mod audit;
 mod auth;
 mod content;
 mod extract;
@@ -19,6 +20,7 @@ mod problem;
 mod process;
 mod process_version;
 mod queue;
+mod resource;
 mod robot;
 mod robot_group;
 mod server;
@@ -49,6 +51,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
     let versioned = OpenApiRouter::new()
         .merge(account::routes())
         .merge(agent::routes())
+        .merge(audit::routes())
         .merge(job::routes())
         .merge(join_token::routes())
         .merge(key::routes())
@@ -56,6 +59,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(process::routes())
         .merge(process_version::routes())
         .merge(queue::routes())
+        .merge(resource::routes())
         .merge(robot::routes())
         .merge(robot_group::routes())
         .merge(storage::routes())

@@ -50,7 +50,8 @@ const SCHEMAS: &str = "#/components/schemas/";
         (name = "Queue", description = "Named, ordered lists of tasks, with the rules that hold for each task in them."),
         (name = "Task", description = "Items of work in a queue: added, taken by one holder at a time, worked on and ended."),
         (name = "Trigger", description = "Rules that start jobs. There are no calls of this section yet."),
-        (name = "Resource", description = "Named values for processes. There are no calls of this section yet."),
+        (name = "Resource", description = "Named values for processes: texts, numbers, credentials, secrets, \
+            calendars; with values of their own for robots and groups."),
         (name = "Storage", description = "Folders of files. For now the folders `jobs/<job id>`, with the artifacts of jobs."),
         (name = "Log", description = "What robots said about their jobs."),
         (name = "Account", description = "The account of the key, and who is asking."),

@@ -2,7 +2,11 @@
 
 use drover_protocol::{AccountId, RobotGroupId, Timestamp, UserId, account::AccountPatch};
 
-use super::{Caller, event, key};
+use super::{
+    Caller,
+    audit::{self, Act},
+    event, key,
+};
 use crate::{
     domain::{
         account::{Account, User},
@@ -85,13 +89,15 @@ pub fn update(tx: &mut Tx, caller: &Caller, patch: &AccountPatch, revision: Opti
         faults.name("/name", name);
     }
     faults.check()?;
-    let account = tx.in_account(SYSTEM_ACCOUNT, |tx| {
+    let (before, account) = tx.in_account(SYSTEM_ACCOUNT, |tx| {
         let mut account: Account = table::get(tx, caller.account)?;
         table::check_revision(account.revision, revision)?;
+        let before = account.clone();
         account.name = patch.name.clone().unwrap_or(account.name);
         table::update(tx, &mut account)?;
-        Ok::<_, crate::error::Error>(account)
+        Ok::<_, crate::error::Error>((before, account))
     })?;
     event::note(tx, account.id.uuid(), "account_changed", "the account's settings were changed", caller.by())?;
+    audit::append(tx, caller, Act::new("update", "account", account.id, &account.name).change(&before, &account))?;
     Ok(account)
 }

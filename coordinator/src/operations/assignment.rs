@@ -7,13 +7,18 @@ use drover_protocol::{
     job::{Candidate, Explanation, JobState, Reason, ReasonCode},
 };
 
-use super::{Caller, attempt, job, key, process, robot, robot_group};
+use super::{
+    Caller, attempt,
+    audit::{self, Act},
+    job, key, process, resource_value, robot, robot_group,
+};
 use crate::{
     domain::{
         assignment::{barred, lacks, unfit},
         job::{Holder, Job, JobEvent, Leases, State, Target},
         permission::Permission,
         process::{Process, ProcessVersion},
+        resource::Handed,
         robot::{Robot, standing},
     },
     error::Result,
@@ -134,6 +139,7 @@ fn is_unknown(job: &Job, known: &[JobId]) -> bool {
 /// Gives the robot what it was given before without knowing it, then as many waiting jobs as it has places for.
 pub fn assign_next(
     tx: &mut Tx,
+    caller: &Caller,
     robot: RobotId,
     free: usize,
     known: &[JobId],
@@ -149,18 +155,34 @@ pub fn assign_next(
     }
     for _ in 0..places {
         let Some(job) = best_for(tx, &robot)? else { break };
-        given.push(assign(tx, job, &robot, leases, secrets)?);
+        given.push(assign(tx, caller, job, &robot, leases, secrets)?);
     }
     Ok(given)
 }
 
-fn assign(tx: &mut Tx, job: Job, robot: &Robot, leases: &Leases, secrets: &Secrets) -> Result<Job> {
+fn assign(tx: &mut Tx, caller: &Caller, job: Job, robot: &Robot, leases: &Leases, secrets: &Secrets) -> Result<Job> {
     let holder = Holder { id: robot.id, name: robot.name.clone() };
     document::delete(tx, job.id.uuid(), Slot::Output)?;
     let job = job::apply(tx, job, JobEvent::Assign { robot: holder.clone() }, leases)?;
     let key = key::make_for_attempt(tx, &job, robot.id, secrets)?;
-    attempt::begin(tx, &job, holder, key)?;
+    let handed = hand_out(tx, caller, &job, robot)?;
+    attempt::begin(tx, &job, holder, key, handed)?;
     Ok(job)
+}
+
+/// The sealed values that the job reads are told to its agent, which masks them: that is a reading, and written down as one.
+fn hand_out(tx: &mut Tx, caller: &Caller, job: &Job, robot: &Robot) -> Result<Vec<Handed>> {
+    let version: ProcessVersion = table::get(tx, job.process_version_id)?;
+    if version.resources.is_empty() {
+        return Ok(Vec::new());
+    }
+    let given = resource_value::hand_out(tx, &version.resources, robot)?;
+    if !given.is_empty() {
+        let names: Vec<&str> = given.iter().map(|(_, resource)| resource.name.as_str()).collect();
+        let act = Act::new("hand_out_values", "job", job.id, &job.process_name);
+        audit::append(tx, caller, act.after(serde_json::json!({ "attempt": job.attempt, "resources": names })))?;
+    }
+    Ok(given.into_iter().map(|(handed, _)| handed).collect())
 }
 
 /// Why a job is where it is: for one that waits, an answer for each candidate robot.

@@ -7,6 +7,7 @@ use crate::{
     domain::{
         attempt::Attempt,
         job::{Holder, Job, Step},
+        resource::Handed,
     },
     error::Result,
     store::{Reading, Scan, Tx, key::Kind, table},
@@ -35,7 +36,7 @@ pub fn remove_page(tx: &mut Tx, job: JobId, limit: usize) -> Result<bool> {
 }
 
 /// Begins the attempt that `job` has just been assigned.
-pub fn begin(tx: &mut Tx, job: &Job, robot: Holder, key_id: KeyId) -> Result<()> {
+pub fn begin(tx: &mut Tx, job: &Job, robot: Holder, key_id: KeyId, handed: Vec<Handed>) -> Result<()> {
     let attempt = Attempt {
         job_id: job.id,
         attempt: job.attempt,
@@ -53,6 +54,7 @@ pub fn begin(tx: &mut Tx, job: &Job, robot: Holder, key_id: KeyId) -> Result<()>
         usage: None,
         reported: None,
         late_report_kept: false,
+        handed,
     };
     table::insert(tx, &attempt)
 }

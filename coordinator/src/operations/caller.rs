@@ -1,6 +1,6 @@
 //! Who is asking, and what they may do.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use drover_protocol::{AccountId, JobId, KeyId, RobotId, UserId, manifest::Manifest};
 
@@ -25,6 +25,8 @@ pub struct Caller {
     pub permissions: Permissions,
     /// What the caller may reach of what its permissions are about; absent: all of the account.
     pub reach: Option<Reach>,
+    /// Where the call comes from, as far as that is known.
+    pub address: Option<IpAddr>,
 }
 
 /// What the key of a job may reach: what its version declares in its manifest, by name, and nothing else.

@@ -8,7 +8,9 @@ use drover_protocol::{
 };
 
 use super::{
-    Actor, Caller, attempt, event, file,
+    Actor, Caller, attempt,
+    audit::{self, Act},
+    event, file,
     list::{self, Page, Via},
     log, process, process_version, robot, robot_group, task,
 };
@@ -306,7 +308,26 @@ pub fn stop(tx: &mut Tx, caller: &Caller, id: JobId, mode: StopMode, leases: &Le
         StopMode::Abort => (CauseCode::AbortRequested, "abort"),
     };
     let why = asked_by(caller, code, format!("{} asked to {verb} it", caller.name()));
-    apply(tx, job, JobEvent::Stop { mode, why }, leases)
+    acted(tx, caller, verb, job, JobEvent::Stop { mode, why }, leases)
+}
+
+/// What a person does to a job is an act, if anything came of it.
+fn acted(
+    tx: &mut Tx,
+    caller: &Caller,
+    verb: &'static str,
+    before: Job,
+    event: JobEvent,
+    leases: &Leases,
+) -> Result<Job> {
+    let (revision, was) = (before.revision, before.state.kind());
+    let job = apply(tx, before, event, leases)?;
+    if job.revision != revision {
+        let state = |state: JobState| serde_json::json!({ "state": state });
+        let act = Act::new(verb, "job", job.id, &job.process_name);
+        audit::append(tx, caller, act.before(state(was)).after(state(job.state.kind())))?;
+    }
+    Ok(job)
 }
 
 pub fn retry(tx: &mut Tx, caller: &Caller, id: JobId, leases: &Leases) -> Result<Job> {
@@ -319,7 +340,7 @@ pub fn retry(tx: &mut Tx, caller: &Caller, id: JobId, leases: &Leases) -> Result
     if !there {
         return Err(Error::wrong_state(format!("the {target} that it was meant for is gone; start a new job")));
     }
-    apply(tx, job, JobEvent::Retry { by: caller.by() }, leases)
+    acted(tx, caller, "retry", job, JobEvent::Retry { by: caller.by() }, leases)
 }
 
 /// An operator ends a job whose robot is gone.
@@ -334,7 +355,7 @@ pub fn close(tx: &mut Tx, caller: &Caller, id: JobId, request: &CloseJob, leases
     let job = table::get(tx, id)?;
     let message = format!("closed by {}: {}", caller.name(), request.reason);
     let cause = asked_by(caller, CauseCode::ClosedByOperator, message);
-    apply(tx, job, JobEvent::Close { outcome: request.outcome, cause }, leases)
+    acted(tx, caller, "close", job, JobEvent::Close { outcome: request.outcome, cause }, leases)
 }
 
 /// Deletes a finished job with all that belongs to it, a page at a time: call until it gives `true`.
@@ -347,7 +368,11 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, id: JobId, revision: Option<u64
     if !job.is_finished() {
         return Err(Error::wrong_state("only a finished job can be deleted; stop or close it first"));
     }
-    remove_page(tx, &job)
+    let gone = remove_page(tx, &job)?;
+    if gone {
+        audit::append(tx, caller, Act::new("delete", "job", job.id, &job.process_name))?;
+    }
+    Ok(gone)
 }
 
 /// One page of removing a job; `true` when nothing of it is left.

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use drover_protocol::{JoinTokenId, RobotId, join_token::NewJoinToken, page::PageQuery};
 
 use super::{
-    Caller, event,
+    Caller,
+    audit::{self, Act},
+    event,
     list::{self, Page, Via},
     robot_group,
 };
@@ -20,6 +22,7 @@ use crate::{
     },
 };
 
+const NOUN: &str = "join_token";
 const MIN_SECONDS: u64 = 60;
 const MAX_SECONDS: u64 = 31_536_000;
 const MAX_USES: u64 = 10_000;
@@ -48,7 +51,16 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewJoinToken, secrets: &Secret
         None => None,
     };
     let draft = Draft { group_id, robot_id: None, uses: new.uses, seconds: new.expires_in_seconds };
-    make(tx, draft, cidr.and_then(Result::ok), secrets)
+    let (token, text) = make(tx, draft, cidr.and_then(Result::ok), secrets)?;
+    let act = Act::new("create", NOUN, token.id, "");
+    audit::append(
+        tx,
+        caller,
+        act.after(serde_json::json!({
+            "group_id": token.group_id, "uses": token.uses, "expires_at": token.expires_at, "cidr": token.cidr
+        })),
+    )?;
+    Ok((token, text))
 }
 
 /// The token with which the agent of a robot record made in advance joins.
@@ -133,6 +145,7 @@ pub fn list(reading: &dyn Reading, caller: &Caller, query: &PageQuery) -> Result
 pub fn delete(tx: &mut Tx, caller: &Caller, id: JoinTokenId) -> Result<()> {
     caller.require(Permission::JoinTokenDelete)?;
     table::get::<JoinToken>(tx, id)?;
+    audit::append(tx, caller, Act::new("delete", NOUN, id, ""))?;
     remove(tx, id)
 }
 

@@ -7,7 +7,9 @@ use drover_protocol::{
 };
 
 use super::{
-    Actor, Caller, Reach, event,
+    Actor, Caller, Reach,
+    audit::{self, Act},
+    event,
     idempotency::Repeatable,
     list::{self, Page, Via},
     process_version,
@@ -34,6 +36,7 @@ use crate::{
     },
 };
 
+const NOUN: &str = "key";
 /// Longest grace of a refreshed key: a week.
 const MAX_GRACE_SECONDS: u64 = 604_800;
 /// Keys of a robot that nobody has used yet, for as many answers to its joining may have been lost.
@@ -85,7 +88,7 @@ fn recognise(reading: &Reader, text: &str, secrets: &Secrets, manifests: &Manife
     if let Some(scope) = key.permissions {
         permissions &= scope;
     }
-    Ok((Caller { account, actor, key_id, permissions, reach }, key))
+    Ok((Caller { account, actor, key_id, permissions, reach, address: None }, key))
 }
 
 /// Who the owner of a key is, and what that allows before the key's own limits.
@@ -315,7 +318,10 @@ pub fn replace_own(
     }
     let text = format!("the user's key was replaced; the old one works for {grace_seconds} s more");
     event::note(tx, user.uuid(), "key_replaced", text, caller.by())?;
-    make_own(tx, user, None, secrets)
+    let (key, text) = make_own(tx, user, None, secrets)?;
+    let act = Act::new("replace", NOUN, key.id, "own key");
+    audit::append(tx, caller, act.after(serde_json::json!({ "grace_seconds": grace_seconds })))?;
+    Ok((key, text))
 }
 
 fn is_repeatable(call: Option<&Repeatable>) -> bool {
@@ -355,7 +361,9 @@ pub fn note_reveal(tx: &mut Tx, caller: &Caller, good: bool) -> Result<()> {
         true => ("key_revealed", "the user's key was revealed"),
         false => ("key_reveal_refused", "the user's key was not revealed: the password was wrong"),
     };
-    event::note(tx, caller.user()?.uuid(), code, text, caller.by()).map(|_| ())
+    event::note(tx, caller.user()?.uuid(), code, text, caller.by())?;
+    let key = own_record(tx, caller.user()?)?;
+    audit::append(tx, caller, Act::new(if good { "reveal" } else { "reveal_refused" }, NOUN, key.id, "own key"))
 }
 
 /// The text of a key that was sealed for its user.
@@ -397,6 +405,8 @@ pub fn create_named(tx: &mut Tx, caller: &Caller, new: &NewKey, secrets: &Secret
     };
     let key = make(tx, draft, secrets)?;
     event::note(tx, user.uuid(), "key_created", format!("the named key {} was made", new.name), caller.by())?;
+    let rights = serde_json::json!({ "permissions": key.permissions, "expires_at": key.expires_at });
+    audit::append(tx, caller, Act::new("create", NOUN, key.id, &new.name).after(rights))?;
     Ok((key, text))
 }
 
@@ -426,6 +436,7 @@ pub fn delete_named(tx: &mut Tx, caller: &Caller, id: KeyId) -> Result<()> {
         return Err(Error::wrong_state("this is the user's own key; assign a new one to end it"));
     };
     event::note(tx, user.uuid(), "key_deleted", format!("the named key {name} was deleted"), caller.by())?;
+    audit::append(tx, caller, Act::new("delete", NOUN, id, &name))?;
     revoke(tx, id)
 }
 

@@ -7,7 +7,9 @@ use drover_protocol::{
 };
 
 use super::{
-    Caller, event,
+    Caller,
+    audit::{self, Act},
+    event,
     list::{self, Page, Via},
     process_version, robot_group,
 };
@@ -22,6 +24,7 @@ use crate::{
     store::{Reading, Scan, Topic, Tx, key::Kind, table},
 };
 
+const NOUN: &str = "process";
 /// The largest default input, in bytes of JSON. A larger one belongs into the job or a file.
 const MAX_DEFAULT_INPUT_BYTES: usize = 32 * 1024;
 const MAX_PINS: usize = 200;
@@ -73,6 +76,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewProcess) -> Result<Process>
     };
     table::insert(tx, &process)?;
     event::note(tx, process.id.uuid(), "process_created", "the process was made", caller.by())?;
+    audit::append(tx, caller, Act::new("create", NOUN, process.id, &process.name).after(&process))?;
     Ok(process)
 }
 
@@ -112,6 +116,7 @@ pub fn update(
     caller.require(Permission::ProcessUpdate)?;
     let mut process = resolve(tx, text)?;
     table::check_revision(process.revision, revision)?;
+    let before = process.clone();
     let mut faults = Faults::default();
     if let Some(name) = &patch.name {
         faults.name("/name", name);
@@ -133,6 +138,7 @@ pub fn update(
     // More of its jobs may run at once now.
     tx.wake(Topic::Group(robot_group::all(tx)?.id));
     event::note(tx, process.id.uuid(), "process_changed", "the process's settings were changed", caller.by())?;
+    audit::append(tx, caller, Act::new("update", NOUN, process.id, &process.name).change(&before, &process))?;
     Ok(process)
 }
 
@@ -204,6 +210,7 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     for version in process_version::all_of(tx, process.id)? {
         process_version::remove(tx, &version)?;
     }
+    audit::append(tx, caller, Act::new("delete", NOUN, process.id, &process.name).before(&process))?;
     table::delete::<Process>(tx, process.id)
 }
 

@@ -8,7 +8,9 @@ use drover_protocol::{
 };
 
 use super::{
-    Caller, event, garbage,
+    Caller,
+    audit::{self, Act},
+    event, garbage,
     list::{self, Page, Via},
     process,
 };
@@ -29,6 +31,7 @@ use crate::{
     },
 };
 
+const NOUN: &str = "version";
 /// Most versions of one process.
 const MAX_VERSIONS: usize = 10_000;
 
@@ -189,6 +192,7 @@ pub fn create(
         sha256: package.sha256.clone(),
         size_bytes: package.size_bytes,
         needs: Needs::of(&package.manifest),
+        resources: package.manifest.requires.resources.clone(),
         timeout_seconds: package.manifest.run.timeout_seconds,
         stop_grace_seconds: package.manifest.run.stop_grace_seconds,
         uploaded_by: caller.name(),
@@ -203,19 +207,30 @@ pub fn create(
     garbage::keep(tx, &BlobName::package(&version.sha256)?.to_string())?;
     let text = format!("version {} was uploaded", version.number);
     event::note(tx, process.id.uuid(), "version_created", text, caller.by())?;
+    audit::append(tx, caller, Act::new("create", NOUN, version.id, &called(&process, &version)).after(&version))?;
     if query.activate == Some(true) {
-        make_active(tx, &mut process, &version, &caller.by())?;
+        make_active(tx, caller, &mut process, &version)?;
     } else {
         table::update(tx, &mut process)?;
     }
     Ok((process, version))
 }
 
-fn make_active(tx: &mut Tx, process: &mut Process, version: &ProcessVersion, by: &str) -> Result<()> {
+/// How people call a version.
+fn called(process: &Process, version: &ProcessVersion) -> String {
+    format!("{} {}", process.name, version.number)
+}
+
+fn make_active(tx: &mut Tx, caller: &Caller, process: &mut Process, version: &ProcessVersion) -> Result<()> {
+    let before = process.active_version_id;
     process.active_version_id = Some(version.id);
     table::update(tx, process)?;
     let text = format!("version {} is the active one now", version.number);
-    event::note(tx, process.id.uuid(), "version_activated", text, by).map(|_| ())
+    event::note(tx, process.id.uuid(), "version_activated", text, caller.by())?;
+    let name = called(process, version);
+    let act = Act::new("activate", NOUN, version.id, &name);
+    let active = |id| serde_json::json!({ "active_version_id": id });
+    audit::append(tx, caller, act.before(active(before)).after(active(Some(version.id))))
 }
 
 /// Makes it the version that new jobs run. Activating an older one is the roll-back.
@@ -227,7 +242,7 @@ pub fn activate(tx: &mut Tx, caller: &Caller, process: &str, version: &str) -> R
         return Err(Error::wrong_state(format!("version {} is archived; make it available first", version.number)));
     }
     if process.active_version_id != Some(version.id) {
-        make_active(tx, &mut process, &version, &caller.by())?;
+        make_active(tx, caller, &mut process, &version)?;
     }
     Ok((process, version))
 }
@@ -244,6 +259,7 @@ pub fn update(
     let process = process::resolve(tx, process)?;
     let mut version = resolve(tx, &process, version)?;
     table::check_revision(version.revision, revision)?;
+    let before = version.clone();
     let label = patch.label.as_ref().and_then(Option::as_deref);
     check_texts(tx, &process, Some(version.id), label, patch.notes.as_deref())?;
     version.label = patch.label.clone().unwrap_or(version.label);
@@ -260,6 +276,8 @@ pub fn update(
     table::update(tx, &mut version)?;
     let text = format!("version {} was changed", version.number);
     event::note(tx, process.id.uuid(), "version_changed", text, caller.by())?;
+    let name = called(&process, &version);
+    audit::append(tx, caller, Act::new("update", NOUN, version.id, &name).change(&before, &version))?;
     Ok((process, version))
 }
 
@@ -280,7 +298,8 @@ pub fn delete(tx: &mut Tx, caller: &Caller, process: &str, version: &str, revisi
     }
     remove(tx, &version)?;
     let text = format!("version {} was deleted", version.number);
-    event::note(tx, process.id.uuid(), "version_deleted", text, caller.by()).map(|_| ())
+    event::note(tx, process.id.uuid(), "version_deleted", text, caller.by())?;
+    audit::append(tx, caller, Act::new("delete", NOUN, version.id, &called(&process, &version)).before(&version))
 }
 
 /// Removes a version that nothing refers to, and its package if no other version has the same.

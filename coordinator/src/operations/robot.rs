@@ -10,9 +10,11 @@ use drover_protocol::{
 };
 
 use super::{
-    Caller, event, job, join_token, key,
+    Caller,
+    audit::{self, Act},
+    event, job, join_token, key,
     list::{self, Page, Via},
-    robot_group,
+    resource_value, robot_group,
 };
 use crate::{
     domain::{
@@ -20,6 +22,7 @@ use crate::{
         key::Owner,
         name::{Faults, MAX_DESCRIPTION_CHARS, MAX_REASON_CHARS},
         permission::Permission,
+        resource::Scope,
         robot::{HEALTH_SLOTS, MAX_CAPACITY, Pause, Robot, RobotGroup, Sample, Standing, standing},
     },
     error::{Error, Result},
@@ -27,6 +30,7 @@ use crate::{
     store::{Reading, Scan, Topic, Tx, key::Kind, schema::HealthSample, table},
 };
 
+const NOUN: &str = "robot";
 const MAX_GROUPS: usize = 100;
 
 /// A robot with what follows from its groups and jobs.
@@ -123,6 +127,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewRobot, secrets: &Secrets) -
     let groups = resolve_groups(tx, &new.groups)?;
     set_groups(tx, &mut robot, groups, &caller.by())?;
     event::note(tx, robot.id.uuid(), "robot_created", "the record was made in advance", caller.by())?;
+    audit::append(tx, caller, Act::new("create", NOUN, robot.id, &robot.name).after(&robot))?;
     let token = join_token::create_for_robot(tx, robot.id, secrets)?;
     Ok((in_full(tx, robot)?, token))
 }
@@ -208,6 +213,7 @@ pub fn update(
     caller.require(Permission::RobotUpdate)?;
     let mut robot = resolve(tx, text)?;
     table::check_revision(robot.revision, revision)?;
+    let before = robot.clone();
     let mut labels = robot.labels.clone();
     for (key, value) in patch.labels.iter().flatten() {
         match value {
@@ -239,6 +245,7 @@ pub fn update(
     robot.capacity = patch.capacity.unwrap_or(robot.capacity);
     table::update(tx, &mut robot)?;
     event::note(tx, robot.id.uuid(), "robot_changed", "the robot's settings were changed", caller.by())?;
+    audit::append(tx, caller, Act::new("update", NOUN, robot.id, &robot.name).change(&before, &robot))?;
     tx.wake(Topic::Robot(robot.id));
     in_full(tx, robot)
 }
@@ -263,7 +270,9 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
         table::delete::<HealthSample>(tx, (robot.id, slot))?;
     }
     key::revoke_of(tx, Owner::Robot(robot.id))?;
+    resource_value::forget_holder(tx, Scope::Robot(robot.id))?;
     table::delete::<Robot>(tx, robot.id)?;
+    audit::append(tx, caller, Act::new("delete", NOUN, robot.id, &robot.name).before(&robot))?;
     tx.wake(Topic::Robot(robot.id));
     Ok(())
 }
@@ -294,6 +303,7 @@ pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseRequest, l
     robot.pause = Some(pause.clone());
     table::update(tx, &mut robot)?;
     event::note(tx, robot.id.uuid(), "robot_paused", format!("paused: {}", request.reason), caller.by())?;
+    audit::append(tx, caller, Act::new("pause", NOUN, robot.id, &robot.name).after(&pause))?;
     end_jobs_of_pause(tx, robot.id, &pause, leases)?;
     tx.wake(Topic::Robot(robot.id));
     in_full(tx, robot)
@@ -322,6 +332,7 @@ pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<RobotInFull> {
     if robot.pause.take().is_some() {
         table::update(tx, &mut robot)?;
         event::note(tx, robot.id.uuid(), "robot_resumed", "the pause was ended", caller.by())?;
+        audit::append(tx, caller, Act::new("resume", NOUN, robot.id, &robot.name))?;
         tx.wake(Topic::Robot(robot.id));
     }
     in_full(tx, robot)
@@ -333,11 +344,12 @@ pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> R
     if robot.enabled != enabled {
         robot.enabled = enabled;
         table::update(tx, &mut robot)?;
-        let (code, text) = match enabled {
-            true => ("robot_enabled", "it takes jobs again"),
-            false => ("robot_disabled", "it takes no jobs from now on"),
+        let (code, text, verb) = match enabled {
+            true => ("robot_enabled", "it takes jobs again", "enable"),
+            false => ("robot_disabled", "it takes no jobs from now on", "disable"),
         };
         event::note(tx, robot.id.uuid(), code, text, caller.by())?;
+        audit::append(tx, caller, Act::new(verb, NOUN, robot.id, &robot.name))?;
         tx.wake(Topic::Robot(robot.id));
     }
     in_full(tx, robot)

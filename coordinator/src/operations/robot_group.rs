@@ -8,21 +8,25 @@ use drover_protocol::{
 };
 
 use super::{
-    Caller, event,
+    Caller,
+    audit::{self, Act},
+    event,
     list::{self, Page, Via},
-    robot,
+    resource_value, robot,
 };
 use crate::{
     domain::{
         job::{Job, Target},
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
+        resource::Scope,
         robot::{ALL_GROUP, Robot, RobotGroup},
     },
     error::{Error, Result},
     store::{Reading, Scan, Topic, Tx, key::Kind, table},
 };
 
+const NOUN: &str = "robot_group";
 /// Jobs that are looked at together.
 const PAGE: usize = 500;
 
@@ -77,6 +81,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewRobotGroup) -> Result<Robot
     };
     table::insert(tx, &group)?;
     event::note(tx, group.id.uuid(), "group_created", "the group was made", caller.by())?;
+    audit::append(tx, caller, Act::new("create", NOUN, group.id, &group.name).after(&group))?;
     Ok(group)
 }
 
@@ -90,6 +95,7 @@ pub fn update(
     caller.require(Permission::RobotGroupUpdate)?;
     let mut group = resolve(tx, text)?;
     table::check_revision(group.revision, revision)?;
+    let before = group.clone();
     let mut faults = Faults::default();
     if let Some(name) = &patch.name {
         faults.name("/name", name);
@@ -105,6 +111,7 @@ pub fn update(
     group.description = patch.description.clone().unwrap_or(group.description);
     table::update(tx, &mut group)?;
     event::note(tx, group.id.uuid(), "group_changed", "the group was changed", caller.by())?;
+    audit::append(tx, caller, Act::new("update", NOUN, group.id, &group.name).change(&before, &group))?;
     Ok(group)
 }
 
@@ -122,6 +129,8 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     if has_unfinished_jobs(tx, Target::Group(group.id))? {
         return Err(Error::in_use("jobs for robots of this group wait or run; stop them first"));
     }
+    resource_value::forget_holder(tx, Scope::Group(group.id))?;
+    audit::append(tx, caller, Act::new("delete", NOUN, group.id, &group.name).before(&group))?;
     table::delete::<RobotGroup>(tx, group.id)
 }
 
@@ -165,11 +174,14 @@ fn change_member(tx: &mut Tx, caller: &Caller, group: &str, robot: &str, member:
         };
     }
     let mut groups = robot.groups.clone();
-    if member {
-        groups.insert(group.id)
-    } else {
-        groups.remove(&group.id)
+    let (verb, changed) = match member {
+        true => ("add_robot", groups.insert(group.id)),
+        false => ("remove_robot", groups.remove(&group.id)),
     };
+    if changed {
+        let act = Act::new(verb, NOUN, group.id, &group.name);
+        audit::append(tx, caller, act.after(serde_json::json!({ "robot": robot.name, "robot_id": robot.id })))?;
+    }
     robot::set_groups(tx, &mut robot, groups, &caller.by())
 }
 
@@ -180,6 +192,7 @@ pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseRequest) -
     group.pause = Some(robot::checked_pause(tx, caller, request)?);
     table::update(tx, &mut group)?;
     event::note(tx, group.id.uuid(), "group_paused", format!("paused: {}", request.reason), caller.by())?;
+    audit::append(tx, caller, Act::new("pause", NOUN, group.id, &group.name).after(&group.pause))?;
     tx.wake(Topic::Group(group.id));
     Ok(group)
 }
@@ -190,6 +203,7 @@ pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<RobotGroup> {
     if group.pause.take().is_some() {
         table::update(tx, &mut group)?;
         event::note(tx, group.id.uuid(), "group_resumed", "the pause was ended", caller.by())?;
+        audit::append(tx, caller, Act::new("resume", NOUN, group.id, &group.name))?;
         tx.wake(Topic::Group(group.id));
     }
     Ok(group)
@@ -201,11 +215,12 @@ pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> R
     if group.enabled != enabled {
         group.enabled = enabled;
         table::update(tx, &mut group)?;
-        let (code, text) = match enabled {
-            true => ("group_enabled", "its robots take jobs again"),
-            false => ("group_disabled", "its robots take no jobs from now on"),
+        let (code, text, verb) = match enabled {
+            true => ("group_enabled", "its robots take jobs again", "enable"),
+            false => ("group_disabled", "its robots take no jobs from now on", "disable"),
         };
         event::note(tx, group.id.uuid(), code, text, caller.by())?;
+        audit::append(tx, caller, Act::new(verb, NOUN, group.id, &group.name))?;
         tx.wake(Topic::Group(group.id));
     }
     Ok(group)

@@ -24,6 +24,7 @@ pub enum Slot {
     Payload = 5,
     Checkpoint = 6,
     Schema = 7,
+    Value = 21,
 }
 
 fn prefix(account: drover_protocol::AccountId, object: Uuid, slot: Slot) -> Key {

@@ -4,7 +4,7 @@
 
 use drover_protocol::{
     AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, QueueId,
-    RobotGroupId, RobotId, TaskId, Timestamp, UserId,
+    ResourceId, RobotGroupId, RobotId, TaskId, Timestamp, UserId,
 };
 use uuid::Uuid;
 
@@ -117,6 +117,25 @@ kinds! {
     TaskByDeadline = b"td",
     /// Attempts before the newest: task, attempt.
     TaskAttempt = b"ta",
+    Resource = b"rs",
+    ResourceByName = b"ra",
+    /// Resources that expire, by when.
+    ResourceByExpiry = b"rx",
+    /// One version of a value: resource, number.
+    ResourceValue = b"rv",
+    /// The value that counts: resource, scope.
+    ResourceValueCurrent = b"ro",
+    /// All versions of a value: resource, scope.
+    ResourceValueByScope = b"rh",
+    /// All versions of the values of one robot or group.
+    ResourceValueByHolder = b"rr",
+    /// The audit trail: number.
+    Audit = b"au",
+    AuditByActor = b"aa",
+    AuditByNoun = b"an",
+    AuditByObject = b"ao",
+    /// The last act's number, hash and time.
+    AuditHead = b"ah",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -189,6 +208,7 @@ id_parts!(
     ProcessId,
     ProcessVersionId,
     QueueId,
+    ResourceId,
     RobotGroupId,
     RobotId,
     TaskId,
@@ -275,7 +295,8 @@ mod tests {
         assert_eq!(
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
-             lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta"
+             lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
+             rs ra rx rv ro rh rr au aa an ao ah"
         );
         let mut unique = letters.clone();
         unique.sort();

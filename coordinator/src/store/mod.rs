@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod blob;
 pub mod check;
+pub mod check_audit;
 pub mod check_blobs;
 pub mod commit_log;
 pub mod db;

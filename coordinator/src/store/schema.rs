@@ -1,8 +1,8 @@
 //! Every record of the store with its indexes and version, on one page.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, QueueId, RobotGroupId, RobotId,
-    TaskId, Timestamp, UserId, job::JobState, task::TaskError,
+    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, QueueId, ResourceId,
+    RobotGroupId, RobotId, TaskId, Timestamp, UserId, job::JobState, task::TaskError,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -15,6 +15,7 @@ use crate::{
     domain::{
         account::{Account, User},
         attempt::Attempt,
+        audit::Act,
         event::Event,
         file::File,
         garbage::Garbage,
@@ -24,6 +25,7 @@ use crate::{
         log::{LogBlock, LogHead},
         process::{Process, ProcessVersion},
         queue::{Counters, Hour, Queue},
+        resource::{Resource, ResourceValue, Scope},
         robot::{Robot, RobotGroup, Sample},
         task::{self, Task},
     },
@@ -458,6 +460,80 @@ impl Record for Settling {
     }
 }
 
+impl Record for Resource {
+    const KIND: Kind = Kind::Resource;
+    const NOUN: &'static str = "resource";
+    type Id = ResourceId;
+
+    fn id(&self) -> ResourceId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        if self.removed {
+            // First of all that expire, so that whoever looks after those finds it and removes what is left.
+            return vec![IndexEntry::many(Kind::ResourceByExpiry, Timestamp::EPOCH)];
+        }
+        let mut entries = vec![IndexEntry::unique(Kind::ResourceByName, self.name.as_str())];
+        entries.extend(self.expires_at.map(|at| IndexEntry::many(Kind::ResourceByExpiry, at)));
+        entries
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+}
+
+impl KeyPart for Scope {
+    fn append(&self, key: &mut Vec<u8>) {
+        match self {
+            Self::Default => 0u8.append(key),
+            Self::Group(group) => (1u8, *group).append(key),
+            Self::Robot(robot) => (2u8, *robot).append(key),
+        }
+    }
+}
+
+impl Record for ResourceValue {
+    const KIND: Kind = Kind::ResourceValue;
+    const NOUN: &'static str = "value of a resource";
+    type Id = (ResourceId, u64);
+
+    fn id(&self) -> (ResourceId, u64) {
+        (self.resource_id, self.number)
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        let mut entries = vec![IndexEntry::many(Kind::ResourceValueByScope, (self.resource_id, self.scope))];
+        if self.current {
+            entries.push(IndexEntry::unique(Kind::ResourceValueCurrent, (self.resource_id, self.scope)));
+        }
+        if self.scope != Scope::Default {
+            entries.push(IndexEntry::many(Kind::ResourceValueByHolder, self.scope));
+        }
+        entries
+    }
+}
+
+impl Record for Act {
+    const KIND: Kind = Kind::Audit;
+    const NOUN: &'static str = "record of the audit trail";
+    type Id = u64;
+
+    fn id(&self) -> u64 {
+        self.seq
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        let Some(record) = self.record() else { return Vec::new() };
+        vec![
+            IndexEntry::many(Kind::AuditByActor, record.actor),
+            IndexEntry::many(Kind::AuditByNoun, record.noun),
+            IndexEntry::many(Kind::AuditByObject, record.object),
+        ]
+    }
+}
+
 /// Reads a stored record and gives its id and the keys of all its index entries.
 type IndexKeysOf = fn(AccountId, &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)>;
 
@@ -515,10 +591,15 @@ pub const RECORDS: &[RecordKind] = &[
     ]),
     records::<Settling>(&[]),
     records::<PastAttempt>(&[]),
+    records::<Resource>(&[Kind::ResourceByName, Kind::ResourceByExpiry]),
+    records::<ResourceValue>(&[Kind::ResourceValueByScope, Kind::ResourceValueCurrent, Kind::ResourceValueByHolder]),
+    records::<Act>(&[Kind::AuditByActor, Kind::AuditByNoun, Kind::AuditByObject]),
 ];
 
-/// Kinds that are neither records nor indexes: pieces of documents and of log lines, and what is found by a hash.
-pub const PLAIN: &[Kind] = &[Kind::KeyByHash, Kind::JoinTokenByHash, Kind::Document, Kind::LogChunk, Kind::System];
+/// Kinds that are neither records nor indexes: pieces of documents and of log lines, what is found by a hash, and
+/// where the audit trail ends.
+pub const PLAIN: &[Kind] =
+    &[Kind::KeyByHash, Kind::JoinTokenByHash, Kind::Document, Kind::LogChunk, Kind::System, Kind::AuditHead];
 
 #[cfg(test)]
 mod tests {

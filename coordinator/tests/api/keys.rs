@@ -269,5 +269,8 @@ async fn me_tells_who_is_asking() {
     assert_eq!((text(&own, "/kind"), text(&own, "/id")), ("job".into(), job));
     let permissions = own["permissions"].as_array().unwrap();
     let may = |permission: &str| permissions.contains(&json!(permission));
-    assert!(may("job:read") && may("task:take") && !may("job:start") && !may("queue:create"), "{permissions:?}");
+    assert!(
+        may("job:read") && may("task:take") && may("resource:read_value") && !may("job:start") && !may("queue:create"),
+        "{permissions:?}"
+    );
 }

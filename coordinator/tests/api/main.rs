@@ -4,6 +4,7 @@
 
 mod agents;
 mod artifacts;
+mod audit;
 mod connections;
 mod conventions;
 mod deadlines;
@@ -15,6 +16,7 @@ mod model;
 mod permissions;
 mod processes;
 mod queues;
+mod resources;
 mod robots;
 mod support;
 mod task_lists;

@@ -18,6 +18,7 @@ use drover_coordinator::{
         Db,
         blob::Blobs,
         check,
+        check_audit::check_audit,
         engine::{Engine, KeyRange, Order, Pair},
         memory::Memory,
     },
@@ -124,9 +125,10 @@ impl World {
         self.app.db.write(account, move |tx| account::bootstrap(tx, account, &wanted, &secrets)).await.unwrap()
     }
 
-    /// Records and indexes must agree.
+    /// Records and indexes must agree, and the audit trail be whole.
     pub fn check(&self) {
-        let report = check::check(&*self.engine.view()).unwrap();
+        let mut report = check::check(&*self.engine.view()).unwrap();
+        check_audit(&*self.engine.view(), &mut report).unwrap();
         assert!(report.is_sound(), "{report}");
         self.app
             .db

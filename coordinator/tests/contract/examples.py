@@ -79,6 +79,17 @@ def work(e, robot_key):
     e.send("retry_job", job=third)
 
 
+def resources(e):
+    e.send("create_resource")
+    e.send("update_resource", resource="erp-login")
+    e.send("set_resource_value", resource="erp-login")
+    e.send("set_resource_override", resource="erp-login", scope="group", holder="accounting")
+    wanted = {"username": "robot", "password": "another horse"}
+    assert e.send("get_resource_value", resource="erp-login", query="?group=accounting")["value"] == wanted
+    assert e.send("list_audit", query="?noun=resource&verb=read_value")["items"]
+    assert e.send("verify_audit")["sound"]
+
+
 def keys(e):
     e.send("update_account")
     e.send("create_key")
@@ -95,6 +106,7 @@ def main():
     with Coordinator() as coordinator:
         e = Examples(coordinator)
         work(e, fleet(e))
+        resources(e)
         keys(e)
         assert not e.not_sent(), f"these examples were not tried: {sorted(e.not_sent())}"
         print(f"{len(e.sent)} examples of request bodies work as they stand.")

@@ -19,6 +19,9 @@ NAMES = {
     "sha256": WORLD["sha256"],
     "folder": urllib.parse.quote(f"jobs/{WORLD['finished']}", safe=""),
     "path": "report.html",
+    "resource": "erp-login",
+    "scope": "group",
+    "holder": "accounting",
 }
 counters = {}
 

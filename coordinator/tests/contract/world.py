@@ -34,6 +34,10 @@ class World:
         self.waiting = [self.start(None) for _ in range(6)]
         self.join_token = c.json("POST", "/join-tokens", {"uses": 10000})["token"]
         self.spare = {noun: self.make_spare(noun) for noun in ["robots", "robot-groups", "processes"]}
+        c.json("POST", "/resources", {"name": "erp-login", "kind": "secret", "value": "correct horse"})
+        self.spare["resources"] = [f"spare-{n}" for n in range(SPARE)]
+        for name in self.spare["resources"]:
+            c.json("POST", "/resources", {"name": name, "kind": "text", "value": name})
         self.spare["keys"] = [c.json("POST", "/keys", {"name": f"spare {n}"})["id"] for n in range(SPARE)]
         self.spare["join-tokens"] = [c.json("POST", "/join-tokens", {})["id"] for _ in range(SPARE)]
 

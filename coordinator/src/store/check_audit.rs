@@ -1,0 +1,121 @@
+//! Goes through the chain of an account's audit trail: every act must have the hash that it says, name the hash of the one
+//! before, and the last must be the one that is known as the last.
+
+use drover_protocol::{AccountId, audit::AuditRecord};
+
+use super::{
+    check::Report,
+    engine::{KeyRange, Order, View},
+    key::{Key, Kind, SYSTEM_ACCOUNT},
+    table::{self, Reader, Scan},
+};
+use crate::{
+    domain::{
+        account::Account,
+        audit::{Act, Head, hash_of, hex},
+    },
+    error::{Error, Result},
+};
+
+const PAGE: usize = 1_000;
+/// So many problems are described; all are counted.
+const DESCRIBED: usize = 100;
+const MAX_ACCOUNTS: usize = 100_000;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Found {
+    pub records: u64,
+    /// What the store knows as the end of the trail.
+    pub head: Head,
+    pub problems: Vec<String>,
+    pub problem_count: u64,
+}
+
+/// Where the trail of an account ends.
+pub fn head(view: &dyn View, account: AccountId) -> Result<Head> {
+    match view.get(&Key::new(Kind::AuditHead, account).into_bytes())? {
+        Some(bytes) => rmp_serde::from_slice(&bytes)
+            .map_err(|error| Error::Internal(format!("the end of the audit trail cannot be read: {error}"))),
+        None => Ok(Head::START),
+    }
+}
+
+/// Goes through all acts of an account.
+pub fn verify(view: &dyn View, account: AccountId) -> Result<Found> {
+    let head = head(view, account)?;
+    let mut found = Found { records: 0, head, problems: Vec::new(), problem_count: 0 };
+    let mut last = Head::START;
+    let mut range = KeyRange::prefix(Key::new(Kind::Audit, account).into_bytes());
+    loop {
+        let page = view.scan(&range, Order::Ascending, PAGE)?;
+        for (_, bytes) in &page {
+            last = found.check(&last, table::decode(bytes));
+        }
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE => range = range.after(key, Order::Ascending),
+            _ => break,
+        }
+    }
+    if (last.seq, last.hash) != (found.head.seq, found.head.hash) {
+        let text = format!("the trail ends with act {}, but act {} was the last", last.seq, found.head.seq);
+        found.problem(text);
+    }
+    Ok(found)
+}
+
+impl Found {
+    fn problem(&mut self, text: String) {
+        self.problem_count += 1;
+        if self.problems.len() < DESCRIBED {
+            self.problems.push(text);
+        }
+    }
+
+    /// Checks the next act and gives what the one after it must name.
+    fn check(&mut self, last: &Head, act: Result<Act>) -> Head {
+        self.records += 1;
+        let expected = last.seq + 1;
+        let act = match act {
+            Ok(act) => act,
+            Err(error) => {
+                self.problem(format!("act {expected} cannot be read: {error}"));
+                return Head { seq: expected, ..last.clone() };
+            }
+        };
+        let seq = act.seq;
+        if seq != expected {
+            self.problem(format!("after act {} comes act {seq}: what was between them is gone", last.seq));
+        }
+        if hash_of(&act.line) != act.hash {
+            self.problem(format!("act {seq} was changed: its text does not have its hash"));
+        }
+        match act.record() {
+            Some(AuditRecord { seq: own, previous_hash, .. }) => {
+                if own != seq {
+                    self.problem(format!("act {seq} says that it is act {own}"));
+                }
+                if previous_hash != hex(&last.hash) {
+                    self.problem(format!("act {seq} does not follow the act before it: that was changed or replaced"));
+                }
+            }
+            None => self.problem(format!("act {seq} is not readable")),
+        }
+        Head { seq, hash: act.hash, at: last.at }
+    }
+}
+
+/// Checks the trails of all accounts.
+pub fn check_audit(view: &dyn View, report: &mut Report) -> Result<()> {
+    let reading = Reader { view, account: SYSTEM_ACCOUNT, now: drover_protocol::Timestamp::EPOCH };
+    let accounts = Scan::of(&reading, Kind::Account, ()).records::<Account>(&reading, MAX_ACCOUNTS)?;
+    for (_, account) in accounts {
+        let found = verify(view, account.id)?;
+        let described = found.problems.len() as u64;
+        for problem in found.problems {
+            report.problem(format!("audit trail of account {}: {problem}", account.name));
+        }
+        report.problem_count += found.problem_count - described;
+    }
+    Ok(())
+}
