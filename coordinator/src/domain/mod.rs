@@ -15,4 +15,5 @@ pub mod permission;
 pub mod process;
 pub mod queue;
 pub mod robot;
+pub mod storage;
 pub mod task;

@@ -57,6 +57,10 @@ permissions! {
     JobDelete = "job:delete",
     LogRead = "log:read",
     StorageRead = "storage:read",
+    StorageWrite = "storage:write",
+    StorageCreate = "storage:create",
+    StorageUpdate = "storage:update",
+    StorageDelete = "storage:delete",
     QueueRead = "queue:read",
     QueueCreate = "queue:create",
     QueueUpdate = "queue:update",
@@ -143,6 +147,10 @@ impl Role {
                 P::TaskUpdate,
                 P::TaskRetry,
                 P::TaskDelete,
+                P::StorageWrite,
+                P::StorageCreate,
+                P::StorageUpdate,
+                P::StorageDelete,
             ],
             Self::Developer => &[
                 P::JobStart,
@@ -164,6 +172,10 @@ impl Role {
                 P::TaskUpdate,
                 P::TaskRetry,
                 P::TaskDelete,
+                P::StorageWrite,
+                P::StorageCreate,
+                P::StorageUpdate,
+                P::StorageDelete,
             ],
         };
         look.iter().chain(more).copied().collect()
@@ -174,7 +186,7 @@ impl Role {
 pub fn of_jobs() -> Permissions {
     use Permission as P;
     // Reading its own job; `operations` holds it to that one.
-    P::JobRead | P::QueueRead | P::TaskRead | P::TaskCreate | P::TaskTake
+    P::JobRead | P::StorageRead | P::StorageWrite | P::QueueRead | P::TaskRead | P::TaskCreate | P::TaskTake
 }
 
 #[cfg(test)]

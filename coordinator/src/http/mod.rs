@@ -6,10 +6,12 @@ mod agent;
 mod auth;
 mod content;
 mod extract;
+mod file;
 mod form;
 mod job;
 mod join_token;
 mod key;
+mod link;
 mod log;
 pub mod metrics;
 mod once;
@@ -49,9 +51,11 @@ fn routes() -> OpenApiRouter<Arc<App>> {
     let versioned = OpenApiRouter::new()
         .merge(account::routes())
         .merge(agent::routes())
+        .merge(file::routes())
         .merge(job::routes())
         .merge(join_token::routes())
         .merge(key::routes())
+        .merge(link::routes())
         .merge(log::routes())
         .merge(process::routes())
         .merge(process_version::routes())

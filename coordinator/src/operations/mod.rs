@@ -15,6 +15,7 @@ pub mod idempotency;
 pub mod job;
 pub mod join_token;
 pub mod key;
+pub mod link;
 pub mod list;
 pub mod log;
 pub mod process;
@@ -23,6 +24,7 @@ pub mod queue;
 pub mod retention;
 pub mod robot;
 pub mod robot_group;
+pub mod storage;
 pub mod system;
 pub mod task;
 

@@ -3,7 +3,7 @@
 //! The account stands in every key right after the kind: no scan can cross from one account into another.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, QueueId,
+    AccountId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, QueueId,
     RobotGroupId, RobotId, TaskId, Timestamp, UserId,
 };
 use uuid::Uuid;
@@ -94,6 +94,16 @@ kinds! {
     Garbage = b"bg",
     /// System account: facts about the store itself.
     System = b"sy",
+    /// Files of a folder that people made, by the time they were written.
+    FileByTime = b"ft",
+    StorageFolder = b"sf",
+    StorageFolderByName = b"sn",
+    /// Folders whose files end by age.
+    StorageFolderRetained = b"sr",
+    /// Deleted folders that still have files.
+    StorageFolderDeleted = b"sd",
+    /// Files that use the content of another one, of which they are copies.
+    FileByContent = b"su",
     Queue = b"qu",
     QueueByName = b"qn",
     /// How many tasks of a queue are in which phase.
@@ -182,6 +192,7 @@ id_parts!(
     AccountId,
     EventId,
     FileId,
+    FolderId,
     JobId,
     JoinTokenId,
     KeyId,
@@ -275,7 +286,7 @@ mod tests {
         assert_eq!(
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
-             lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta"
+             lb lt ls fi fp id ix bg sy ft sf sn sr sd su qu qn qc qh tk ts tr tg to te tj td ta"
         );
         let mut unique = letters.clone();
         unique.sort();
