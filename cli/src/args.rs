@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-use crate::commands::{backup, group, job, join_token, key, keys, login, process, queue, robot, task};
+use crate::commands::{backup, file, group, job, join_token, key, keys, login, process, queue, robot, storage, task};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -74,6 +74,12 @@ pub enum Command {
     /// Join tokens, with which agents become robots
     #[command(subcommand)]
     JoinToken(join_token::JoinTokenCommand),
+    /// Storage: folders of files
+    #[command(subcommand)]
+    Storage(storage::StorageCommand),
+    /// Files of storage folders
+    #[command(subcommand)]
+    File(file::FileCommand),
     /// Your own API key
     #[command(subcommand)]
     Key(key::KeyCommand),

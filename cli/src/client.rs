@@ -13,7 +13,8 @@ use drover_protocol::{API_BASE, problem::Problem};
 use reqwest::{
     Body, Method, RequestBuilder, Response, StatusCode,
     header::{
-        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, RANGE,
+        RETRY_AFTER,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -54,10 +55,11 @@ enum Payload {
     },
     /// Lines of JSON that are made while they are sent.
     Lines(Mutex<Lines>),
-    /// Streamed from the disk, anew for each try.
+    /// Streamed from the disk, anew for each try. Without a type the coordinator finds it.
     File {
         path: PathBuf,
-        content_type: &'static str,
+        content_type: Option<String>,
+        sha256: Option<HeaderValue>,
     },
 }
 
@@ -72,6 +74,7 @@ pub struct Call<'a> {
     /// The person who called can repeat it under the same key.
     key_is_offered: bool,
     last_event_id: Option<u64>,
+    rest: Option<(u64, HeaderValue)>,
 }
 
 /// A whole answer that is no error.
@@ -158,6 +161,7 @@ impl Client {
             idempotency_key: None,
             key_is_offered: false,
             last_event_id: None,
+            rest: None,
         }
     }
 
@@ -204,8 +208,26 @@ impl Call<'_> {
         self
     }
 
-    pub fn file(mut self, path: PathBuf, content_type: &'static str) -> Self {
-        self.payload = Payload::File { path, content_type };
+    pub fn file(self, path: PathBuf, content_type: &'static str) -> Self {
+        self.upload(path, Some(content_type.to_owned()))
+    }
+
+    pub fn upload(mut self, path: PathBuf, content_type: Option<String>) -> Self {
+        self.payload = Payload::File { path, content_type, sha256: None };
+        self
+    }
+
+    /// Lets the coordinator refuse a file that arrives with another digest, which is given as hexadecimal.
+    pub fn sha256(mut self, wanted: &str) -> Result<Self, Error> {
+        if let Payload::File { sha256, .. } = &mut self.payload {
+            *sha256 = Some(transfer::content_digest(wanted)?);
+        }
+        Ok(self)
+    }
+
+    /// Only what comes from this byte on, if the content is still the one with this tag; else all of it.
+    pub fn from_byte(mut self, start: u64, tag: HeaderValue) -> Self {
+        self.rest = Some((start, tag));
         self
     }
 
@@ -252,7 +274,7 @@ impl Call<'_> {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
-            let may_repeat = self.method == Method::GET || self.idempotency_key.is_some();
+            let may_repeat = matches!(self.method, Method::GET | Method::PUT) || self.idempotency_key.is_some();
             match (wait, delays.next()) {
                 (Some(least), Some(delay_ms)) if may_repeat => {
                     tokio::time::sleep(Duration::from_millis(*delay_ms).max(least)).await;
@@ -294,6 +316,9 @@ impl Call<'_> {
         if let Some(seq) = self.last_event_id {
             request = request.header("Last-Event-ID", seq);
         }
+        if let Some((start, tag)) = &self.rest {
+            request = request.header(RANGE, format!("bytes={start}-")).header(IF_RANGE, tag.clone());
+        }
         Ok(match &self.payload {
             Payload::Nothing => request,
             Payload::Bytes { body, content_type } => request.header(CONTENT_TYPE, *content_type).body(body.clone()),
@@ -301,9 +326,15 @@ impl Call<'_> {
                 let body = (lines.lock().unwrap_or_else(PoisonError::into_inner))()?;
                 request.header(CONTENT_TYPE, "application/x-ndjson").body(body)
             }
-            Payload::File { path, content_type } => {
+            Payload::File { path, content_type, sha256 } => {
                 let (size_bytes, body) = transfer::upload_body(path).await?;
-                request.header(CONTENT_TYPE, *content_type).header(CONTENT_LENGTH, size_bytes).body(body)
+                if let Some(content_type) = content_type {
+                    request = request.header(CONTENT_TYPE, content_type);
+                }
+                if let Some(digest) = sha256 {
+                    request = request.header("Content-Digest", digest.clone());
+                }
+                request.header(CONTENT_LENGTH, size_bytes).body(body)
             }
         })
     }

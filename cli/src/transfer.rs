@@ -2,14 +2,18 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Seek, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use reqwest::{Body, Response};
+use reqwest::{
+    Body, Response, StatusCode,
+    header::{ETAG, HeaderValue},
+};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use tokio_util::io::ReaderStream;
@@ -39,7 +43,8 @@ pub async fn upload_body(path: &Path) -> Result<(u64, Body), Error> {
 }
 
 /// Downloads to `target`: into a temporary file beside it, which is flushed to the disk and then takes its place.
-/// A broken connection begins anew, a few times. With `expected_sha256`, content of another digest is refused.
+/// A broken connection goes on where it broke, if the content is still the same, and else begins anew; a few times without
+/// any progress. Content of another digest than `expected_sha256`, or than the coordinator says, is refused.
 pub async fn download<'a>(
     label: &'static str,
     call: impl Fn() -> Result<Call<'a>, Error>,
@@ -57,46 +62,94 @@ pub async fn download_as<'a>(
     target: &Path,
     expected_sha256: Option<&str>,
 ) -> Result<Downloaded, Error> {
+    let mut arriving = Arriving::new(label, target)?;
     let mut tries = 1;
     loop {
-        let response = call()?.accept(media_type).open().await?;
-        let mut file = temporary_beside(target)?;
-        match receive(label, response, &mut file, target).await {
-            Ok(downloaded) => {
-                if let Some(expected) = expected_sha256.filter(|expected| *expected != downloaded.sha256) {
-                    let what = target.display().to_string();
-                    return Err(Error::Damaged { what, expected: expected.to_owned(), found: downloaded.sha256 });
-                }
-                persist(file, target)?;
-                return Ok(downloaded);
-            }
+        let mut call = call()?.accept(media_type);
+        if let Some(tag) = arriving.tag.clone().filter(|_| arriving.size_bytes > 0) {
+            call = call.from_byte(arriving.size_bytes, tag);
+        }
+        let before = arriving.size_bytes;
+        match arriving.receive(call.open().await?).await {
+            Ok(()) => break,
+            Err(Error::Network(_)) if arriving.size_bytes > before => tries = 1,
             Err(Error::Network(_)) if tries < DOWNLOAD_TRIES => tries += 1,
             Err(error) => return Err(error),
         }
     }
+    arriving.bar.finish_and_clear();
+    let sha256 = hex(&arriving.digest.finalize());
+    let expected = expected_sha256.map(str::to_owned).or(arriving.sha256);
+    if let Some(expected) = expected.filter(|expected| *expected != sha256) {
+        return Err(Error::Damaged { what: target.display().to_string(), expected, found: sha256 });
+    }
+    persist(arriving.file, target)?;
+    Ok(Downloaded { size_bytes: arriving.size_bytes, sha256 })
 }
 
-async fn receive(
-    label: &'static str,
-    response: Response,
-    file: &mut NamedTempFile,
-    target: &Path,
-) -> Result<Downloaded, Error> {
-    let server = response.url().origin().ascii_serialization();
-    let bar = progress_bar(label, response.content_length());
-    let mut digest = Sha256::new();
-    let mut size_bytes = 0;
-    let mut pieces = response.bytes_stream();
-    loop {
-        let piece = pieces.try_next().await.map_err(|error| broken_off(&server, &error))?;
-        let Some(piece) = piece else { break };
-        file.write_all(&piece).map_err(Error::file("write", target))?;
-        digest.update(&piece);
-        size_bytes += piece.len() as u64;
-        bar.inc(piece.len() as u64);
+/// A file of which a part has arrived.
+struct Arriving<'t> {
+    target: &'t Path,
+    file: NamedTempFile,
+    digest: Sha256,
+    size_bytes: u64,
+    /// Names the content of which this is a part.
+    tag: Option<HeaderValue>,
+    /// As the coordinator says.
+    sha256: Option<String>,
+    bar: ProgressBar,
+}
+
+impl<'t> Arriving<'t> {
+    fn new(label: &'static str, target: &'t Path) -> Result<Self, Error> {
+        let (file, bar) = (temporary_beside(target)?, progress_bar(label, None));
+        Ok(Self { target, file, digest: Sha256::new(), size_bytes: 0, tag: None, sha256: None, bar })
     }
-    bar.finish_and_clear();
-    Ok(Downloaded { size_bytes, sha256: hex(&digest.finalize()) })
+
+    async fn receive(&mut self, response: Response) -> Result<(), Error> {
+        let server = response.url().origin().ascii_serialization();
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            self.begin(&response)?;
+        }
+        let mut pieces = response.bytes_stream();
+        while let Some(piece) = pieces.try_next().await.map_err(|error| broken_off(&server, &error))? {
+            self.file.write_all(&piece).map_err(Error::file("write", self.target))?;
+            self.digest.update(&piece);
+            self.size_bytes += piece.len() as u64;
+            self.bar.inc(piece.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// The whole content comes: what has arrived of another is forgotten.
+    fn begin(&mut self, response: &Response) -> Result<(), Error> {
+        let file = self.file.as_file_mut();
+        file.set_len(0).and_then(|()| file.rewind()).map_err(Error::file("write", self.target))?;
+        (self.digest, self.size_bytes) = (Sha256::new(), 0);
+        let headers = response.headers();
+        self.tag = headers.get(ETAG).cloned();
+        self.sha256 = headers.get("content-digest").and_then(|value| hex_of_digest(value.to_str().ok()?));
+        self.bar.set_position(0);
+        if let Some(size_bytes) = response.content_length() {
+            self.bar.set_length(size_bytes);
+            self.bar.set_style(style(true));
+        }
+        Ok(())
+    }
+}
+
+/// The header `Content-Digest` for a digest in hexadecimal.
+pub fn content_digest(sha256: &str) -> Result<HeaderValue, Error> {
+    let bytes: Option<Vec<u8>> =
+        (0..sha256.len()).step_by(2).map(|at| u8::from_str_radix(sha256.get(at..at + 2)?, 16).ok()).collect();
+    let wrong = || Error::Usage(format!("{sha256} is not a digest in hexadecimal"));
+    let text = format!("sha-256=:{}:", STANDARD.encode(bytes.ok_or_else(wrong)?));
+    HeaderValue::from_str(&text).map_err(|_| wrong())
+}
+
+fn hex_of_digest(header: &str) -> Option<String> {
+    let digest = header.split(',').find_map(|part| part.trim().strip_prefix("sha-256=:")?.strip_suffix(':'))?;
+    STANDARD.decode(digest).ok().map(|bytes| hex(&bytes))
 }
 
 pub fn broken_off(server: &str, error: &reqwest::Error) -> Error {
@@ -175,17 +228,19 @@ fn parent_of(path: &Path) -> PathBuf {
 
 /// A bar on standard error, hidden when that is no terminal.
 pub fn progress_bar(label: &'static str, size_bytes: Option<u64>) -> ProgressBar {
-    let template = if size_bytes.is_some() {
-        "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
-    } else {
-        "{msg} {spinner} {bytes} {bytes_per_sec}"
-    };
-    let style = ProgressStyle::with_template(template).expect("the template is constant and right");
     let bar = size_bytes.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    bar.set_style(style);
+    bar.set_style(style(size_bytes.is_some()));
     bar.set_message(label);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+fn style(size_is_known: bool) -> ProgressStyle {
+    let template = match size_is_known {
+        true => "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        false => "{msg} {spinner} {bytes} {bytes_per_sec}",
+    };
+    ProgressStyle::with_template(template).expect("the template is constant and right")
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -24,16 +24,20 @@ pub struct Limits {
     pub package_bytes: u64,
     /// The largest artifact, in bytes.
     pub artifact_bytes: u64,
+    /// The largest file of a storage folder, in bytes.
+    pub file_bytes: u64,
 }
 
 /// Settings that requests depend on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Rules {
     pub leases: Leases,
     pub heartbeat_seconds: u64,
     pub limits: Limits,
     /// Whether `/metrics` is open to everybody.
     pub public_metrics: bool,
+    /// The root under which people reach the coordinator; empty: whatever they called.
+    pub public_url: String,
 }
 
 /// What lies on the disk.

@@ -41,6 +41,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Http {
     pub listen: String,
+    pub public_url: String,
     pub shutdown_seconds: u64,
 }
 
@@ -114,6 +115,7 @@ pub struct Leases {
 pub struct Limits {
     pub package_mib: u64,
     pub artifact_mib: u64,
+    pub file_mib: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -184,6 +186,7 @@ impl Config {
             ("store.export_mib", self.store.export_mib, 1_048_576),
             ("limits.package_mib", self.limits.package_mib, 1_048_576),
             ("limits.artifact_mib", self.limits.artifact_mib, 1_048_576),
+            ("limits.file_mib", self.limits.file_mib, 1_073_741_824),
             ("retention.jobs_days", self.retention.jobs_days, 36_500),
             ("retention.logs_days", self.retention.logs_days, 36_500),
             ("leases.job_seconds", leases.job_seconds, 86_400),
@@ -192,6 +195,11 @@ impl Config {
         ];
         if let Some((name, _, most)) = bounded.into_iter().find(|(_, value, most)| value > most) {
             return refuse(&format!("{name} must be at most {most}"));
+        }
+        let public = &self.http.public_url;
+        let is_root = |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.query().is_none();
+        if !public.is_empty() && !url::Url::parse(public).is_ok_and(|url| is_root(&url)) {
+            return refuse("http.public_url must be empty or an address such as https://drover.example.com");
         }
         let key = &self.bootstrap.api_key;
         if !key.chars().all(|char| char.is_ascii_graphic()) {

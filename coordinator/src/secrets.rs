@@ -14,6 +14,7 @@ use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce, aead::Aead};
 use drover_protocol::JobId;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
+use subtle::ConstantTimeEq;
 use uuid::Builder;
 
 use crate::{
@@ -22,6 +23,8 @@ use crate::{
 };
 
 const NONCE_BYTES: usize = 24;
+/// Length of what signs a link.
+pub const LINK_TAG_BYTES: usize = 32;
 
 /// Why the secret cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,7 @@ pub struct Secrets {
     /// The key to seal with, and after it the one that it replaces.
     sealing: Vec<[u8; 32]>,
     attempts: [u8; 32],
+    links: [u8; 32],
     fingerprint: [u8; 32],
 }
 
@@ -71,6 +75,7 @@ impl Secrets {
             hashing: derive("hashing of keys"),
             sealing: chain[1.min(chain.len() - 1)..].iter().rev().map(sealing).collect(),
             attempts: derive("keys of attempts"),
+            links: derive("links"),
             fingerprint: derive("fingerprint"),
         }
     }
@@ -159,6 +164,16 @@ impl Secrets {
         let mut guid = [0; 16];
         guid.copy_from_slice(&digest[..16]);
         key_text(guid)
+    }
+
+    /// Signs what a link allows.
+    pub fn link_tag(&self, payload: &[u8]) -> [u8; LINK_TAG_BYTES] {
+        mac(&self.links, &[payload])
+    }
+
+    /// Whether the tag signs this; takes the same time whatever it is.
+    pub fn is_link_tag(&self, payload: &[u8], tag: &[u8; LINK_TAG_BYTES]) -> bool {
+        self.link_tag(payload).ct_eq(tag).into()
     }
 
     /// Seals bytes; `context` must be the same when they are opened.

@@ -118,8 +118,10 @@ fn rules(config: &Config) -> Rules {
         limits: Limits {
             package_bytes: config.limits.package_mib * MIB,
             artifact_bytes: config.limits.artifact_mib * MIB,
+            file_bytes: config.limits.file_mib * MIB,
         },
         public_metrics: config.metrics.public,
+        public_url: config.http.public_url.clone(),
     }
 }
 

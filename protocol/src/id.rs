@@ -79,6 +79,8 @@ ids! {
     EventId,
     /// Id of a stored file.
     FileId,
+    /// Id of a storage folder.
+    FolderId,
     /// Id of a sealed block of log lines.
     LogBlockId,
     /// Id of a queue.

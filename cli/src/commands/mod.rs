@@ -1,6 +1,7 @@
 //! One file per noun: its arguments and what each command does. Here: which is which, and what they share.
 
 pub mod backup;
+pub mod file;
 pub mod group;
 pub mod job;
 pub mod job_logs;
@@ -17,6 +18,7 @@ pub mod queue;
 mod queue_settings;
 pub mod robot;
 mod status;
+pub mod storage;
 pub mod task;
 mod task_export;
 mod task_filter;
@@ -54,6 +56,8 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Robot(command) => robot::run(&Session::open(&connection)?, command).await?,
         Command::Group(command) => group::run(&Session::open(&connection)?, command).await?,
         Command::JoinToken(command) => join_token::run(&Session::open(&connection)?, command).await?,
+        Command::Storage(command) => storage::run(&Session::open(&connection)?, command).await?,
+        Command::File(command) => file::run(&Session::open(&connection)?, command).await?,
         Command::Key(command) => key::run(&Session::open(&connection)?, command).await?,
         Command::Keys(command) => keys::run(&Session::open(&connection)?, command).await?,
         Command::Backup(arguments) => backup::backup(&Session::open(&connection)?, arguments).await?,

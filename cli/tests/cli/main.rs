@@ -1,6 +1,7 @@
 //! The `drover` binary as a whole, against a scripted coordinator over real TCP.
 
 mod calls;
+mod files;
 mod follow;
 mod support;
 mod tasks;

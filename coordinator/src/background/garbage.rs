@@ -11,7 +11,7 @@ use crate::{
     store::{blob::BlobName, table},
 };
 
-/// So many are deleted while whoever brings blobs waits.
+/// So many are deleted together.
 const PAGE: usize = 20;
 
 /// Deletes all that was noted.
@@ -29,35 +29,46 @@ async fn pass_of(app: &App, account: AccountId) -> Result<()> {
     loop {
         // A backup copies what its records name; nothing is deleted under its hands.
         let Some(_deleting) = app.blob_hold.try_delete() else { return failures.end() };
-        // Nor is what has come and is named by no record yet.
-        let _alone = app.blobs.deleting().await;
         let names = app.db.read(account, |reading| garbage::list(reading, after.as_deref(), PAGE))?;
         let Some(last) = names.last().cloned() else { return failures.end() };
         let mut gone = Vec::new();
+        // Held until the notes are gone: what arrives next is noted anew.
+        let mut held = Vec::new();
         for name in names {
-            let deleted = delete(app, &name).await;
+            let Some(blob) = BlobName::parse(&name) else {
+                tracing::error!(blob = name, "a noted blob has no name that could be one");
+                gone.push(name);
+                continue;
+            };
+            // One that arrives just now is looked at in the next pass.
+            let Some(hold) = app.blobs.deleting(&blob) else { continue };
+            held.push(hold);
+            // It may have arrived since the page was read.
+            if !app.db.read(account, |reading| garbage::is_noted(reading, &name))? {
+                continue;
+            }
+            let deleted = delete_unused(app, &blob).await;
             if deleted.is_ok() {
                 gone.push(name.clone());
             }
             failures.note(name, deleted);
         }
+        if gone.is_empty() {
+            after = Some(last);
+            continue;
+        }
         app.db.write(account, |tx| gone.into_iter().try_for_each(|name| table::delete::<Garbage>(tx, name))).await?;
+        drop(held);
         after = Some(last);
     }
 }
 
-/// Packages are shared by their content, also between accounts: one that some version has is kept.
-async fn delete(app: &App, text: &str) -> Result<()> {
-    let Some(name) = BlobName::parse(text) else {
-        tracing::error!(blob = text, "a noted blob has no name that could be one");
-        return Ok(());
-    };
-    if let Some(sha256) = name.digest() {
-        for account in accounts(app)? {
-            if app.db.read(account, |reading| garbage::package_is_used(reading, sha256))? {
-                return Ok(());
-            }
+/// Deletes the blob unless a record has it. Packages are shared by their content, also between accounts.
+pub async fn delete_unused(app: &App, blob: &BlobName) -> Result<()> {
+    for account in accounts(app)? {
+        if app.db.read(account, |reading| garbage::is_used(reading, blob))? {
+            return Ok(());
         }
     }
-    app.blobs.delete(&name).await
+    app.blobs.delete(blob).await
 }

@@ -3,9 +3,11 @@
 
 pub mod deadlines;
 pub mod garbage;
+pub mod orphans;
 pub mod resources;
 pub mod retention;
 pub mod sealing;
+pub mod storage;
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -31,6 +33,8 @@ pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result
     loops.spawn(deadlines::run(Arc::clone(app)));
     loops.spawn(repeat(Arc::clone(app), "sealing", Topic::Sealing, Duration::from_secs(5), sealing::pass));
     loops.spawn(repeat(Arc::clone(app), "garbage", Topic::Garbage, Duration::from_secs(60), garbage::pass));
+    loops.spawn(repeat(Arc::clone(app), "storage", Topic::Storage, Duration::from_secs(60), storage::pass));
+    loops.spawn(daily(Arc::clone(app), "orphans", orphans::pass));
     let mut scheduler = JobScheduler::new().await?;
     let retaining = Arc::clone(app);
     let retention = Job::new_repeated_async(Duration::from_secs(60), move |_, _| {
@@ -78,6 +82,21 @@ where
             () = app.stopping.cancelled() => return,
             () = watch.woken() => {}
             () = tokio::time::sleep(period) => {}
+        }
+    }
+}
+
+/// Runs `pass` at the start and then once a day.
+async fn daily<F>(app: Arc<App>, name: &'static str, pass: F)
+where
+    F: AsyncFn(&App) -> Result<()>,
+{
+    loop {
+        measured(&app, name, pass(&app)).await;
+        tokio::select! {
+            biased;
+            () = app.stopping.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(86_400)) => {}
         }
     }
 }

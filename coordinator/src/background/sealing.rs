@@ -39,7 +39,7 @@ async fn pass_of(app: &App, account: AccountId) -> Result<()> {
         let blob = LogBlockId::from_uuid(app.db.new_id());
         let name = BlobName::log(blob);
         let (content, sealed) = packed(runs).await?;
-        let _arriving = app.blobs.arriving().await;
+        let _arriving = app.blobs.arriving(&name).await;
         let noted = name.to_string();
         app.db.write(account, move |tx| garbage::announce(tx, noted)).await?;
         // The blob is on disk before any record refers to it, and before the chunks are deleted.

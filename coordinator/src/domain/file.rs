@@ -1,12 +1,18 @@
 //! Stored files and the rules of their paths.
 
-use drover_protocol::{FileId, JobId, TaskId, Timestamp, storage::MAX_PATH_BYTES};
+use std::collections::BTreeMap;
+
+use drover_protocol::{FileId, FolderId, JobId, TaskId, Timestamp, problem::Code, storage::MAX_PATH_BYTES};
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct File {
     pub id: FileId,
+    /// `jobs/<job id>`, `tasks/<task id>`, or the id of a folder that people made, whose name may change.
     pub folder: String,
+    /// Exactly as it was given: texts that only look alike are different paths.
     pub path: String,
     pub size_bytes: u64,
     pub sha256: String,
@@ -14,6 +20,77 @@ pub struct File {
     pub created_by: String,
     pub created_at: Timestamp,
     pub modified_at: Timestamp,
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// The file whose content it shares, for a copy; absent: its content is its own.
+    #[serde(default)]
+    pub content_of: Option<FileId>,
+}
+
+impl File {
+    /// Under which id its content is kept.
+    pub fn content_id(&self) -> FileId {
+        self.content_of.unwrap_or(self.id)
+    }
+
+    /// The folder that people made in which it lies.
+    pub fn made_folder(&self) -> Option<FolderId> {
+        self.folder.parse().ok()
+    }
+
+    /// The entity tag of its content.
+    pub fn tag(&self) -> String {
+        format!("\"{}\"", self.sha256)
+    }
+}
+
+/// Entity tags that a condition names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// `*`: whatever is there.
+    Any,
+    /// With their quotes.
+    These(Vec<String>),
+}
+
+impl Tags {
+    fn name(&self, file: Option<&File>) -> bool {
+        match (self, file) {
+            (_, None) => false,
+            (Self::Any, Some(_)) => true,
+            (Self::These(tags), Some(file)) => tags.contains(&file.tag()),
+        }
+    }
+}
+
+/// `If-Match` and `If-None-Match` of a call that writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    pub if_match: Option<Tags>,
+    pub if_none_match: Option<Tags>,
+}
+
+impl Conditions {
+    /// Refuses unless they hold for what is there.
+    pub fn check(&self, file: Option<&File>) -> Result<()> {
+        let refuse =
+            |message: &str| Err(Error::Refused { code: Code::PreconditionFailed, message: message.to_owned() });
+        if self.if_match.as_ref().is_some_and(|tags| !tags.name(file)) {
+            return refuse(match file {
+                Some(_) => "the file has other content than If-Match names; read it again",
+                None => "there is no such file, and If-Match wants one",
+            });
+        }
+        if self.if_none_match.as_ref().is_some_and(|tags| tags.name(file)) {
+            return refuse("the file exists already, with content that If-None-Match names");
+        }
+        Ok(())
+    }
+}
+
+/// A media type as it may be sent again in a header.
+pub fn is_content_type(text: &str) -> bool {
+    text.len() <= 255 && text.contains('/') && text.chars().all(|char| matches!(char, ' '..='~'))
 }
 
 /// The folder of a job's artifacts.

@@ -17,4 +17,5 @@ pub mod process;
 pub mod queue;
 pub mod resource;
 pub mod robot;
+pub mod storage;
 pub mod task;

@@ -75,6 +75,10 @@ permissions! {
     ResourceReadValue = "resource:read_value",
     ResourceWriteValue = "resource:write_value",
     AuditRead = "audit:read",
+    StorageWrite = "storage:write",
+    StorageCreate = "storage:create",
+    StorageUpdate = "storage:update",
+    StorageDelete = "storage:delete",
     SystemBackup = "system:backup",
     AgentWork = "agent:work",
 }
@@ -151,6 +155,10 @@ impl Role {
                 P::TaskUpdate,
                 P::TaskRetry,
                 P::TaskDelete,
+                P::StorageWrite,
+                P::StorageCreate,
+                P::StorageUpdate,
+                P::StorageDelete,
             ],
             Self::Developer => &[
                 P::JobStart,
@@ -176,6 +184,10 @@ impl Role {
                 P::ResourceUpdate,
                 P::ResourceDelete,
                 P::ResourceWriteValue,
+                P::StorageWrite,
+                P::StorageCreate,
+                P::StorageUpdate,
+                P::StorageDelete,
             ],
         };
         look.iter().chain(more).copied().collect()
@@ -186,7 +198,15 @@ impl Role {
 pub fn of_jobs() -> Permissions {
     use Permission as P;
     // Reading its own job; `operations` holds it to that one.
-    P::JobRead | P::QueueRead | P::TaskRead | P::TaskCreate | P::TaskTake | P::ResourceReadValue | P::ResourceWriteValue
+    P::JobRead
+        | P::QueueRead
+        | P::TaskRead
+        | P::TaskCreate
+        | P::TaskTake
+        | P::ResourceReadValue
+        | P::ResourceWriteValue
+        | P::StorageRead
+        | P::StorageWrite
 }
 
 #[cfg(test)]

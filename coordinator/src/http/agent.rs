@@ -27,9 +27,9 @@ use super::{
     Fault,
     content::{self, Digest, Ranges, Sending},
     extract::{Json as Body, Path, Query, id},
-    job,
+    file as file_views, job,
     openapi::Binary,
-    robot, storage,
+    robot,
 };
 use crate::{
     app::App,
@@ -399,8 +399,8 @@ async fn put_artifact(
     let write = move |tx: &mut Tx| file::put_artifact(tx, &caller, job, attempt, &path, &content);
     let write = move |app: Arc<App>| async move { app.db.write(account, write).await.map_err(Fault::from) };
     let stored = content::keep(&app, account, staged, name, write).await?;
-    let location = [(header::LOCATION, storage::address(&stored))];
-    Ok((StatusCode::CREATED, location, Json(storage::view(stored))).into_response())
+    let location = [(header::LOCATION, file_views::address(&stored))];
+    Ok((StatusCode::CREATED, location, Json(file_views::view(stored))).into_response())
 }
 
 /// A package, by its digest, for a robot that holds a job with it

@@ -163,7 +163,7 @@ where
 {
     let app = Arc::clone(app);
     let kept = tokio::spawn(async move {
-        let _arriving = app.blobs.arriving().await;
+        let _arriving = app.blobs.arriving(&name).await;
         let noted = name.to_string();
         app.db.write(account, move |tx| garbage::announce(tx, noted)).await?;
         app.blobs.keep(staged, &name).await?;

@@ -18,7 +18,10 @@ use tokio::time::Instant;
 use super::Fault;
 use crate::{
     app::App,
-    domain::idempotency::MAX_KEY_CHARS,
+    domain::{
+        file::{Conditions, Tags},
+        idempotency::MAX_KEY_CHARS,
+    },
     error::Error,
     nearest::{nearest, unknown_name},
     operations::idempotency::{Repeatable, request_digest},
@@ -199,6 +202,38 @@ impl FromRequestParts<Arc<App>> for IfMatch {
             Some(tag) => Ok(Self(Some(tag.parse().ok().filter(|_| !weak).unwrap_or(NO_REVISION)))),
             None => Err(Fault::bad_request("If-Match must hold one tag in quotes, the revision, such as \"3\".")),
         }
+    }
+}
+
+/// `If-Match` and `If-None-Match` with entity tags of content.
+pub struct ContentConditions(pub Conditions);
+
+impl ContentConditions {
+    pub fn of(headers: &HeaderMap) -> Result<Self, Fault> {
+        let if_match = tags(headers, &header::IF_MATCH)?;
+        Ok(Self(Conditions { if_match, if_none_match: tags(headers, &header::IF_NONE_MATCH)? }))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for ContentConditions {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
+        Self::of(&parts.headers)
+    }
+}
+
+fn tags(headers: &HeaderMap, name: &header::HeaderName) -> Result<Option<Tags>, Fault> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(Some(Tags::Any));
+    }
+    let tags: Vec<String> = text.split(',').map(|tag| tag.trim().to_owned()).collect();
+    let is_tag = |tag: &String| tag.trim_start_matches("W/").len() >= 2 && tag.ends_with('"') && tag.contains('"');
+    match tags.iter().all(is_tag) {
+        true => Ok(Some(Tags::These(tags))),
+        false => Err(Fault::bad_request(format!("{name} must hold * or entity tags in quotes."))),
     }
 }
 

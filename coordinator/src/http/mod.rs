@@ -7,10 +7,12 @@ mod audit;
 mod auth;
 mod content;
 mod extract;
+mod file;
 mod form;
 mod job;
 mod join_token;
 mod key;
+mod link;
 mod log;
 pub mod metrics;
 mod once;
@@ -52,9 +54,11 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(account::routes())
         .merge(agent::routes())
         .merge(audit::routes())
+        .merge(file::routes())
         .merge(job::routes())
         .merge(join_token::routes())
         .merge(key::routes())
+        .merge(link::routes())
         .merge(log::routes())
         .merge(process::routes())
         .merge(process_version::routes())

@@ -52,7 +52,8 @@ const SCHEMAS: &str = "#/components/schemas/";
         (name = "Trigger", description = "Rules that start jobs. There are no calls of this section yet."),
         (name = "Resource", description = "Named values for processes: texts, numbers, credentials, secrets, \
             calendars; with values of their own for robots and groups."),
-        (name = "Storage", description = "Folders of files. For now the folders `jobs/<job id>`, with the artifacts of jobs."),
+        (name = "Storage", description = "Folders of files, of any size, that people and jobs read and write; the folders \
+            `jobs/<job id>` hold the artifacts of jobs. Links open a single file without a key."),
         (name = "Log", description = "What robots said about their jobs."),
         (name = "Account", description = "The account of the key, and who is asking."),
         (name = "Agent", description = "What agents say; with the robot's key, except to join."),

@@ -1,88 +1,136 @@
-//! Files of storage folders.
+//! Storage folders.
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::HeaderMap, response::Response};
+use axum::{Json, extract::State, response::Response};
 use drover_protocol::{
-    API_BASE,
     page::{Page, PageQuery},
-    storage::{FileFilter, StoredFile},
+    storage::{DeleteFolderQuery, FolderFilter, NewStorageFolder, StorageFolder, StorageFolderPatch},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    content::{self, Ranges, Sending},
-    extract::{ListQuery, Path},
-    openapi::Binary,
+    extract::{Call, IfMatch, Json as Body, ListQuery, Path, Posted, Query},
+    once::{self, Answer},
     page,
 };
 use crate::{
     app::App,
     domain,
-    operations::{Caller, file},
-    store::blob::BlobName,
+    operations::{Caller, storage},
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(list_files)).routes(routes!(get_file))
+    OpenApiRouter::new().routes(routes!(list_storages, create_storage)).routes(routes!(
+        get_storage,
+        update_storage,
+        delete_storage
+    ))
 }
 
-pub fn view(file: domain::file::File) -> StoredFile {
-    StoredFile {
-        id: file.id,
-        path: file.path,
-        size_bytes: file.size_bytes,
-        sha256: file.sha256,
-        content_type: file.content_type,
-        created_by: file.created_by,
-        created_at: file.created_at,
-        modified_at: file.modified_at,
+fn view(folder: domain::storage::StorageFolder) -> StorageFolder {
+    StorageFolder {
+        id: folder.id,
+        name: folder.name,
+        description: folder.description,
+        retention_days: folder.retention_days,
+        quota_bytes: folder.quota_bytes,
+        read_only: folder.read_only,
+        file_count: folder.file_count,
+        used_bytes: folder.used_bytes,
+        created_by: folder.created_by,
+        created_at: folder.created_at,
+        revision: folder.revision,
     }
 }
 
-/// Where the content of a file is read.
-pub fn address(file: &domain::file::File) -> String {
-    let encode =
-        |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
-    let path: Vec<String> = file.path.split('/').map(encode).collect();
-    format!("{API_BASE}/storages/{}/files/{}", encode(&file.folder), path.join("/"))
-}
-
-/// Files of a folder, by path
+/// Storage folders
 ///
-/// In the order of their paths.
-#[utoipa::path(get, path = "/storages/{folder}/files", tag = "Storage",
-    params(("folder" = String, Path, description = "Name of the folder, percent-encoded, such as jobs%2F<job id>"),
-        PageQuery, FileFilter),
-    responses((status = 200, body = Page<StoredFile>)))]
-async fn list_files(
+/// Those that people have made; the folders `jobs/<job id>` and `tasks/<task id>` belong to their jobs and tasks and are
+/// not listed. The key of a job sees the folders that its process version declares.
+#[utoipa::path(get, path = "/storages", tag = "Storage", params(PageQuery, FolderFilter),
+    responses((status = 200, body = Page<StorageFolder>)))]
+async fn list_storages(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path(folder): Path<String>,
-    ListQuery(query, filter): ListQuery<FileFilter>,
-) -> Result<Json<Page<StoredFile>>, Fault> {
-    let prefix = filter.prefix.unwrap_or_default();
-    let found = app.db.read(caller.account, |reading| file::list(reading, &caller, &folder, &prefix, &query))?;
+    ListQuery(query, filter): ListQuery<FolderFilter>,
+) -> Result<Json<Page<StorageFolder>>, Fault> {
+    let found = app.db.read(caller.account, |reading| storage::list(reading, &caller, &filter, &query))?;
     Ok(page::page(found, view))
 }
 
-/// The content of a file
-#[utoipa::path(get, path = "/storages/{folder}/files/{*path}", tag = "Storage",
-    params(("folder" = String, Path, description = "Name of the folder, percent-encoded"),
-        ("path" = String, Path, description = "Path of the file"), Ranges),
-    responses((status = 200, body = inline(Binary), content_type = "*/*"),
-        (status = 206, body = inline(Binary),
-            content_type = "*/*")))]
-async fn get_file(
+/// Make a storage folder
+///
+/// Its name may have any number of parts between slashes. A folder within another has nothing to do with that one: each
+/// has its own files, quota and retention.
+#[utoipa::path(post, path = "/storages", tag = "Storage", request_body = NewStorageFolder, params(Call),
+    responses((status = 201, body = StorageFolder)))]
+async fn create_storage(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path((folder, path)): Path<(String, String)>,
-    headers: HeaderMap,
+    request: Posted<NewStorageFolder>,
 ) -> Result<Response, Fault> {
-    let found = app.db.read(caller.account, |reading| file::get(reading, &caller, &folder, &path))?;
-    let file_name = found.path.rsplit('/').next().unwrap_or("file");
-    let sending =
-        Sending { name: BlobName::file(found.id), sha256: &found.sha256, content_type: &found.content_type, file_name };
-    content::send(&app, &headers, sending).await
+    once::write(&app, caller, request.call, move |tx, caller| {
+        let folder = storage::create(tx, caller, &request.body)?;
+        let path = format!("/storages/{}", folder.id);
+        Ok(Answer::created(view(folder), path))
+    })
+    .await
+}
+
+/// A storage folder
+#[utoipa::path(get, path = "/storages/{folder}", tag = "Storage",
+    params(("folder" = String, Path, description = "Id, or name with its slashes percent-encoded")),
+    responses((status = 200, body = StorageFolder)))]
+async fn get_storage(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+) -> Result<Json<StorageFolder>, Fault> {
+    // Without ETag: files come and go while the revision stays.
+    let folder = app.db.read(caller.account, |reading| storage::get(reading, &caller, &text))?;
+    Ok(Json(view(folder)))
+}
+
+/// Change a storage folder
+///
+/// Another name moves no file: links and whatever names the folder by its id go on working. A quota below what is used
+/// deletes nothing; nothing more is taken then.
+#[utoipa::path(patch, path = "/storages/{folder}", tag = "Storage", request_body = StorageFolderPatch,
+    params(("folder" = String, Path, description = "Id, or name with its slashes percent-encoded"), IfMatch),
+    responses((status = 200, body = StorageFolder)))]
+async fn update_storage(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    IfMatch(revision): IfMatch,
+    Body(patch): Body<StorageFolderPatch>,
+) -> Result<Response, Fault> {
+    once::write(&app, caller, None, move |tx, caller| {
+        Ok(Answer::ok(view(storage::update(tx, caller, &text, &patch, revision)?)))
+    })
+    .await
+}
+
+/// Delete a storage folder
+///
+/// One that has files is refused with `in_use`, unless `files=true`: then it is gone at once with all of them, and the
+/// space is given back in the background. Its links end with it.
+#[utoipa::path(delete, path = "/storages/{folder}", tag = "Storage",
+    params(("folder" = String, Path, description = "Id, or name with its slashes percent-encoded"), DeleteFolderQuery,
+        IfMatch),
+    responses((status = 204)))]
+async fn delete_storage(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    Query(query): Query<DeleteFolderQuery>,
+    IfMatch(revision): IfMatch,
+) -> Result<Response, Fault> {
+    once::write(&app, caller, None, move |tx, caller| {
+        storage::delete(tx, caller, &text, query.files == Some(true), revision)?;
+        Ok(Answer::done())
+    })
+    .await
 }

@@ -84,11 +84,21 @@ fn recognise(reading: &Reader, text: &str, secrets: &Secrets, manifests: &Manife
     if key.is_expired(reading.now) {
         return Err(UNKNOWN);
     }
-    let Identity { actor, mut permissions, reach } = identity(&reading, &key.owner, manifests)?;
+    Ok((caller_with(&reading, &key, manifests)?, key))
+}
+
+/// The caller whose key has this id, if it is still good: for what goes on in the name of a key without its text.
+pub fn caller_of(reading: &Reader, key: KeyId, manifests: &Manifests) -> Result<Caller> {
+    let key = table::find::<ApiKey>(reading, key)?.filter(|key| key.is_good(reading.now)).ok_or(UNKNOWN)?;
+    caller_with(reading, &key, manifests)
+}
+
+fn caller_with(reading: &Reader, key: &ApiKey, manifests: &Manifests) -> Result<Caller> {
+    let Identity { actor, mut permissions, reach } = identity(reading, &key.owner, manifests)?;
     if let Some(scope) = key.permissions {
         permissions &= scope;
     }
-    Ok((Caller { account, actor, key_id, permissions, reach, address: None }, key))
+    Ok(Caller { account: reading.account, actor, key_id: key.id, permissions, reach, address: None })
 }
 
 /// Who the owner of a key is, and what that allows before the key's own limits.

@@ -104,9 +104,14 @@ pub fn position_of(cursor: &str, noun: &str) -> Result<Vec<u8>> {
 
 /// `key:value` filters, as pairs.
 pub fn parse_labels(texts: &[String]) -> Result<Vec<(String, String)>> {
+    parse_pairs("label", texts)
+}
+
+/// Repeated parameters of the form `key:value`, as pairs.
+pub fn parse_pairs(parameter: &str, texts: &[String]) -> Result<Vec<(String, String)>> {
     let parse = |text: &String| match text.split_once(':') {
         Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-        None => Err(Error::invalid("label", "must have the form key:value")),
+        None => Err(Error::invalid(parameter, "must have the form key:value")),
     };
     texts.iter().map(parse).collect()
 }

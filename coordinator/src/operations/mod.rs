@@ -16,6 +16,7 @@ pub mod idempotency;
 pub mod job;
 pub mod join_token;
 pub mod key;
+pub mod link;
 pub mod list;
 pub mod log;
 pub mod process;
@@ -27,6 +28,7 @@ pub mod retention;
 pub mod robot;
 pub mod robot_group;
 pub mod rotation;
+pub mod storage;
 pub mod system;
 pub mod task;
 

@@ -7,6 +7,7 @@
 mod folder;
 mod name;
 mod staging;
+mod traffic;
 
 use std::{
     io::{ErrorKind, Read, Seek, SeekFrom},
@@ -16,16 +17,17 @@ use std::{
 };
 
 use bytes::Bytes;
+use drover_protocol::Timestamp;
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{
     GetOptions, GetResultPayload, ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory,
 };
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use self::folder::Folder;
+use self::{folder::Folder, traffic::Traffic};
 pub use self::{
     name::{BlobKind, BlobName},
     staging::{Content, Staged, Staging},
+    traffic::{Arriving, Deleting},
 };
 use crate::error::{Error, Result};
 
@@ -37,6 +39,8 @@ const CHUNK_BYTES: usize = 256 * 1024;
 pub struct BlobEntry {
     pub name: BlobName,
     pub size_bytes: u64,
+    /// When it was kept, by the clock of the place where it lies.
+    pub kept_at: Timestamp,
 }
 
 /// Where kept content goes. A remote store is one more case: it uploads what was staged.
@@ -51,7 +55,7 @@ enum Place {
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
     place: Place,
-    arriving: Arc<RwLock<()>>,
+    traffic: Arc<Traffic>,
 }
 
 impl Blobs {
@@ -60,12 +64,12 @@ impl Blobs {
     pub fn open(root: &Path) -> Result<Self> {
         let folder = Folder::open(root)?;
         let store = LocalFileSystem::new_with_prefix(root).map_err(|error| store_error(error, "opening the blobs"))?;
-        Ok(Self { store: Arc::new(store), place: Place::Folder(Arc::new(folder)), arriving: Arc::default() })
+        Ok(Self { store: Arc::new(store), place: Place::Folder(Arc::new(folder)), traffic: Arc::default() })
     }
 
     /// Blobs that live and die with the process. They touch no disk, no other thread and no timer.
     pub fn memory() -> Self {
-        Self { store: Arc::new(InMemory::new()), place: Place::Memory, arriving: Arc::default() }
+        Self { store: Arc::new(InMemory::new()), place: Place::Memory, traffic: Arc::default() }
     }
 
     /// Begins to take in content of at most `limit_bytes`. Nothing remains of it unless it is finished and kept.
@@ -192,20 +196,21 @@ impl Blobs {
             // What was not put there by this file is none of its business.
             .try_filter_map(move |meta| async move {
                 let name = BlobName::of_path(kind, &meta.location);
-                Ok(name.map(|name| BlobEntry { name, size_bytes: meta.size }))
+                let kept_at = Timestamp::from_millis(meta.last_modified.timestamp_millis());
+                Ok(name.map(|name| BlobEntry { name, size_bytes: meta.size, kept_at }))
             })
             .boxed()
     }
 
-    /// Held by whoever brings a blob, from noting that it comes until its record is committed. Nothing is deleted
+    /// Held by whoever brings the blob, from noting that it comes until its record is committed. It is not deleted
     /// meanwhile: what no record names yet looks like what no record names any more.
-    pub async fn arriving(&self) -> OwnedRwLockReadGuard<()> {
-        Arc::clone(&self.arriving).read_owned().await
+    pub async fn arriving(&self, name: &BlobName) -> Arriving {
+        self.traffic.arriving(name).await
     }
 
-    /// Held by whoever deletes blobs, from finding that no record names them. Waits for those that arrive.
-    pub async fn deleting(&self) -> OwnedRwLockWriteGuard<()> {
-        Arc::clone(&self.arriving).write_owned().await
+    /// Held by whoever deletes the blob, from finding that no record names it. `None` while it arrives.
+    pub fn deleting(&self, name: &BlobName) -> Option<Deleting> {
+        self.traffic.deleting(name)
     }
 }
 

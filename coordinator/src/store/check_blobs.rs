@@ -77,7 +77,7 @@ impl Named {
             }
             Some(Kind::File) => {
                 let file: File = decode(value)?;
-                self.needed.insert(BlobName::file(file.id), file.size_bytes);
+                self.needed.insert(BlobName::file(file.content_id()), file.size_bytes);
             }
             Some(Kind::LogBlock) => {
                 let block: LogBlock = decode(value)?;

@@ -3,7 +3,7 @@
 //! The account stands in every key right after the kind: no scan can cross from one account into another.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, QueueId,
+    AccountId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, QueueId,
     ResourceId, RobotGroupId, RobotId, TaskId, Timestamp, UserId,
 };
 use uuid::Uuid;
@@ -136,6 +136,16 @@ kinds! {
     AuditByObject = b"ao",
     /// The last act's number, hash and time.
     AuditHead = b"ah",
+    /// Files of a folder that people made, by the time they were written.
+    FileByTime = b"ft",
+    StorageFolder = b"sf",
+    StorageFolderByName = b"sn",
+    /// Folders whose files end by age.
+    StorageFolderRetained = b"sr",
+    /// Deleted folders that still have files.
+    StorageFolderDeleted = b"sd",
+    /// Files that use the content of another one, of which they are copies.
+    FileByContent = b"su",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -201,6 +211,7 @@ id_parts!(
     AccountId,
     EventId,
     FileId,
+    FolderId,
     JobId,
     JoinTokenId,
     KeyId,
@@ -296,7 +307,7 @@ mod tests {
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
-             rs ra rx rv ro rh rr au aa an ao ah"
+             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su"
         );
         let mut unique = letters.clone();
         unique.sort();

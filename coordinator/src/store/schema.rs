@@ -1,7 +1,7 @@
 //! Every record of the store with its indexes and version, on one page.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, QueueId, ResourceId,
+    AccountId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, QueueId, ResourceId,
     RobotGroupId, RobotId, TaskId, Timestamp, UserId, job::JobState, task::TaskError,
 };
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,7 @@ use crate::{
         queue::{Counters, Hour, Queue},
         resource::{Resource, ResourceValue, Scope},
         robot::{Robot, RobotGroup, Sample},
+        storage::StorageFolder,
         task::{self, Task},
     },
     error::Result,
@@ -317,7 +318,35 @@ impl Record for File {
     }
 
     fn indexes(&self) -> Vec<IndexEntry> {
-        vec![IndexEntry::unique(Kind::FileByPath, (self.folder.as_str(), self.path.as_str()))]
+        let mut entries = vec![IndexEntry::unique(Kind::FileByPath, (self.folder.as_str(), self.path.as_str()))];
+        entries.extend(self.made_folder().map(|folder| IndexEntry::many(Kind::FileByTime, (folder, self.modified_at))));
+        entries.extend(self.content_of.map(|id| IndexEntry::many(Kind::FileByContent, id)));
+        entries
+    }
+}
+
+impl Record for StorageFolder {
+    const KIND: Kind = Kind::StorageFolder;
+    const NOUN: &'static str = "storage folder";
+    type Id = FolderId;
+
+    fn id(&self) -> FolderId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        if self.deleted {
+            return vec![IndexEntry::many(Kind::StorageFolderDeleted, ())];
+        }
+        let mut entries = vec![IndexEntry::unique(Kind::StorageFolderByName, self.name.as_str())];
+        if self.retention_days.is_some() && !self.read_only {
+            entries.push(IndexEntry::many(Kind::StorageFolderRetained, ()));
+        }
+        entries
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
     }
 }
 
@@ -575,7 +604,8 @@ pub const RECORDS: &[RecordKind] = &[
     records::<Event>(&[]),
     records::<LogHead>(&[Kind::LogHeadUnsealed]),
     records::<LogBlock>(&[Kind::LogBlockByTime, Kind::LogBlockByBlob]),
-    records::<File>(&[Kind::FileByPath]),
+    records::<File>(&[Kind::FileByPath, Kind::FileByTime, Kind::FileByContent]),
+    records::<StorageFolder>(&[Kind::StorageFolderByName, Kind::StorageFolderRetained, Kind::StorageFolderDeleted]),
     records::<Answer>(&[Kind::IdempotencyByExpiry]),
     records::<Garbage>(&[]),
     records::<Queue>(&[Kind::QueueByName]),

@@ -39,6 +39,8 @@ pub enum Topic {
     Sealing,
     /// Some blob is no longer needed.
     Garbage,
+    /// A storage folder was deleted.
+    Storage,
     /// A task of this queue has become ready to be taken.
     Queue(QueueId),
     /// Something is due for a task in a moment.

@@ -38,8 +38,8 @@ impl Things {
     pub async fn make(world: &World, agent: &Agent) -> (Self, String) {
         let queue = text(&world.post("/queues", json!({ "name": "q" })).await.created(), "/id");
         let task = text(&world.post("/queues/q/tasks", json!({ "payload": {} })).await.created(), "/id");
-        let manifest = "[run]\ncommand = [\"true\"]\n[requires]\nqueues = [\"q\"]\n";
-        let process = world.process_with("p", json!({}), &[("process.toml", manifest)]).await;
+        let manifest = "[run]\ncommand = [\"sh\", \"main.sh\"]\n[requires]\nqueues = [\"q\"]\nstorages = [\"f\"]";
+        let process = world.process_with("p", json!({}), &[("main.sh", "true"), ("process.toml", manifest)]).await;
         world.start(&process).await;
         let (job, assignment) = agent.take().await;
         agent.accept(&job, 1).await.ok();
@@ -50,6 +50,16 @@ impl Things {
         let resource = json!({ "name": "login", "kind": "credential", "value": login });
         let resource = world.post("/resources", resource).await.created();
         let group = world.post("/robot-groups", json!({ "name": "g" })).await.created();
+        let folder = text(&world.post("/storages", json!({ "name": "f" })).await.created(), "/id");
+        for path in ["report.txt", "to-be-moved.txt"] {
+            world.call(Method::PUT, &format!("/storages/{folder}/files/{path}")).body("text").send().await.created();
+        }
+        let link = async |verb: &str| {
+            let link = json!({ "path": "report.txt", "verb": verb, "expires_in_seconds": 60 });
+            let made = world.post(&format!("/storages/{folder}/links"), link).await.created();
+            text(&made, "/url").rsplit('/').next().unwrap().to_owned()
+        };
+        let links = (link("get").await, link("put").await);
         let things = BTreeMap::from([
             ("{robot}", agent.id.clone()),
             ("{resource}", text(&resource, "/id")),
@@ -59,8 +69,10 @@ impl Things {
             ("{process}", process),
             ("{version}", text(&assignment, "/version/id")),
             ("{sha256}", text(&assignment, "/version/sha256")),
-            ("{folder}", format!("jobs%2F{job}")),
+            ("{folder}", folder),
             ("{path}", "report.txt".to_owned()),
+            ("GET /links/{token}", links.0),
+            ("{token}", links.1),
             ("{job}", job),
             ("{queue}", queue),
             ("{task}", task),
@@ -83,8 +95,9 @@ impl Things {
             ("{process}", id()),
             ("{version}", id()),
             ("{sha256}", "0".repeat(64)),
-            ("{folder}", format!("jobs%2F{}", id())),
+            ("{folder}", id()),
             ("{path}", "report.txt".to_owned()),
+            ("{token}", "none".to_owned()),
             ("{job}", id()),
             ("{queue}", id()),
             ("{task}", id()),
@@ -95,9 +108,11 @@ impl Things {
     }
 
     pub fn path(&self, template: &str) -> String {
-        let filled = self.0.iter().fold(template.to_owned(), |path, (name, value)| match name.contains('{') {
-            true => path.replace(name, value),
-            false => path,
+        let filled = self.0.iter().fold(template.to_owned(), |path, (name, value)| {
+            match name.contains('{') && !name.contains(' ') {
+                true => path.replace(name, value),
+                false => path,
+            }
         });
         assert!(!filled.contains('{'), "the test has nothing for {filled}");
         filled
@@ -132,6 +147,12 @@ impl Things {
                 json!({ "value": { "username": "u", "password": "q" } })
             }
             "POST /join-tokens" => json!({ "uses": 1 }),
+            "POST /storages" => json!({ "name": "new" }),
+            "POST /storages/{folder}/copy" => json!({ "path": "report.txt", "to_path": "copy.txt" }),
+            "POST /storages/{folder}/move" => json!({ "path": "to-be-moved.txt", "to_path": "moved.txt" }),
+            "POST /storages/{folder}/links" => {
+                json!({ "path": "report.txt", "verb": "get", "expires_in_seconds": 60 })
+            }
             "POST /jobs" => json!({ "process": self.0["{process}"], "target": { "group": "all" } }),
             "POST /jobs/{job}/stop" => json!({ "mode": "stop" }),
             "POST /jobs/{job}/close" => json!({ "outcome": "lost", "reason": "gone" }),
@@ -157,12 +178,15 @@ impl Things {
 
     async fn call(&self, world: &World, method: &Method, path: &str, key: Option<&str>) -> Answer {
         let below = path.strip_prefix("/api/v1");
-        let target = below.map_or(format!("/{path}"), |below| self.path(below));
+        let operation = format!("{method} {}", below.unwrap_or(path));
+        let target = match self.0.get(operation.as_str()) {
+            Some(token) => format!("/links/{token}"),
+            None => below.map_or(format!("/{path}"), |below| self.path(below)),
+        };
         let mut call = Call::new(world.router.clone(), method.clone(), &target);
         if let Some(key) = key {
             call = call.key(key);
         }
-        let operation = format!("{method} {}", below.unwrap_or(path));
         call = match (self.body(&operation), operation.as_str()) {
             (Some(body), _) => call.json(&body),
             (None, "POST /processes/{process}/versions") => {
@@ -290,7 +314,9 @@ async fn another_account_sees_nothing() {
     let other_robot = text(&world.join(&token, "m2", Some("r2"), json!({})).await.created(), "/key");
     let other_job = job_key_of(&world, &other_admin, &other_robot).await;
     let mut seen = 0;
-    for (method, path) in operations().into_iter().filter(|(_, path)| path.contains('{')) {
+    // A link is for whoever has it, whatever key goes along.
+    let about_things = |(_, path): &(Method, String)| path.contains('{') && !path.contains("{token}");
+    for (method, path) in operations().into_iter().filter(about_things) {
         let may = if path.contains("/agent/") { &other_robot } else { &other_admin };
         for key in [&other_admin, &other_robot, &other_job] {
             let real = things.call(&world, &method, &path, Some(key)).await;
@@ -318,6 +344,7 @@ async fn another_account_sees_nothing() {
         "/tasks",
         "/resources",
         "/audit",
+        "/storages",
     ] {
         let call = Call::new(world.router.clone(), Method::GET, list).key(&other_admin);
         let page = call.send().await.ok();

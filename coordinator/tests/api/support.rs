@@ -77,8 +77,9 @@ pub fn rules() -> Rules {
     Rules {
         leases: Leases { job_seconds: 60, accept_seconds: 30, lost_after_seconds: 300 },
         heartbeat_seconds: 20,
-        limits: Limits { package_bytes: 1024 * 1024, artifact_bytes: 1024 * 1024 },
+        limits: Limits { package_bytes: 1024 * 1024, artifact_bytes: 1024 * 1024, file_bytes: 1024 * 1024 },
         public_metrics: true,
+        public_url: String::new(),
     }
 }
 
@@ -161,6 +162,21 @@ impl World {
 
     pub async fn retain(&self, jobs_days: u64, logs_days: u64) {
         background::retention::pass(&self.app, Ages { jobs_days, logs_days }).await.unwrap();
+    }
+
+    pub async fn tend_storage(&self) {
+        background::storage::pass(&self.app).await.unwrap();
+    }
+
+    /// Writes a file with the administrator's key.
+    pub async fn put_file(&self, folder: &str, path: &str, content: impl Into<Vec<u8>>) -> Answer {
+        self.call(Method::PUT, &format!("/storages/{folder}/files/{path}")).body(content).send().await
+    }
+
+    /// How many blobs of files there are.
+    pub async fn file_blobs(&self) -> usize {
+        use futures::StreamExt;
+        self.app.blobs.list(drover_coordinator::store::blob::BlobKind::File).count().await
     }
 
     /// Every pair of the store.

@@ -3,6 +3,8 @@
 What an example cannot know (a join token's text, the numbers of jobs) is put in. Every example must have been sent.
 """
 
+import requests
+
 from coordinator import Coordinator, package
 
 JSON = "application/json"
@@ -90,6 +92,16 @@ def resources(e):
     assert e.send("verify_audit")["sound"]
 
 
+def storage(e):
+    folder = e.send("create_storage")["id"]
+    e.send("update_storage", folder=folder, change={"read_only": False})
+    e.c.call("PUT", f"/storages/{folder}/files/in/4711.pdf", data=b"an invoice", wanted=201)
+    e.send("copy_file", folder=folder, change={"to_path": "in/copy.pdf"})
+    e.send("move_file", folder=folder)
+    link = e.send("create_link", folder=folder)["url"]
+    assert requests.get(link, timeout=60).content == b"an invoice"
+
+
 def keys(e):
     e.send("update_account")
     e.send("create_key")
@@ -107,6 +119,7 @@ def main():
         e = Examples(coordinator)
         work(e, fleet(e))
         resources(e)
+        storage(e)
         keys(e)
         assert not e.not_sent(), f"these examples were not tried: {sorted(e.not_sent())}"
         print(f"{len(e.sent)} examples of request bodies work as they stand.")

@@ -17,7 +17,6 @@ NAMES = {
     "process": "invoices",
     "version": "1",
     "sha256": WORLD["sha256"],
-    "folder": urllib.parse.quote(f"jobs/{WORLD['finished']}", safe=""),
     "path": "report.html",
     "resource": "erp-login",
     "scope": "group",
@@ -36,10 +35,14 @@ def real(operation, name, given):
     """A value that leads somewhere. What is deleted is taken from the spare ones."""
     path, method = operation.path, operation.method.lower()
     last = path.endswith("{" + name + "}")
-    if method == "delete" and last and "/robots/{robot}" not in path.removeprefix("/api/v1/robots"):
+    if method == "delete" and last and name != "path" and "/robots/{robot}" not in path.removeprefix("/api/v1/robots"):
         noun = path.split("/")[3]
         if noun in WORLD["spare"]:
             return turn(path, WORLD["spare"][noun])
+    if name == "folder":
+        return turn("folder", [WORLD["storage"], WORLD["storage"], urllib.parse.quote(f"jobs/{WORLD['finished']}", safe="")])
+    if name == "token":
+        return WORLD["links"]["put" if method == "put" else "get"]
     if name == "id":
         return turn(path, WORLD["spare"][path.split("/")[3]])
     if name == "job":

@@ -33,7 +33,10 @@ class World:
             self.agent("POST", f"/agent/jobs/{job['job']['id']}/accept", {"attempt": job["attempt"]})
         self.waiting = [self.start(None) for _ in range(6)]
         self.join_token = c.json("POST", "/join-tokens", {"uses": 10000})["token"]
-        self.spare = {noun: self.make_spare(noun) for noun in ["robots", "robot-groups", "processes"]}
+        self.storage = c.json("POST", "/storages", {"name": "accounting/invoices"})["id"]
+        c.call("PUT", f"/storages/{self.storage}/files/report.html", data=b"<p>300 checked</p>", wanted=201)
+        self.links = {verb: self.link(verb) for verb in ["get", "put"]}
+        self.spare = {noun: self.make_spare(noun) for noun in ["robots", "robot-groups", "processes", "storages"]}
         c.json("POST", "/resources", {"name": "erp-login", "kind": "secret", "value": "correct horse"})
         self.spare["resources"] = [f"spare-{n}" for n in range(SPARE)]
         for name in self.spare["resources"]:
@@ -47,6 +50,10 @@ class World:
         )
         assert joined.status_code == 201, joined.text
         return joined.json()["key"]
+
+    def link(self, verb):
+        wanted = {"path": "report.html", "verb": verb, "expires_in_seconds": 3600}
+        return self.c.json("POST", f"/storages/{self.storage}/links", wanted)["url"].rsplit("/", 1)[1]
 
     def agent(self, *arguments, **more):
         return self.c.call(*arguments, key=self.robot_key, **more)

@@ -200,8 +200,9 @@ impl World {
         let rules = Rules {
             leases: LEASES,
             heartbeat_seconds: 10,
-            limits: Limits { package_bytes: 1 << 20, artifact_bytes: 1 << 20 },
+            limits: Limits { package_bytes: 1 << 20, artifact_bytes: 1 << 20, file_bytes: 1 << 20 },
             public_metrics: true,
+            public_url: String::new(),
         };
         App::new(Arc::new(db), Arc::clone(&self.blobs), Arc::clone(&self.secrets), rules, None)
     }

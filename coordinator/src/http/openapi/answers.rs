@@ -55,7 +55,8 @@ pub fn add_common_headers(response: &mut Response) {
 
 /// Completes the answers of success: descriptions, headers, 304.
 pub fn complete(operation: &mut Operation, nature: &Nature) {
-    let conditional = nature.takes(IF_NONE_MATCH);
+    // Where something is written the same header asks that nothing be there.
+    let conditional = nature.takes(IF_NONE_MATCH) && !nature.writes;
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
         add_common_headers(response);

@@ -14,7 +14,7 @@ use crate::{
     domain::idempotency::MAX_KEY_CHARS,
     http::{
         content::{Digest, Ranges},
-        extract::{Call, IfMatch},
+        extract::{Call, ContentConditions, IfMatch},
         page::IfNoneMatch,
     },
 };
@@ -25,6 +25,8 @@ pub const IF_NONE_MATCH: &str = "If-None-Match";
 pub const RANGE: &str = "Range";
 const IF_RANGE: &str = "If-Range";
 const CONTENT_DIGEST: &str = "Content-Digest";
+/// Before the names of headers that are about content and not about a revision.
+const CONTENT: &str = "Content";
 
 fn header(name: &str, description: &str, schema: ObjectBuilder) -> Parameter {
     ParameterBuilder::new()
@@ -40,7 +42,27 @@ fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }
 
-fn headers() -> [Parameter; 6] {
+/// The descriptions, each with the name under which it is found: two calls may mean different things by one header.
+fn headers() -> Vec<(String, Parameter)> {
+    let content = [
+        header(
+            IF_MATCH,
+            "The `ETag` that the content must have, or `*` for any: to replace or delete only what the caller knows.",
+            text(),
+        ),
+        header(
+            IF_NONE_MATCH,
+            "`*`: only if there is no such file yet. Or the `ETag` that the content must not have.",
+            text(),
+        ),
+    ];
+    let common = common_headers().into_iter().map(|parameter| (component(&parameter.name), parameter));
+    common
+        .chain(content.into_iter().map(|parameter| (format!("{CONTENT}{}", component(&parameter.name)), parameter)))
+        .collect()
+}
+
+fn common_headers() -> [Parameter; 6] {
     [
         header(
             IDEMPOTENCY_KEY,
@@ -74,21 +96,21 @@ fn component(name: &str) -> String {
 
 /// The descriptions that operations refer to.
 pub fn components() -> impl Iterator<Item = (String, RefOr<Parameter>)> {
-    headers().into_iter().map(|parameter| (component(&parameter.name), RefOr::T(parameter)))
+    headers().into_iter().map(|(name, parameter)| (name, RefOr::T(parameter)))
 }
 
 /// A reference instead of the description, if it is one of those that are described once.
 pub fn referred(parameter: RefOr<Parameter>) -> RefOr<Parameter> {
-    match parameter {
-        RefOr::T(parameter) if headers().iter().any(|known| known.name == parameter.name) => {
-            RefOr::Ref(Ref::new(format!("#/components/parameters/{}", component(&parameter.name))))
-        }
-        other => other,
+    let RefOr::T(parameter) = parameter else { return parameter };
+    match headers().into_iter().find(|(_, known)| *known == parameter) {
+        Some((name, _)) => RefOr::Ref(Ref::new(format!("#/components/parameters/{name}"))),
+        None => RefOr::T(parameter),
     }
 }
 
 fn named(names: &[&str]) -> Vec<Parameter> {
-    headers().into_iter().filter(|parameter| names.contains(&parameter.name.as_str())).collect()
+    let components: Vec<String> = names.iter().map(|name| component(name)).collect();
+    headers().into_iter().filter(|(name, _)| components.contains(name)).map(|(_, parameter)| parameter).collect()
 }
 
 macro_rules! describe {
@@ -107,4 +129,5 @@ describe! {
     IfNoneMatch => [IF_NONE_MATCH];
     Ranges => [IF_NONE_MATCH, RANGE, IF_RANGE];
     Digest => [CONTENT_DIGEST];
+    ContentConditions => ["ContentIfMatch", "ContentIfNoneMatch"];
 }

@@ -1,0 +1,138 @@
+//! Signed links: one file, one verb, for a time, without a key.
+//!
+//! A link is not kept. It names who made it, in whose name it acts when it is used: it ends with the key that made it
+//! (that of a job lives for one attempt; its links end with the job), with the folder, and with the coordinator's key file.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use drover_protocol::{
+    AccountId, JobId, KeyId, RobotId, Timestamp,
+    storage::{LinkVerb, MAX_LINK_SECONDS, NewLink},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Actor, Caller, key, storage};
+use crate::{
+    domain::{file::path_fault, job::Job, name::Faults, permission::Permission},
+    error::{Error, Result},
+    manifests::Manifests,
+    secrets::{LINK_TAG_BYTES, Secrets},
+    store::{Reader, Reading, table},
+};
+
+/// No token of ours is longer: a path, an id of a folder and little more.
+const MAX_TOKEN_CHARS: usize = 4096;
+
+/// What a link allows, as it stands in its token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    pub account: AccountId,
+    /// By which the files of the folder are found: the link follows it when it gets another name.
+    pub folder: String,
+    pub path: String,
+    pub verb: LinkVerb,
+    pub expires_at: Timestamp,
+    key: KeyId,
+    /// The attempt of a job that made it.
+    job: Option<(JobId, u32, RobotId)>,
+}
+
+const UNKNOWN: &str = "this link is not one of this coordinator's, or its key file has been replaced";
+
+/// Makes the token of a link, and says until when it holds.
+pub fn create(
+    reading: &dyn Reading,
+    caller: &Caller,
+    folder: &str,
+    new: &NewLink,
+    secrets: &Secrets,
+) -> Result<(String, Grant)> {
+    let place = match new.verb {
+        LinkVerb::Get => {
+            caller.require(Permission::StorageRead)?;
+            storage::place(reading, caller, folder)?
+        }
+        LinkVerb::Put => {
+            caller.require(Permission::StorageWrite)?;
+            let place = storage::place(reading, caller, folder)?;
+            place.check_change(reading, caller, true)?;
+            place
+        }
+    };
+    let mut faults = Faults::default();
+    if let Some(fault) = path_fault(&new.path) {
+        faults.add("/path", fault);
+    }
+    faults.range("/expires_in_seconds", new.expires_in_seconds, 1, MAX_LINK_SECONDS);
+    faults.check()?;
+    let job = match caller.actor {
+        Actor::Job { job, attempt, robot } => Some((job, attempt, robot)),
+        Actor::User { .. } | Actor::Robot { .. } => None,
+    };
+    let grant = Grant {
+        account: caller.account,
+        folder: place.key(),
+        path: new.path.clone(),
+        verb: new.verb,
+        expires_at: reading.now().plus_seconds(new.expires_in_seconds),
+        key: caller.key_id,
+        job,
+    };
+    let payload = rmp_serde::to_vec(&grant)
+        .map_err(|error| Error::Internal(format!("the token of a link cannot be written: {error}")))?;
+    let tag = secrets.link_tag(&payload);
+    Ok((URL_SAFE_NO_PAD.encode([tag.as_slice(), &payload].concat()), grant))
+}
+
+/// What a token allows now, and in whose name. The reader is that of the system account.
+pub fn open(
+    reading: &Reader,
+    token: &str,
+    verb: LinkVerb,
+    secrets: &Secrets,
+    manifests: &Manifests,
+) -> Result<(Grant, Caller)> {
+    let grant = grant_of(token, secrets).ok_or_else(|| Error::Forbidden(UNKNOWN.to_owned()))?;
+    let refuse = |message: &str| Err(Error::Forbidden(message.to_owned()));
+    if grant.expires_at <= reading.now {
+        return refuse("this link has expired; ask for a new one");
+    }
+    if grant.verb != verb {
+        return refuse("this link is for another verb");
+    }
+    let own = Reader { view: reading.view, account: grant.account, now: reading.now };
+    let ended = |error| match error {
+        Error::Unauthenticated(_) => {
+            Error::Forbidden("the key that made this link has ended, and so has it".to_owned())
+        }
+        other => other,
+    };
+    let caller = match grant.job {
+        None => key::caller_of(&own, grant.key, manifests).map_err(ended)?,
+        Some((job, attempt, robot)) => {
+            if table::find::<Job>(&own, job)?.is_none() {
+                return refuse("the job that made this link is gone, and so is it");
+            }
+            Caller {
+                account: grant.account,
+                actor: Actor::Job { job, attempt, robot },
+                key_id: grant.key,
+                permissions: Permission::StorageRead | Permission::StorageWrite,
+                // What the manifest declares was looked at when the link was made.
+                reach: None,
+            }
+        }
+    };
+    Ok((grant, caller))
+}
+
+fn grant_of(token: &str, secrets: &Secrets) -> Option<Grant> {
+    if token.len() > MAX_TOKEN_CHARS {
+        return None;
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+    let (tag, payload) = bytes.split_first_chunk::<LINK_TAG_BYTES>()?;
+    if !secrets.is_link_tag(payload, tag) {
+        return None;
+    }
+    rmp_serde::from_slice(payload).ok()
+}
