@@ -118,6 +118,7 @@ fn rules(config: &Config) -> Rules {
         limits: Limits {
             package_bytes: config.limits.package_mib * MIB,
             artifact_bytes: config.limits.artifact_mib * MIB,
+            job_log_bytes: config.limits.job_log_mib * MIB,
         },
         public_metrics: config.metrics.public,
     }

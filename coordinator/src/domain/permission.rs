@@ -56,6 +56,8 @@ permissions! {
     JobClose = "job:close",
     JobDelete = "job:delete",
     LogRead = "log:read",
+    LogWrite = "log:write",
+    LogDelete = "log:delete",
     StorageRead = "storage:read",
     SystemBackup = "system:backup",
     AgentWork = "agent:work",
@@ -76,7 +78,7 @@ pub enum Role {
     Developer,
     /// Looks, and changes nothing.
     Viewer,
-    /// What an agent may do with its own key, and nothing else.
+    /// What an agent may do with its own key, and saying something by itself; nothing else.
     Robot,
 }
 
@@ -106,10 +108,11 @@ impl Role {
             P::StorageRead,
         ];
         let more: &[P] = match self {
-            Self::Robot => return P::AgentWork.into(),
+            Self::Robot => return P::AgentWork | P::LogWrite,
             Self::Admin => return Permissions::all() - P::AgentWork,
             Self::Viewer => &[],
             Self::Operator => &[
+                P::LogWrite,
                 P::JobStart,
                 P::JobStop,
                 P::JobRetry,
@@ -126,6 +129,7 @@ impl Role {
                 P::VersionActivate,
             ],
             Self::Developer => &[
+                P::LogWrite,
                 P::JobStart,
                 P::JobStop,
                 P::JobRetry,
@@ -144,8 +148,8 @@ impl Role {
 
 /// What the key of a job may do. Which queues, resources and storage folders that is about, its manifest says.
 pub fn of_jobs() -> Permissions {
-    // Reading its own job; `operations` holds it to that one.
-    Permission::JobRead.into()
+    // Its own job and the log of that; `operations` holds it to them.
+    Permission::JobRead | Permission::LogRead | Permission::LogWrite
 }
 
 #[cfg(test)]

@@ -236,17 +236,22 @@ impl<F: DeserializeOwned> FromRequestParts<Arc<App>> for ListQuery<F> {
 #[serde(deny_unknown_fields)]
 pub struct NoFilter {}
 
-fn parse_query<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
+/// Reads parameters; unknown ones are refused.
+pub fn parse_query<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
     let deserializer = serde_html_form::Deserializer::new(url_pairs(text));
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let at = error.path().to_string();
         let message = error.inner().to_string();
+        if let Some(name) = missing_name(&message) {
+            return field_fault(name, "is required");
+        }
         let pointer = unknown_name(&message).map_or(at, str::to_owned);
         field_fault(&pointer, &message)
     })
 }
 
-fn url_pairs(text: &str) -> url::form_urlencoded::Parse<'_> {
+/// Names and values of a query string.
+pub fn url_pairs(text: &str) -> url::form_urlencoded::Parse<'_> {
     url::form_urlencoded::parse(text.as_bytes())
 }
 
@@ -283,11 +288,16 @@ fn data_fault(pointer: &str, message: &str) -> Fault {
     match unknown_name(message) {
         // The path of an unknown field ends with that field already.
         Some(_) => field_fault(pointer, message),
-        None => match message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        None => match missing_name(message) {
             Some(name) => field_fault(&format!("{pointer}/{name}"), "is required"),
             None => field_fault(pointer, message),
         },
     }
+}
+
+/// The name of a field that is missing, if that is what the message says.
+fn missing_name(message: &str) -> Option<&str> {
+    message.strip_prefix("missing field `")?.strip_suffix('`')
 }
 
 /// One invalid field; an unknown one is answered with the nearest known name.

@@ -11,6 +11,7 @@ mod job;
 mod join_token;
 mod key;
 mod log;
+mod log_search;
 pub mod metrics;
 mod once;
 pub mod openapi;
@@ -51,6 +52,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(join_token::routes())
         .merge(key::routes())
         .merge(log::routes())
+        .merge(log_search::routes())
         .merge(process::routes())
         .merge(process_version::routes())
         .merge(robot::routes())

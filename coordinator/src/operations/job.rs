@@ -175,7 +175,7 @@ pub fn apply(tx: &mut Tx, before: Job, event: JobEvent, leases: &Leases) -> Resu
         return Ok(before);
     }
     attempt::follow(tx, &before, &step)?;
-    if step.ended.is_some() {
+    if step.ended.is_some() || step.job.is_finished() {
         log::end(tx, before.id, before.attempt)?;
     }
     let mut job = step.job;

@@ -87,12 +87,14 @@ pub fn page<R: Record>(
     }
 }
 
-fn cursor_at(position: &[u8], noun: &str) -> String {
+/// The text of a cursor.
+pub fn cursor_at(position: &[u8], noun: &str) -> String {
     let sum = crc32c::crc32c_append(crc32c::crc32c(noun.as_bytes()), position);
     URL_SAFE_NO_PAD.encode([position, &sum.to_be_bytes()].concat())
 }
 
-fn position_of(cursor: &str, noun: &str) -> Result<Vec<u8>> {
+/// What [`cursor_at`] was given.
+pub fn position_of(cursor: &str, noun: &str) -> Result<Vec<u8>> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).unwrap_or_default();
     let position = bytes.split_last_chunk::<4>().map(|(position, _)| position.to_vec());
     position

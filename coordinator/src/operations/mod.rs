@@ -17,6 +17,8 @@ pub mod join_token;
 pub mod key;
 pub mod list;
 pub mod log;
+pub mod log_sealing;
+pub mod log_search;
 pub mod process;
 pub mod process_version;
 pub mod retention;

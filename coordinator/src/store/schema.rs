@@ -1,8 +1,8 @@
 //! Every record of the store with its indexes and version, on one page.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, RobotGroupId, RobotId,
-    Timestamp, UserId, job::JobState,
+    AccountId, EventId, FileId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, RobotGroupId, RobotId, UserId,
+    job::JobState,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -278,11 +278,12 @@ impl Record for LogHead {
     }
 
     fn indexes(&self) -> Vec<IndexEntry> {
-        let sealable = self.unsealed_chunks > 0 && (self.ended_at.is_some() || self.is_long());
-        sealable
-            .then(|| IndexEntry::many(Kind::LogHeadUnsealed, self.ended_at.unwrap_or(Timestamp::EPOCH)))
-            .into_iter()
-            .collect()
+        if self.unsealed_chunks == 0 {
+            return Vec::new();
+        }
+        let sealable = self.sealable_at().map(|at| IndexEntry::many(Kind::LogHeadUnsealed, at));
+        let active = self.unsealed.as_ref().map(|_| IndexEntry::many(Kind::LogActive, ()));
+        sealable.into_iter().chain(active).collect()
     }
 }
 
@@ -299,7 +300,19 @@ impl Record for LogBlock {
         if self.expired {
             return Vec::new();
         }
-        vec![IndexEntry::many(Kind::LogBlockByTime, self.last_time), IndexEntry::many(Kind::LogBlockByBlob, self.blob)]
+        let mut entries = vec![
+            IndexEntry::many(Kind::LogBlockByTime, self.last_time),
+            IndexEntry::many(Kind::LogBlockByBlob, self.blob),
+        ];
+        if let Some(origin) = &self.origin {
+            let time = (self.span(), self.last_time);
+            entries.push(IndexEntry::many(Kind::LogBlockBySpan, time));
+            entries
+                .extend(origin.robot.as_ref().map(|robot| IndexEntry::many(Kind::LogBlockByRobot, (robot.id, time))));
+            let process = origin.process.as_ref();
+            entries.extend(process.map(|process| IndexEntry::many(Kind::LogBlockByProcess, (process.id, time))));
+        }
+        entries
     }
 }
 
@@ -380,15 +393,22 @@ pub const RECORDS: &[RecordKind] = &[
     ]),
     records::<Attempt>(&[]),
     records::<Event>(&[]),
-    records::<LogHead>(&[Kind::LogHeadUnsealed]),
-    records::<LogBlock>(&[Kind::LogBlockByTime, Kind::LogBlockByBlob]),
+    records::<LogHead>(&[Kind::LogHeadUnsealed, Kind::LogActive]),
+    records::<LogBlock>(&[
+        Kind::LogBlockByTime,
+        Kind::LogBlockByBlob,
+        Kind::LogBlockBySpan,
+        Kind::LogBlockByRobot,
+        Kind::LogBlockByProcess,
+    ]),
     records::<File>(&[Kind::FileByPath]),
     records::<Answer>(&[Kind::IdempotencyByExpiry]),
     records::<Garbage>(&[]),
 ];
 
-/// Kinds that are neither records nor indexes: pieces of documents and of log lines, and what is found by a hash.
-pub const PLAIN: &[Kind] = &[Kind::KeyByHash, Kind::JoinTokenByHash, Kind::Document, Kind::LogChunk, Kind::System];
+/// Kinds that are neither records nor indexes: pieces of documents and of log lines, arrivals, what is found by a hash.
+pub const PLAIN: &[Kind] =
+    &[Kind::KeyByHash, Kind::JoinTokenByHash, Kind::Document, Kind::LogChunk, Kind::LogArrival, Kind::System];
 
 #[cfg(test)]
 mod tests {

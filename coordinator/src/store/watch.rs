@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-use drover_protocol::{JobId, KeyId, RobotGroupId, RobotId};
+use drover_protocol::{AccountId, JobId, KeyId, RobotGroupId, RobotId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -31,6 +31,8 @@ pub enum Topic {
     Job(JobId),
     /// The job has new log lines.
     JobLog(JobId),
+    /// Some log of the account has new lines.
+    Logs(AccountId),
     /// The key has ended.
     Key(KeyId),
     /// A deadline of some job has been set.

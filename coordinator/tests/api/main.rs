@@ -10,6 +10,7 @@ mod deadlines;
 mod hostile;
 mod jobs;
 mod keys;
+mod log_search;
 mod logs;
 mod model;
 mod permissions;

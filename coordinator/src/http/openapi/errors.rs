@@ -78,6 +78,8 @@ const BY_RULE: &[(&str, &[Code])] = &[
     ("retry_job", &[Code::WrongState]),
     ("close_job", &[Code::WrongState]),
     ("read_job_log", &[Code::NotAcceptable]),
+    ("search_logs", &[Code::NotFound, Code::NotAcceptable, Code::TooManyRequests]),
+    ("write_log_line", &[Code::NotFound, Code::StaleAttempt]),
     ("join_robot", &[Code::Unauthenticated, Code::Forbidden, Code::AlreadyExists, Code::WrongState]),
     ("accept_job", &[Code::StaleAttempt, Code::WrongState]),
     ("finish_job", &[Code::StaleAttempt, Code::WrongState]),
