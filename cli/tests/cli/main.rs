@@ -2,5 +2,6 @@
 
 mod calls;
 mod follow;
+mod logs;
 mod support;
 mod tasks;
