@@ -267,5 +267,5 @@ async fn me_tells_who_is_asking() {
     assert_eq!((text(&robot, "/kind"), text(&robot, "/id")), ("robot".into(), agent.id.clone()));
     let own = me(&text(&assignment, "/key")).await;
     assert_eq!((text(&own, "/kind"), text(&own, "/id")), ("job".into(), job));
-    assert_eq!(own["permissions"], json!(["job:read"]));
+    assert_eq!(own["permissions"], json!(["job:read", "log:read", "log:write"]));
 }
