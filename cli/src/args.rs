@@ -2,7 +2,9 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-use crate::commands::{backup, file, group, job, join_token, key, keys, login, process, queue, robot, storage, task};
+use crate::commands::{
+    backup, file, group, job, join_token, key, keys, login, logs, process, queue, robot, storage, task,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -65,6 +67,9 @@ pub enum Command {
     /// Tasks: add, import, watch, try again, export
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Logs of all jobs: search, follow, export, write
+    #[command(subcommand)]
+    Logs(logs::LogsCommand),
     /// Robots
     #[command(subcommand)]
     Robot(robot::RobotCommand),

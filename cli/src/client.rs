@@ -73,7 +73,7 @@ pub struct Call<'a> {
     idempotency_key: Option<String>,
     /// The person who called can repeat it under the same key.
     key_is_offered: bool,
-    last_event_id: Option<u64>,
+    last_event_id: Option<String>,
     rest: Option<(u64, HeaderValue)>,
 }
 
@@ -236,8 +236,8 @@ impl Call<'_> {
         self
     }
 
-    pub fn last_event_id(mut self, seq: Option<u64>) -> Self {
-        self.last_event_id = seq;
+    pub fn last_event_id(mut self, id: Option<impl ToString>) -> Self {
+        self.last_event_id = id.map(|id| id.to_string());
         self
     }
 
@@ -313,8 +313,8 @@ impl Call<'_> {
         if let Some(key) = &self.idempotency_key {
             request = request.header("Idempotency-Key", key);
         }
-        if let Some(seq) = self.last_event_id {
-            request = request.header("Last-Event-ID", seq);
+        if let Some(id) = &self.last_event_id {
+            request = request.header("Last-Event-ID", id);
         }
         if let Some((start, tag)) = &self.rest {
             request = request.header(RANGE, format!("bytes={start}-")).header(IF_RANGE, tag.clone());

@@ -104,7 +104,7 @@ impl<'a> Follower<'a> {
     /// Waits until there is a log to show, or the job has finished.
     async fn wait_for_log(&self) -> Result<(Answer, Job), Error> {
         let mut waiting = Waiting { since: Instant::now(), explained_at: None, told: String::new() };
-        let mut patience = Patience::new();
+        let mut patience = Patience::new("The job goes on; trying again.");
         let mut wait_seconds = 0;
         loop {
             let look = self.look(wait_seconds).await;
@@ -141,7 +141,7 @@ impl<'a> Follower<'a> {
 
     /// Shows the log of one attempt until it ends, connecting again as often as needed.
     async fn show_attempt(&mut self) -> Result<(), Error> {
-        let mut patience = Patience::new();
+        let mut patience = Patience::new("The job goes on; trying again.");
         loop {
             let seen = self.last_seq;
             match self.stream().await {
@@ -278,29 +278,31 @@ impl Waiting {
 }
 
 /// How long a coordinator that cannot answer is waited for. The job does not need us.
-struct Patience {
+pub struct Patience {
     failing_since: Option<Instant>,
     delay: Duration,
+    /// What is said to reassure, when the connection is lost.
+    remark: &'static str,
 }
 
 impl Patience {
-    fn new() -> Self {
-        Self { failing_since: None, delay: FIRST_DELAY }
+    pub fn new(remark: &'static str) -> Self {
+        Self { failing_since: None, delay: FIRST_DELAY, remark }
     }
 
-    fn reached(&mut self) {
-        *self = Self::new();
+    pub fn reached(&mut self) {
+        *self = Self::new(self.remark);
     }
 
     /// Waits before another try; gives the error back if it will not pass by itself, or not in time.
-    async fn wait(&mut self, error: Error) -> Result<(), Error> {
+    pub async fn wait(&mut self, error: Error) -> Result<(), Error> {
         if !is_passing(&error) {
             return Err(error);
         }
         let since = match self.failing_since {
             Some(since) => since,
             None => {
-                note(&format!("The connection is lost ({error}). The job goes on; trying again."));
+                note(&format!("The connection is lost ({error}). {}", self.remark));
                 *self.failing_since.insert(Instant::now())
             }
         };

@@ -4,6 +4,7 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use drover_protocol::{AccountId, KeyId};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,6 +27,8 @@ pub struct Limits {
     pub artifact_bytes: u64,
     /// The largest file of a storage folder, in bytes.
     pub file_bytes: u64,
+    /// The longest log of a job's attempt, in bytes; the middle of a longer one is left out.
+    pub job_log_bytes: u64,
 }
 
 /// Settings that requests depend on.
@@ -64,6 +67,8 @@ pub struct App {
     /// Keys whose last use is being written down, so that each is written once.
     pub touching: Arc<Mutex<HashSet<KeyId>>>,
     pub guesses: Guesses,
+    /// Searches of logs that may still begin.
+    pub searches: Arc<Semaphore>,
     pub metrics: crate::http::metrics::Metrics,
 }
 
@@ -88,6 +93,7 @@ impl App {
             stopping: CancellationToken::new(),
             touching: Arc::default(),
             guesses: Guesses::default(),
+            searches: crate::log_search::permits(),
             metrics: crate::http::metrics::Metrics::default(),
         })
     }

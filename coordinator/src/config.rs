@@ -116,6 +116,7 @@ pub struct Limits {
     pub package_mib: u64,
     pub artifact_mib: u64,
     pub file_mib: u64,
+    pub job_log_mib: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -179,6 +180,9 @@ impl Config {
         if self.store.checkpoint_mib == 0 || self.store.checkpoint_seconds == 0 || self.store.export_mib == 0 {
             return refuse("store.checkpoint_mib, checkpoint_seconds and export_mib must be at least 1");
         }
+        if self.limits.job_log_mib == 0 {
+            return refuse("limits.job_log_mib must be at least 1");
+        }
         let bounded = [
             ("store.cache_mib", self.store.cache_mib, 1_048_576),
             ("store.checkpoint_mib", self.store.checkpoint_mib, 1_048_576),
@@ -187,6 +191,7 @@ impl Config {
             ("limits.package_mib", self.limits.package_mib, 1_048_576),
             ("limits.artifact_mib", self.limits.artifact_mib, 1_048_576),
             ("limits.file_mib", self.limits.file_mib, 1_073_741_824),
+            ("limits.job_log_mib", self.limits.job_log_mib, 1_048_576),
             ("retention.jobs_days", self.retention.jobs_days, 36_500),
             ("retention.logs_days", self.retention.logs_days, 36_500),
             ("leases.job_seconds", leases.job_seconds, 86_400),

@@ -11,6 +11,7 @@ pub mod error;
 pub mod http;
 pub mod json_schema;
 pub mod log_reader;
+pub mod log_search;
 pub mod manifests;
 mod nearest;
 pub mod operations;

@@ -1,20 +1,16 @@
 //! Reading logs of jobs, wherever their lines lie: in the store as received, or in sealed blocks.
 
-use std::sync::Arc;
-
 use drover_protocol::{
-    AccountId, JobId,
+    JobId,
     log::{Direction, Level, LogLine, LogPage},
 };
 
 use crate::{
-    domain::log::{LogBlock, LogHead},
-    error::{Error, Result},
-    operations::log::{self, Run, numbered, unpack_lines},
-    store::{
-        Db,
-        blob::{BlobName, Blobs},
-    },
+    domain::log::{Gone, LogBlock, LogHead},
+    error::Result,
+    log_search::{Lines, Packed},
+    operations::log::{self, numbered},
+    store::lines,
 };
 
 /// Lines that one page looks at, at the most, when a filter matches seldom.
@@ -41,11 +37,11 @@ impl Wanted {
 
 #[derive(Clone)]
 pub struct LogReader {
-    pub db: Arc<Db>,
-    pub blobs: Arc<Blobs>,
-    pub account: AccountId,
+    pub lines: Lines,
     pub job: JobId,
     pub attempt: u32,
+    /// How long a log may be, in bytes.
+    pub cap_bytes: u64,
 }
 
 impl LogReader {
@@ -58,7 +54,7 @@ impl LogReader {
     }
 
     fn head(&self) -> Result<LogHead> {
-        self.db.read(self.account, |reading| log::head(reading, self.job, self.attempt))
+        self.lines.db.read(self.lines.account, |reading| log::head(reading, self.job, self.attempt))
     }
 
     async fn forward(&self, wanted: &Wanted) -> Result<LogPage> {
@@ -119,37 +115,28 @@ impl LogReader {
     /// The number of the first line of the run that holds `seq`, or of the next run, and its lines; none if there is
     /// no such run.
     async fn run_at(&self, seq: u64) -> Result<(u64, Vec<LogLine>)> {
-        let run = self.db.read(self.account, |reading| log::run_at(reading, self.job, self.attempt, seq))?;
-        match run {
+        match self.lines.at(self.job, self.attempt, seq).await? {
             None => Ok((seq, Vec::new())),
-            Some(Run::Lines(lines)) => Ok((lines.first().map_or(seq, |line| line.seq), lines)),
-            Some(Run::Block(block)) => Ok((block.first_seq, self.block(&block).await?)),
+            Some(Packed::Lines { first_seq, packed }) => {
+                Ok((first_seq, numbered(self.attempt, first_seq, lines::unpack(&packed)?)))
+            }
+            // One line says it, in place of all of them.
+            Some(Packed::Gone(block)) => Ok((block.first_seq, vec![gone(&block, self.cap_bytes)])),
         }
-    }
-
-    /// The lines of a sealed block. Of one that retention has emptied, one line says so in place of all of them.
-    async fn block(&self, block: &LogBlock) -> Result<Vec<LogLine>> {
-        if block.expired {
-            return Ok(vec![gone(block)]);
-        }
-        let range = block.offset..block.offset + block.length;
-        let content = match self.blobs.read(&BlobName::log(block.blob), Some(range)).await {
-            // Retention came between the look at the record and the look at the blob.
-            Err(Error::NotFound(_)) => return Ok(vec![gone(block)]),
-            other => other?.1,
-        };
-        let pieces: Vec<bytes::Bytes> = futures::TryStreamExt::try_collect(content).await?;
-        Ok(numbered(block.attempt, block.first_seq, unpack_lines(&pieces.concat())?))
     }
 }
 
-fn gone(block: &LogBlock) -> LogLine {
+fn gone(block: &LogBlock, cap_bytes: u64) -> LogLine {
     let count = block.last_seq - block.first_seq + 1;
-    let line = drover_protocol::log::NewLogLine {
-        time: block.last_time,
-        level: Level::Info,
-        message: format!("{count} lines of this log were deleted by retention"),
-        fields: Default::default(),
+    let (level, message) = match block.reason() {
+        Gone::Retention => (Level::Info, format!("{count} lines of this log were deleted by retention")),
+        Gone::Deleted(by) => (Level::Info, format!("{count} lines of this log were deleted by {by}")),
+        Gone::Cap => {
+            let (bytes, mib) = (block.bytes, cap_bytes / (1024 * 1024));
+            let why = format!("a log may have {mib} MiB (limits.job_log_mib); its beginning and its end are kept");
+            (Level::Warning, format!("{count} lines ({bytes} bytes) were left out here: {why}"))
+        }
     };
+    let line = drover_protocol::log::NewLogLine { time: block.last_time, level, message, fields: Default::default() };
     LogLine { seq: block.last_seq, attempt: block.attempt, line }
 }

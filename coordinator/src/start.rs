@@ -119,6 +119,7 @@ fn rules(config: &Config) -> Rules {
             package_bytes: config.limits.package_mib * MIB,
             artifact_bytes: config.limits.artifact_mib * MIB,
             file_bytes: config.limits.file_mib * MIB,
+            job_log_bytes: config.limits.job_log_mib * MIB,
         },
         public_metrics: config.metrics.public,
         public_url: config.http.public_url.clone(),

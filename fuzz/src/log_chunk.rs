@@ -1,6 +1,9 @@
 //! Chunks of logs: as agents send them, and as they lie in the store.
 
-use drover_coordinator::operations::log::{pack, pack_lines, unpack_lines};
+use drover_coordinator::{
+    operations::log::pack,
+    store::lines::{pack as pack_lines, unpack as unpack_lines},
+};
 use drover_protocol::{agent::LogChunk, log::NewLogLine};
 
 /// Bytes as JSON of a chunk, and as packed lines: what can be packed comes out as it went in.

@@ -47,7 +47,7 @@ pub async fn app() -> Arc<App> {
     let rules = Rules {
         leases: Leases { job_seconds: 60, accept_seconds: 30, lost_after_seconds: 300 },
         heartbeat_seconds: 20,
-        limits: Limits { package_bytes: 1 << 20, artifact_bytes: 1 << 20 },
+        limits: Limits { package_bytes: 1 << 20, artifact_bytes: 1 << 20, job_log_bytes: 256 << 20 },
         public_metrics: true,
     };
     let secrets = Arc::new(Secrets::from_bytes(&[3; 32]));

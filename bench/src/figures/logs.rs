@@ -51,15 +51,15 @@ pub fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
 
 /// A job that a simulated robot runs.
 #[derive(Clone)]
-struct Running {
-    robot: Robot,
-    job: JobId,
-    attempt: u32,
+pub(super) struct Running {
+    pub robot: Robot,
+    pub job: JobId,
+    pub attempt: u32,
 }
 
 impl Running {
     /// Lines as processes write them: alike, but none the same.
-    fn chunk(&self, first_seq: u64, lines: usize, message: impl Fn(u64) -> String) -> anyhow::Result<Request> {
+    pub fn chunk(&self, first_seq: u64, lines: usize, message: impl Fn(u64) -> String) -> anyhow::Result<Request> {
         // Of today: what is old is deleted by retention.
         let time = SystemClock.now();
         let line = |seq| NewLogLine { time, level: Level::Info, message: message(seq), fields: serde_json::Map::new() };
@@ -68,19 +68,19 @@ impl Running {
     }
 }
 
-fn booking(seq: u64) -> String {
+pub(super) fn booking(seq: u64) -> String {
     // Not to be foreseen by the compression, and the same in every run.
     let amount = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     format!("invoice {seq} of supplier {} was booked, amount {amount} EUR", amount % 977)
 }
 
-struct Bench {
-    address: SocketAddr,
-    pid: u32,
+pub(super) struct Bench {
+    pub address: SocketAddr,
+    pub pid: u32,
 }
 
 impl Bench {
-    async fn running_jobs(&self, api: &mut Api, count: usize) -> anyhow::Result<Vec<Running>> {
+    pub async fn running_jobs(&self, api: &mut Api, count: usize) -> anyhow::Result<Vec<Running>> {
         let token = api.join_token(u32::try_from(count)?).await?;
         let mut connection = Connection::open(self.address).await?;
         api.start_many("p", u32::try_from(count)?).await?;

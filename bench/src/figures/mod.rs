@@ -5,6 +5,7 @@ mod dispatch;
 mod fleet;
 mod http;
 mod logs;
+mod logs_search;
 mod start;
 mod store;
 
@@ -32,7 +33,7 @@ pub struct Figure {
     pub measure: fn(&Setting) -> anyhow::Result<Vec<Row>>,
 }
 
-pub const FIGURES: [Figure; 7] = [
+pub const FIGURES: [Figure; 8] = [
     Figure { name: "store", about: "durable transactions, index made anew", measure: store::measure },
     Figure { name: "http", about: "durable job starts over HTTP", measure: http::measure },
     Figure {
@@ -41,6 +42,11 @@ pub const FIGURES: [Figure; 7] = [
         measure: dispatch::measure,
     },
     Figure { name: "logs", about: "lines ingested, pages read, lag of a live log", measure: logs::measure },
+    Figure {
+        name: "logs_search",
+        about: "text found among ten million lines of all jobs",
+        measure: logs_search::measure,
+    },
     Figure { name: "agent", about: "memory and CPU time of an agent", measure: agent::measure },
     Figure {
         name: "start",
@@ -52,7 +58,7 @@ pub const FIGURES: [Figure; 7] = [
 
 /// The figures and what they are, one a line.
 pub fn list() -> String {
-    let lines = FIGURES.iter().map(|figure| format!("  {:<9} {}\n", figure.name, figure.about));
+    let lines = FIGURES.iter().map(|figure| format!("  {:<11} {}\n", figure.name, figure.about));
     format!("Figures:\n{}", lines.collect::<String>())
 }
 

@@ -2,10 +2,12 @@
 
 use clap::{Args, ValueEnum};
 use drover_protocol::{
+    Timestamp,
     job::Job,
     log::{LogLine, LogPage},
     process::Level,
 };
+use serde_json::{Map, Value};
 
 use crate::{
     commands::job::NOUN,
@@ -60,8 +62,7 @@ pub enum LevelArg {
 }
 
 impl LevelArg {
-    /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
+    pub fn level(self) -> Level {
         match self {
             Self::Trace => Level::Trace,
             Self::Debug => Level::Debug,
@@ -70,7 +71,11 @@ impl LevelArg {
             Self::Error => Level::Error,
             Self::Critical => Level::Critical,
         }
-        .as_str()
+    }
+
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        self.level().as_str()
     }
 }
 
@@ -120,22 +125,31 @@ async fn whole(session: &Session, args: &LogsArgs) -> Result<(), Error> {
 
 /// A line for a person; on a terminal with colours and the time of day, else with the full time.
 pub fn in_colours(out: &Output, line: &LogLine) -> String {
-    let time = if out.is_terminal() { time_of_day(line.line.time) } else { line.line.time.to_string() };
-    let tone = match line.line.level {
+    coloured(out, (line.line.time, line.line.level, &line.line.message, &line.line.fields), "")
+}
+
+/// The same with where the line comes from.
+pub fn coloured(
+    out: &Output,
+    (time, level, message, fields): (Timestamp, Level, &str, &Map<String, Value>),
+    origin: &str,
+) -> String {
+    let time = if out.is_terminal() { time_of_day(time) } else { time.to_string() };
+    let tone = match level {
         Level::Trace | Level::Debug => Tone::Dim,
         Level::Info => Tone::Plain,
         Level::Warning => Tone::Warning,
         Level::Error | Level::Critical => Tone::Bad,
     };
-    let mut text = format!(
-        "{} {} {}",
-        paint(&time, Tone::Dim),
-        paint(&format!("{:8}", line.line.level.as_str()), tone),
-        printable(&line.line.message),
-    );
-    for (name, value) in &line.line.fields {
+    let mut text = format!("{} {} ", paint(&time, Tone::Dim), paint(&format!("{:8}", level.as_str()), tone));
+    if !origin.is_empty() {
+        text.push_str(&paint(&printable(origin), Tone::Dim));
+        text.push_str(": ");
+    }
+    text.push_str(&printable(message));
+    for (name, value) in fields {
         let value = match value {
-            serde_json::Value::String(text) if !text.contains([' ', '"']) => text.clone(),
+            Value::String(text) if !text.contains([' ', '"']) => text.clone(),
             other => other.to_string(),
         };
         text.push(' ');

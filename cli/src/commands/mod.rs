@@ -11,6 +11,7 @@ pub mod join_token;
 pub mod key;
 pub mod keys;
 pub mod login;
+pub mod logs;
 mod pause;
 pub mod process;
 mod publish;
@@ -53,6 +54,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Job(command) => return job::run(&Session::open(&connection)?, command).await,
         Command::Queue(command) => queue::run(&Session::open(&connection)?, command).await?,
         Command::Task(command) => return task::run(&Session::open(&connection)?, command).await,
+        Command::Logs(command) => logs::run(&Session::open(&connection)?, command).await?,
         Command::Robot(command) => robot::run(&Session::open(&connection)?, command).await?,
         Command::Group(command) => group::run(&Session::open(&connection)?, command).await?,
         Command::JoinToken(command) => join_token::run(&Session::open(&connection)?, command).await?,

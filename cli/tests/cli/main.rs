@@ -3,5 +3,6 @@
 mod calls;
 mod files;
 mod follow;
+mod logs;
 mod support;
 mod tasks;

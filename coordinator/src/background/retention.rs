@@ -5,8 +5,10 @@ use drover_protocol::AccountId;
 use super::{Failures, accounts};
 use crate::{
     app::App,
+    domain::log::Gone,
     error::Result,
-    operations::{idempotency, join_token, log, retention},
+    operations::{idempotency, join_token, log_sealing, log_search, retention},
+    store::Tx,
 };
 
 const PAGE: usize = 200;
@@ -25,6 +27,7 @@ pub async fn pass(app: &App, ages: Ages) -> Result<()> {
     for account in accounts(app)? {
         failures.note(account, remove_answers(app, account).await);
         failures.note(account, remove_tokens(app, account).await);
+        failures.note(account, forget_arrivals(app, account).await);
         if ages.logs_days > 0 {
             failures.note(account, remove_lines(app, account, ages.logs_days).await);
         }
@@ -40,9 +43,15 @@ async fn remove_answers(app: &App, account: AccountId) -> Result<()> {
     Ok(())
 }
 
+async fn forget_arrivals(app: &App, account: AccountId) -> Result<()> {
+    while app.db.write(account, |tx| log_search::forget_arrivals(tx, PAGE)).await? == PAGE {}
+    Ok(())
+}
+
 async fn remove_lines(app: &App, account: AccountId, days: u64) -> Result<()> {
     let before = app.db.now().minus_seconds(days * DAY_SECONDS);
-    while app.db.write(account, move |tx| log::expire_page(tx, before, PAGE)).await? == PAGE {}
+    let page = move |tx: &mut Tx| log_sealing::expire_page(tx, before, &Gone::Retention, PAGE);
+    while app.db.write(account, page).await?.entries == PAGE {}
     Ok(())
 }
 

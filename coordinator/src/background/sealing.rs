@@ -9,9 +9,9 @@ use crate::{
     error::{Error, Result},
     operations::{
         garbage,
-        log::{self, Sealable, Sealed, pack_lines},
+        log_sealing::{self, Sealable, Sealed},
     },
-    store::blob::BlobName,
+    store::{blob::BlobName, lines},
 };
 
 /// Logs that are looked at for one blob.
@@ -31,8 +31,9 @@ pub async fn pass(app: &App) -> Result<()> {
 }
 
 async fn pass_of(app: &App, account: AccountId) -> Result<()> {
+    let cap_bytes = app.rules.limits.job_log_bytes;
     loop {
-        let runs = app.db.read(account, |reading| log::sealable(reading, MAX_LOGS))?;
+        let runs = app.db.read(account, |reading| log_sealing::sealable(reading, MAX_LOGS))?;
         if runs.is_empty() || app.stopping.is_cancelled() {
             return Ok(());
         }
@@ -44,7 +45,7 @@ async fn pass_of(app: &App, account: AccountId) -> Result<()> {
         app.db.write(account, move |tx| garbage::announce(tx, noted)).await?;
         // The blob is on disk before any record refers to it, and before the chunks are deleted.
         app.blobs.put(&name, content.into()).await?;
-        app.db.write(account, move |tx| log::seal(tx, blob, &sealed)).await?;
+        app.db.write(account, move |tx| log_sealing::seal(tx, blob, &sealed, cap_bytes)).await?;
     }
 }
 
@@ -62,9 +63,9 @@ fn pack(runs: Vec<Sealable>) -> Result<(Vec<u8>, Vec<Sealed>)> {
     let mut content = Vec::new();
     let mut sealed = Vec::with_capacity(runs.len());
     for run in runs {
-        let lines = pack_lines(&run.lines, COMPRESSION)?;
-        sealed.push(Sealed { run, offset: content.len() as u64, length: lines.len() as u64 });
-        content.extend_from_slice(&lines);
+        let packed = lines::pack(&run.lines, COMPRESSION)?;
+        sealed.push(Sealed { run, offset: content.len() as u64, length: packed.len() as u64 });
+        content.extend_from_slice(&packed);
     }
     Ok((content, sealed))
 }

@@ -56,6 +56,8 @@ permissions! {
     JobClose = "job:close",
     JobDelete = "job:delete",
     LogRead = "log:read",
+    LogWrite = "log:write",
+    LogDelete = "log:delete",
     StorageRead = "storage:read",
     QueueRead = "queue:read",
     QueueCreate = "queue:create",
@@ -98,7 +100,7 @@ pub enum Role {
     Developer,
     /// Looks, and changes nothing.
     Viewer,
-    /// What an agent may do with its own key, and nothing else.
+    /// What an agent may do with its own key, and saying something by itself; nothing else.
     Robot,
 }
 
@@ -131,10 +133,11 @@ impl Role {
             P::ResourceRead,
         ];
         let more: &[P] = match self {
-            Self::Robot => return P::AgentWork.into(),
+            Self::Robot => return P::AgentWork | P::LogWrite,
             Self::Admin => return Permissions::all() - P::AgentWork,
             Self::Viewer => &[],
             Self::Operator => &[
+                P::LogWrite,
                 P::JobStart,
                 P::JobStop,
                 P::JobRetry,
@@ -161,6 +164,7 @@ impl Role {
                 P::StorageDelete,
             ],
             Self::Developer => &[
+                P::LogWrite,
                 P::JobStart,
                 P::JobStop,
                 P::JobRetry,
@@ -197,8 +201,10 @@ impl Role {
 /// What the key of a job may do. Which queues, resources and storage folders that is about, its manifest says.
 pub fn of_jobs() -> Permissions {
     use Permission as P;
-    // Reading its own job; `operations` holds it to that one.
+    // Its own job and the log of that; `operations` holds it to them.
     P::JobRead
+        | P::LogRead
+        | P::LogWrite
         | P::QueueRead
         | P::TaskRead
         | P::TaskCreate

@@ -277,6 +277,9 @@ pub fn parse_query<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let at = error.path().to_string();
         let message = error.inner().to_string();
+        if let Some(name) = missing_name(&message) {
+            return field_fault(name, "is required");
+        }
         let pointer = unknown_name(&message).map_or(at, str::to_owned);
         field_fault(&pointer, &message)
     })
@@ -320,11 +323,16 @@ fn data_fault(pointer: &str, message: &str) -> Fault {
     match unknown_name(message) {
         // The path of an unknown field ends with that field already.
         Some(_) => field_fault(pointer, message),
-        None => match message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        None => match missing_name(message) {
             Some(name) => field_fault(&format!("{pointer}/{name}"), "is required"),
             None => field_fault(pointer, message),
         },
     }
+}
+
+/// The name of a field that is missing, if that is what the message says.
+fn missing_name(message: &str) -> Option<&str> {
+    message.strip_prefix("missing field `")?.strip_suffix('`')
 }
 
 /// One invalid field; an unknown one is answered with the nearest known name.

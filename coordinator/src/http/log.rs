@@ -14,7 +14,7 @@ use axum::{
 };
 use drover_protocol::{
     JobId,
-    log::{LogLine, LogPage, LogQuery},
+    log::{LogLine, LogPage, LogQuery, MAX_TEXT_CHARS},
 };
 use futures::{Stream, stream};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -28,6 +28,7 @@ use crate::{
     domain::permission::Permission,
     error::Error,
     log_reader::{LogReader, Wanted},
+    log_search::Lines,
     operations::{Caller, job, key, list},
     store::{Topic, Watch},
 };
@@ -36,7 +37,6 @@ const DEFAULT_LIMIT: u32 = 200;
 const STREAM_PAGE: usize = 1_000;
 /// A key that expires wakes nobody: so often it is looked at while nothing happens.
 const KEY_LOOK: Duration = Duration::from_secs(10);
-const MAX_TEXT_CHARS: usize = 256;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(read_log))
@@ -70,8 +70,8 @@ async fn read_log(
     if !(1..=newest).contains(&attempt) {
         return Err(Error::NotFound("attempt").into());
     }
-    let (db, blobs) = (Arc::clone(&app.db), Arc::clone(&app.blobs));
-    let reader = LogReader { db, blobs, account: caller.account, job: id, attempt };
+    let lines = Lines { db: Arc::clone(&app.db), blobs: Arc::clone(&app.blobs), account: caller.account };
+    let reader = LogReader { lines, job: id, attempt, cap_bytes: app.rules.limits.job_log_bytes };
     let wanted = wanted(&query)?;
     match accept.choose(&["application/json", "text/plain", "text/event-stream"])? {
         "text/event-stream" => Ok(live(app, caller, reader, resumed(wanted, &headers)?)),
@@ -165,7 +165,7 @@ impl Tail {
     /// Gets the next events ready, waiting for them if need be; `false` when the stream has to end without a word:
     /// the coordinator stops, the job was deleted, or the reader's key has ended. The reader then connects again and sees.
     async fn read_on(&mut self) -> bool {
-        if self.app.db.read(self.reader.account, |reading| key::still_good(reading, &self.caller)).is_err() {
+        if self.app.db.read(self.reader.lines.account, |reading| key::still_good(reading, &self.caller)).is_err() {
             return false;
         }
         let page = match self.reader.page(&self.wanted).await {
@@ -196,7 +196,7 @@ impl Tail {
 
     /// Whether the attempt is over although its log was never ended, or is of a job that is gone.
     fn is_over(&self) -> bool {
-        let account = self.reader.account;
+        let account = self.reader.lines.account;
         let (job, attempt) = (self.reader.job, self.reader.attempt);
         self.app
             .db

@@ -14,6 +14,7 @@ mod join_token;
 mod key;
 mod link;
 mod log;
+mod log_search;
 pub mod metrics;
 mod once;
 pub mod openapi;
@@ -60,6 +61,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(key::routes())
         .merge(link::routes())
         .merge(log::routes())
+        .merge(log_search::routes())
         .merge(process::routes())
         .merge(process_version::routes())
         .merge(queue::routes())

@@ -178,8 +178,10 @@ pub fn apply(tx: &mut Tx, before: Job, event: JobEvent, leases: &Leases) -> Resu
         return Ok(before);
     }
     attempt::follow(tx, &before, &step)?;
-    if let Some(end) = &step.ended {
+    if step.ended.is_some() || step.job.is_finished() {
         log::end(tx, before.id, before.attempt)?;
+    }
+    if let Some(end) = &step.ended {
         task::settle_job(tx, &before, end)?;
     }
     let mut job = step.job;

@@ -1,25 +1,25 @@
-//! Logs of jobs: lines arrive in numbered chunks, each accepted once, and are sealed later into compressed blocks.
+//! Logs: lines arrive in numbered chunks, each accepted once, or one by one; they are sealed later into compressed blocks.
 
 use drover_protocol::{
-    JobId, LogBlockId,
+    JobId, Timestamp,
     agent::LogChunk,
-    log::{Level, LogLine, MAX_CHUNK_LINES, MAX_FIELDS_BYTES, MAX_MESSAGE_BYTES, NewLogLine},
+    log::{LogLine, MAX_CHUNK_LINES, MAX_FIELDS_BYTES, MAX_MESSAGE_BYTES, NewLogLine, WriteLine},
 };
 
-use super::{Caller, garbage};
+use super::{Actor, Caller, attempt, log_sealing::discard_blob_if_unused, log_search};
 use crate::{
     domain::{
         attempt::Attempt,
-        job::Job,
-        log::{LogBlock, LogHead, SEAL_BYTES},
+        job::{Holder, Job},
+        log::{self, Author, LogBlock, LogHead, LogProcess, Origin, Unsealed},
         name::Faults,
+        permission::Permission,
     },
     error::{Error, Result},
     store::{
         Reading, Scan, Topic, Tx,
-        blob::BlobName,
         key::{Key, Kind},
-        table,
+        lines, table,
     },
 };
 
@@ -30,13 +30,18 @@ const PIECE_BYTES: usize = 60 * 1024;
 const CHUNK_COMPRESSION: i32 = 1;
 /// What a line weighs besides its texts.
 const LINE_OVERHEAD_BYTES: usize = 32;
+/// The field that says who wrote a line into the log of a job, if it was not the job.
+pub const WRITTEN_BY: &str = "written_by";
 
 /// Some lines, packed as they are stored.
 #[derive(Clone, Debug)]
-struct Group {
-    first_seq: u64,
+pub struct Group {
     packed: Vec<u8>,
+    lines: u64,
     bytes: u64,
+    first_time: Timestamp,
+    last_time: Timestamp,
+    in_order: bool,
 }
 
 /// A chunk that was checked and packed before the transaction, which has to be short.
@@ -56,50 +61,48 @@ pub fn pack(chunk: LogChunk) -> Result<PackedChunk> {
         faults.add("/lines", format!("more than {MAX_CHUNK_LINES} lines; send several chunks"));
     }
     for (number, line) in chunk.lines.iter().enumerate().take(MAX_CHUNK_LINES) {
-        if line.message.len() > MAX_MESSAGE_BYTES {
-            faults.add(format!("/lines/{number}/message"), format!("over {MAX_MESSAGE_BYTES} bytes; split the line"));
-        }
-        let fields = serde_json::to_vec(&line.fields).map_or(0, |json| json.len());
-        if fields > MAX_FIELDS_BYTES {
-            faults.add(format!("/lines/{number}/fields"), format!("over {MAX_FIELDS_BYTES} bytes of JSON"));
-        }
+        check_size(&mut faults, &format!("/lines/{number}"), line);
     }
     faults.check()?;
-    let groups = group(chunk.first_seq, &chunk.lines)?;
+    let groups = group(&chunk.lines)?;
     Ok(PackedChunk { attempt: chunk.attempt, first_seq: chunk.first_seq, lines: chunk.lines, groups })
 }
 
-fn weight(line: &NewLogLine) -> usize {
-    let fields = if line.fields.is_empty() { 0 } else { serde_json::to_vec(&line.fields).map_or(0, |json| json.len()) };
-    line.message.len() + fields + LINE_OVERHEAD_BYTES
+fn check_size(faults: &mut Faults, pointer: &str, line: &NewLogLine) {
+    if line.message.len() > MAX_MESSAGE_BYTES {
+        faults.add(format!("{pointer}/message"), format!("over {MAX_MESSAGE_BYTES} bytes; split the line"));
+    }
+    if fields_bytes(line) > MAX_FIELDS_BYTES {
+        faults.add(format!("{pointer}/fields"), format!("over {MAX_FIELDS_BYTES} bytes of JSON"));
+    }
 }
 
-fn group(first_seq: u64, lines: &[NewLogLine]) -> Result<Vec<Group>> {
+fn fields_bytes(line: &NewLogLine) -> usize {
+    if line.fields.is_empty() { 0 } else { serde_json::to_vec(&line.fields).map_or(0, |json| json.len()) }
+}
+
+/// How much a line counts for limits, in bytes.
+pub fn weight(line: &NewLogLine) -> usize {
+    line.message.len() + fields_bytes(line) + LINE_OVERHEAD_BYTES
+}
+
+fn group(lines: &[NewLogLine]) -> Result<Vec<Group>> {
     let mut groups = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (number, line) in lines.iter().enumerate() {
         bytes += weight(line);
         if bytes >= GROUP_BYTES || number + 1 == lines.len() {
-            let packed = pack_lines(&lines[start..=number], CHUNK_COMPRESSION)?;
-            groups.push(Group { first_seq: first_seq + start as u64, packed, bytes: bytes as u64 });
+            groups.push(group_of(&lines[start..=number], bytes)?);
             (start, bytes) = (number + 1, 0);
         }
     }
     Ok(groups)
 }
 
-/// Lines as MessagePack, compressed.
-pub fn pack_lines(lines: &[NewLogLine], level: i32) -> Result<Vec<u8>> {
-    let broken = |error: String| Error::Internal(format!("log lines cannot be packed: {error}"));
-    let plain = rmp_serde::to_vec_named(lines).map_err(|error| broken(error.to_string()))?;
-    zstd::bulk::compress(&plain, level).map_err(|error| broken(error.to_string()))
-}
-
-/// The lines of a packed run.
-pub fn unpack_lines(packed: &[u8]) -> Result<Vec<NewLogLine>> {
-    let broken = |error: String| Error::Internal(format!("packed log lines cannot be read: {error}"));
-    let plain = zstd::stream::decode_all(packed).map_err(|error| broken(error.to_string()))?;
-    rmp_serde::from_slice(&plain).map_err(|error| broken(error.to_string()))
+fn group_of(lines: &[NewLogLine], bytes: usize) -> Result<Group> {
+    let packed = lines::pack(lines, CHUNK_COMPRESSION)?;
+    let (first_time, last_time, in_order) = log::times(lines).unwrap_or_default();
+    Ok(Group { packed, lines: lines.len() as u64, bytes: bytes as u64, first_time, last_time, in_order })
 }
 
 /// Adds what is new in a chunk, and gives the number of the line that is expected next.
@@ -117,42 +120,67 @@ pub fn append(tx: &mut Tx, caller: &Caller, job_id: JobId, chunk: &PackedChunk) 
     let known: Option<LogHead> = table::find(tx, (job_id, chunk.attempt))?;
     let is_new = known.is_none();
     let mut head = known.unwrap_or_else(|| LogHead::new(job_id, chunk.attempt));
-    if chunk.first_seq > head.next_seq {
-        return Err(Error::LogGap { next_seq: head.next_seq });
+    let expected = head.next_of_agent();
+    if chunk.first_seq > expected {
+        return Err(Error::LogGap { next_seq: expected });
     }
     let end = chunk.first_seq + chunk.lines.len() as u64;
-    if end <= head.next_seq {
-        return Ok(head.next_seq);
+    if end <= expected {
+        return Ok(expected);
     }
-    if chunk.first_seq == head.next_seq {
+    if chunk.first_seq == expected {
         put_groups(tx, &mut head, &chunk.groups)?;
     } else {
-        let seen = usize::try_from(head.next_seq - chunk.first_seq).unwrap_or(usize::MAX);
-        let groups = group(head.next_seq, &chunk.lines[seen..])?;
+        let seen = usize::try_from(expected - chunk.first_seq).unwrap_or(usize::MAX);
+        let groups = group(&chunk.lines[seen..])?;
         put_groups(tx, &mut head, &groups)?;
     }
-    head.next_seq = end;
     head.ended_at = attempt.ended_at;
-    if is_new {
-        table::insert(tx, &head)?
-    } else {
-        table::update(tx, &mut head)?
-    }
-    tx.wake(Topic::JobLog(job_id));
-    if head.is_long() {
-        tx.wake(Topic::Sealing);
-    }
+    put_head(tx, head, is_new)?;
     Ok(end)
 }
 
+fn put_head(tx: &mut Tx, mut head: LogHead, is_new: bool) -> Result<()> {
+    match is_new {
+        true => table::insert(tx, &head)?,
+        false => table::update(tx, &mut head)?,
+    }
+    if head.author.is_none() {
+        tx.wake(Topic::JobLog(head.job_id));
+    }
+    tx.wake(Topic::Logs(tx.account()));
+    if head.is_long() {
+        tx.wake(Topic::Sealing);
+    }
+    Ok(())
+}
+
 fn put_groups(tx: &mut Tx, head: &mut LogHead, groups: &[Group]) -> Result<()> {
+    log_search::note_arrival(tx, head, groups.iter().map(|group| group.lines).sum())?;
     for group in groups {
         for (number, piece) in group.packed.chunks(PIECE_BYTES).enumerate() {
             let number = u16::try_from(number).map_err(|_| Error::Internal("a log chunk is too large".to_owned()))?;
             let key =
-                Key::new(Kind::LogChunk, tx.account()).with((head.job_id, head.attempt, group.first_seq)).with(number);
+                Key::new(Kind::LogChunk, tx.account()).with((head.job_id, head.attempt, head.next_seq)).with(number);
             tx.put(key.into_bytes(), piece.to_vec())?;
         }
+        match &mut head.unsealed {
+            Some(unsealed) => {
+                unsealed.in_order &= group.in_order && group.first_time >= unsealed.last_time;
+                unsealed.first_time = unsealed.first_time.min(group.first_time);
+                unsealed.last_time = unsealed.last_time.max(group.last_time);
+            }
+            none => {
+                *none = Some(Unsealed {
+                    first_seq: head.next_seq,
+                    since: tx.now(),
+                    first_time: group.first_time,
+                    last_time: group.last_time,
+                    in_order: group.in_order,
+                });
+            }
+        }
+        head.next_seq += group.lines;
         head.unsealed_chunks += 1;
         head.unsealed_bytes += group.bytes;
         head.bytes += group.bytes;
@@ -160,9 +188,110 @@ fn put_groups(tx: &mut Tx, head: &mut LogHead, groups: &[Group]) -> Result<()> {
     Ok(())
 }
 
-/// The attempt has ended: its log can be sealed whole.
+/// A line that somebody writes by itself, checked and packed before the transaction.
+#[derive(Clone, Debug)]
+pub struct Written {
+    line: NewLogLine,
+    group: Group,
+}
+
+/// Checks and packs a line. What a person or a robot writes into the log of a job says so in a field of its own.
+pub fn written(caller: &Caller, request: &WriteLine, now: Timestamp) -> Result<Written> {
+    caller.require(Permission::LogWrite)?;
+    let mut fields = request.fields.clone().unwrap_or_default();
+    let mut line =
+        NewLogLine { time: now, level: request.level, message: request.message.clone(), fields: Default::default() };
+    let mut faults = Faults::default();
+    if !matches!(caller.actor, Actor::Job { .. }) && request.job.is_some() {
+        if fields.contains_key(WRITTEN_BY) {
+            faults.add(format!("/fields/{WRITTEN_BY}"), "is filled in by the coordinator; leave it out");
+        }
+        fields.insert(WRITTEN_BY.to_owned(), caller.by().into());
+    }
+    line.fields = fields;
+    check_size(&mut faults, "", &line);
+    faults.check()?;
+    let group = group_of(std::slice::from_ref(&line), weight(&line))?;
+    Ok(Written { line, group })
+}
+
+/// Which log a line goes to: that of a job, or the caller's own.
+fn place(tx: &Tx, caller: &Caller, job: Option<JobId>) -> Result<(JobId, u32)> {
+    let job_id = match (&caller.actor, job) {
+        (Actor::Job { job, attempt, .. }, asked) if asked.is_none_or(|asked| asked == *job) => {
+            return Ok((*job, *attempt));
+        }
+        (Actor::User { id, .. }, None) => return Ok((JobId::from_uuid(id.uuid()), 0)),
+        (Actor::Robot { id, .. }, None) => return Ok((JobId::from_uuid(id.uuid()), 0)),
+        (Actor::Job { .. }, _) => return Err(Error::NotFound("job")),
+        (_, Some(job)) => job,
+    };
+    let job: Job = table::get(tx, job_id)?;
+    let newest = job.attempt.max(1);
+    if let Actor::Robot { id, .. } = caller.actor
+        && attempt::newest_of(tx, job_id, id)?.ok_or(Error::NotFound("job"))? != newest
+    {
+        return Err(Error::stale_attempt("the job has moved on to another attempt"));
+    }
+    Ok((job_id, newest))
+}
+
+/// Adds a line to the log of a job, or to the caller's own, and gives it with its number.
+pub fn write(tx: &mut Tx, caller: &Caller, job: Option<JobId>, written: &Written) -> Result<FoundRecord> {
+    let (job_id, attempt) = place(tx, caller, job)?;
+    let known: Option<LogHead> = table::find(tx, (job_id, attempt))?;
+    let is_new = known.is_none();
+    let mut head = match known {
+        Some(head) => head,
+        None if attempt == 0 => LogHead { author: Some(author(caller)), ..LogHead::new(job_id, 0) },
+        None => self::head(tx, job_id, attempt)?,
+    };
+    let seq = head.next_seq;
+    put_groups(tx, &mut head, std::slice::from_ref(&written.group))?;
+    head.inserted += 1;
+    let origin = origin(tx, &head)?;
+    put_head(tx, head, is_new)?;
+    Ok(FoundRecord { job_id, attempt, seq, line: written.line.clone(), origin })
+}
+
+fn author(caller: &Caller) -> Author {
+    let robot = match &caller.actor {
+        Actor::Robot { id, name } => Some(Holder { id: *id, name: name.clone() }),
+        Actor::User { .. } | Actor::Job { .. } => None,
+    };
+    Author { by: caller.by(), robot }
+}
+
+/// A line with all that is known of where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FoundRecord {
+    pub job_id: JobId,
+    /// 0: it belongs to no job.
+    pub attempt: u32,
+    pub seq: u64,
+    pub line: NewLogLine,
+    pub origin: Origin,
+}
+
+/// Where the lines of a log come from.
+pub fn origin(reading: &dyn Reading, head: &LogHead) -> Result<Origin> {
+    if let Some(author) = &head.author {
+        return Ok(Origin { robot: author.robot.clone(), process: None, by: Some(author.by.clone()) });
+    }
+    let attempt: Option<Attempt> = table::find(reading, (head.job_id, head.attempt))?;
+    let job: Option<Job> = table::find(reading, head.job_id)?;
+    let process = job.map(|job| LogProcess {
+        id: job.process_id,
+        name: job.process_name,
+        version_id: attempt.as_ref().map_or(job.process_version_id, |attempt| attempt.process_version_id),
+    });
+    Ok(Origin { robot: attempt.map(|attempt| attempt.robot), process, by: None })
+}
+
+/// The attempt has ended: its log can be sealed whole. A job that never had one may have the log of the first.
 pub fn end(tx: &mut Tx, job: JobId, attempt: u32) -> Result<()> {
-    if let Some(mut head) = table::find::<LogHead>(tx, (job, attempt))? {
+    let head = table::find::<LogHead>(tx, (job, attempt.max(1)))?;
+    if let Some(mut head) = head.filter(|head| head.ended_at.is_none()) {
         head.ended_at = Some(tx.now());
         table::update(tx, &mut head)?;
     }
@@ -185,8 +314,8 @@ pub fn head(reading: &dyn Reading, job: JobId, attempt: u32) -> Result<LogHead> 
 /// Where a run of lines is found.
 #[derive(Clone, Debug)]
 pub enum Run {
-    /// In the store, unpacked already.
-    Lines(Vec<LogLine>),
+    /// In the store, packed.
+    Chunk { first_seq: u64, packed: Vec<u8> },
     /// In the object store.
     Block(LogBlock),
 }
@@ -208,10 +337,10 @@ pub fn run_at(reading: &dyn Reading, job: JobId, attempt: u32, seq: u64) -> Resu
     let after = table::index_start(reading, Kind::LogChunk, (job, attempt, seq.saturating_add(1)));
     let before = chunks.clone().newest_first().below(after.clone()).pairs(reading, 1)?.pop();
     for first in [before.map(|(key, _)| first_seq_of(&key)), next_chunk(reading, chunks, after)?] {
-        let Some(first) = first.transpose()? else { continue };
-        let lines = chunk_lines(reading, job, attempt, first)?;
-        if lines.last().is_some_and(|line| line.seq >= seq) {
-            return Ok(Some(Run::Lines(lines)));
+        let Some(first_seq) = first.transpose()? else { continue };
+        let packed = chunk(reading, job, attempt, first_seq)?;
+        if first_seq + lines::count(&packed)? > seq {
+            return Ok(Some(Run::Chunk { first_seq, packed }));
         }
     }
     Ok(None)
@@ -222,153 +351,21 @@ fn next_chunk(reading: &dyn Reading, chunks: Scan, from: Vec<u8>) -> Result<Opti
 }
 
 /// A chunk's key ends with its first line (8 bytes) and the number of the piece (2 bytes).
-fn first_seq_of(key: &[u8]) -> Result<u64> {
+pub fn first_seq_of(key: &[u8]) -> Result<u64> {
     let bytes = key.len().checked_sub(10).and_then(|start| key.get(start..start + 8));
     let bytes = bytes.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
     bytes.map(u64::from_be_bytes).ok_or_else(|| Error::Internal("the key of a log chunk is broken".to_owned()))
 }
 
-fn chunk_lines(reading: &dyn Reading, job: JobId, attempt: u32, first_seq: u64) -> Result<Vec<LogLine>> {
+/// The packed lines of a chunk.
+pub fn chunk(reading: &dyn Reading, job: JobId, attempt: u32, first_seq: u64) -> Result<Vec<u8>> {
     let pieces = Scan::of(reading, Kind::LogChunk, (job, attempt, first_seq)).pairs(reading, 1_000)?;
-    let packed: Vec<u8> = pieces.into_iter().flat_map(|(_, piece)| piece).collect();
-    Ok(numbered(attempt, first_seq, unpack_lines(&packed)?))
+    Ok(pieces.into_iter().flat_map(|(_, piece)| piece).collect())
 }
 
 /// Gives lines their numbers.
 pub fn numbered(attempt: u32, first_seq: u64, lines: Vec<NewLogLine>) -> Vec<LogLine> {
     lines.into_iter().zip(first_seq..).map(|(line, seq)| LogLine { seq, attempt, line }).collect()
-}
-
-/// A run of lines on its way into a blob.
-#[derive(Clone, Debug)]
-pub struct Sealable {
-    pub job_id: JobId,
-    pub attempt: u32,
-    pub first_seq: u64,
-    pub lines: Vec<NewLogLine>,
-    pub chunks: u32,
-    pub bytes: u64,
-}
-
-/// Logs that can be sealed, up to about `SEAL_BYTES` in all, longest waiting first. One that is broken holds up no other.
-pub fn sealable(reading: &dyn Reading, limit: usize) -> Result<Vec<Sealable>> {
-    let heads = Scan::of(reading, Kind::LogHeadUnsealed, ()).indexed::<LogHead>(reading, limit)?;
-    let mut runs = Vec::new();
-    let mut bytes = 0;
-    for (_, head) in heads {
-        let run = match sealable_of(reading, &head) {
-            Ok(run) => run,
-            Err(error) => {
-                tracing::error!(%error, job = %head.job_id, attempt = head.attempt, "a log cannot be sealed");
-                continue;
-            }
-        };
-        bytes += run.bytes;
-        runs.push(run);
-        if bytes >= SEAL_BYTES {
-            break;
-        }
-    }
-    Ok(runs)
-}
-
-/// The oldest chunks of one log, up to about `SEAL_BYTES`.
-fn sealable_of(reading: &dyn Reading, head: &LogHead) -> Result<Sealable> {
-    let mut scan = Scan::of(reading, Kind::LogChunk, (head.job_id, head.attempt));
-    let mut run: Option<Sealable> = None;
-    while let Some((key, _)) = scan.pairs(reading, 1)?.pop() {
-        let first_seq = first_seq_of(&key)?;
-        let lines = chunk_lines(reading, head.job_id, head.attempt, first_seq)?;
-        let next = first_seq + lines.len() as u64;
-        let (job_id, attempt) = (head.job_id, head.attempt);
-        let run = run.get_or_insert(Sealable { job_id, attempt, first_seq, lines: Vec::new(), chunks: 0, bytes: 0 });
-        run.chunks += 1;
-        run.bytes += lines.iter().map(|line| weight(&line.line) as u64).sum::<u64>();
-        run.lines.extend(lines.into_iter().map(|line| line.line));
-        if run.bytes >= SEAL_BYTES {
-            break;
-        }
-        scan = scan.from(table::index_start(reading, Kind::LogChunk, (head.job_id, head.attempt, next)));
-    }
-    run.ok_or_else(|| Error::Internal("a log counts chunks that are not there".to_owned()))
-}
-
-/// A sealed run: which bytes of the blob it takes.
-#[derive(Clone, Debug)]
-pub struct Sealed {
-    pub run: Sealable,
-    pub offset: u64,
-    pub length: u64,
-}
-
-/// Puts blocks in the place of the chunks that a kept blob now holds. A job that was deleted meanwhile is passed over;
-/// the blob is discarded if nothing of it is needed.
-pub fn seal(tx: &mut Tx, blob: LogBlockId, sealed: &[Sealed]) -> Result<()> {
-    let mut used = false;
-    for Sealed { run, offset, length } in sealed {
-        let Some(mut head) = table::find::<LogHead>(tx, (run.job_id, run.attempt))? else { continue };
-        if !delete_chunks(tx, run)? {
-            continue;
-        }
-        used = true;
-        head.unsealed_chunks = head.unsealed_chunks.saturating_sub(run.chunks);
-        head.unsealed_bytes = head.unsealed_bytes.saturating_sub(run.bytes);
-        table::update(tx, &mut head)?;
-        let times = || run.lines.iter().map(|line| line.time);
-        table::insert(
-            tx,
-            &LogBlock {
-                job_id: run.job_id,
-                attempt: run.attempt,
-                first_seq: run.first_seq,
-                last_seq: run.first_seq + run.lines.len() as u64 - 1,
-                first_time: times().min().unwrap_or(tx.now()),
-                last_time: times().max().unwrap_or(tx.now()),
-                worst: run.lines.iter().map(|line| line.level).max().unwrap_or(Level::Trace),
-                blob,
-                offset: *offset,
-                length: *length,
-                bytes: run.bytes,
-                sealed_at: tx.now(),
-                expired: false,
-            },
-        )?;
-    }
-    let blob = BlobName::log(blob).to_string();
-    if used { garbage::keep(tx, &blob) } else { garbage::discard(tx, blob) }
-}
-
-/// Deletes the chunks of a run; `false` if they are not there any more.
-fn delete_chunks(tx: &mut Tx, run: &Sealable) -> Result<bool> {
-    let bound = |seq: u64| table::index_start(tx, Kind::LogChunk, (run.job_id, run.attempt, seq));
-    let (from, below) = (bound(run.first_seq), bound(run.first_seq + run.lines.len() as u64));
-    let scan = Scan::of(tx, Kind::LogChunk, (run.job_id, run.attempt)).from(from).below(below);
-    let pieces = scan.pairs(tx, 10_000)?;
-    let found = !pieces.is_empty();
-    for (key, _) in pieces {
-        tx.delete(key);
-    }
-    Ok(found)
-}
-
-/// Deletes the content of blocks whose newest line is older than `before`, a page at a time; how many there were.
-pub fn expire_page(tx: &mut Tx, before: drover_protocol::Timestamp, limit: usize) -> Result<usize> {
-    let end = table::index_start(tx, Kind::LogBlockByTime, before);
-    let due = Scan::of(tx, Kind::LogBlockByTime, ()).below(end).indexed::<LogBlock>(tx, limit)?;
-    let count = due.len();
-    for (_, mut block) in due {
-        block.expired = true;
-        table::update(tx, &mut block)?;
-        discard_blob_if_unused(tx, block.blob)?;
-    }
-    Ok(count)
-}
-
-fn discard_blob_if_unused(tx: &mut Tx, blob: LogBlockId) -> Result<()> {
-    if Scan::of(tx, Kind::LogBlockByBlob, blob).pairs(tx, 1)?.is_empty() {
-        garbage::discard(tx, BlobName::log(blob).to_string())?;
-    }
-    Ok(())
 }
 
 /// Removes one page of all logs of a job; `true` when nothing is left.
@@ -400,7 +397,7 @@ pub fn remove_page(tx: &mut Tx, job: JobId, limit: usize) -> Result<bool> {
 fn seal_no_more(tx: &mut Tx, job: JobId, limit: usize) -> Result<()> {
     let heads = Scan::of(tx, Kind::LogHead, job).records::<LogHead>(tx, limit)?;
     for (_, mut head) in heads.into_iter().filter(|(_, head)| head.unsealed_chunks > 0) {
-        (head.unsealed_chunks, head.unsealed_bytes) = (0, 0);
+        (head.unsealed_chunks, head.unsealed_bytes, head.unsealed) = (0, 0, None);
         table::update(tx, &mut head)?;
     }
     Ok(())

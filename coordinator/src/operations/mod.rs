@@ -19,6 +19,8 @@ pub mod key;
 pub mod link;
 pub mod list;
 pub mod log;
+pub mod log_sealing;
+pub mod log_search;
 pub mod process;
 pub mod process_version;
 pub mod queue;

@@ -146,6 +146,16 @@ kinds! {
     StorageFolderDeleted = b"sd",
     /// Files that use the content of another one, of which they are copies.
     FileByContent = b"su",
+    /// Sealed lines that a search can find: span, last time.
+    LogBlockBySpan = b"lg",
+    /// The same by the robot that said them.
+    LogBlockByRobot = b"lr",
+    /// The same by the process.
+    LogBlockByProcess = b"lw",
+    /// Logs with lines that are not sealed yet.
+    LogActive = b"la",
+    /// Which lines have arrived, in the order of their arrival, for those who follow all logs; kept for a while.
+    LogArrival = b"li",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -307,7 +317,7 @@ mod tests {
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
-             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su"
+             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li"
         );
         let mut unique = letters.clone();
         unique.sort();

@@ -14,6 +14,7 @@ pub mod engine;
 pub mod export;
 pub mod ids;
 pub mod key;
+pub mod lines;
 pub mod memory;
 mod overlay;
 pub mod restore;

@@ -283,11 +283,12 @@ impl Record for LogHead {
     }
 
     fn indexes(&self) -> Vec<IndexEntry> {
-        let sealable = self.unsealed_chunks > 0 && (self.ended_at.is_some() || self.is_long());
-        sealable
-            .then(|| IndexEntry::many(Kind::LogHeadUnsealed, self.ended_at.unwrap_or(Timestamp::EPOCH)))
-            .into_iter()
-            .collect()
+        if self.unsealed_chunks == 0 {
+            return Vec::new();
+        }
+        let sealable = self.sealable_at().map(|at| IndexEntry::many(Kind::LogHeadUnsealed, at));
+        let active = self.unsealed.as_ref().map(|_| IndexEntry::many(Kind::LogActive, ()));
+        sealable.into_iter().chain(active).collect()
     }
 }
 
@@ -304,7 +305,19 @@ impl Record for LogBlock {
         if self.expired {
             return Vec::new();
         }
-        vec![IndexEntry::many(Kind::LogBlockByTime, self.last_time), IndexEntry::many(Kind::LogBlockByBlob, self.blob)]
+        let mut entries = vec![
+            IndexEntry::many(Kind::LogBlockByTime, self.last_time),
+            IndexEntry::many(Kind::LogBlockByBlob, self.blob),
+        ];
+        if let Some(origin) = &self.origin {
+            let time = (self.span(), self.last_time);
+            entries.push(IndexEntry::many(Kind::LogBlockBySpan, time));
+            entries
+                .extend(origin.robot.as_ref().map(|robot| IndexEntry::many(Kind::LogBlockByRobot, (robot.id, time))));
+            let process = origin.process.as_ref();
+            entries.extend(process.map(|process| IndexEntry::many(Kind::LogBlockByProcess, (process.id, time))));
+        }
+        entries
     }
 }
 
@@ -602,8 +615,14 @@ pub const RECORDS: &[RecordKind] = &[
     ]),
     records::<Attempt>(&[]),
     records::<Event>(&[]),
-    records::<LogHead>(&[Kind::LogHeadUnsealed]),
-    records::<LogBlock>(&[Kind::LogBlockByTime, Kind::LogBlockByBlob]),
+    records::<LogHead>(&[Kind::LogHeadUnsealed, Kind::LogActive]),
+    records::<LogBlock>(&[
+        Kind::LogBlockByTime,
+        Kind::LogBlockByBlob,
+        Kind::LogBlockBySpan,
+        Kind::LogBlockByRobot,
+        Kind::LogBlockByProcess,
+    ]),
     records::<File>(&[Kind::FileByPath, Kind::FileByTime, Kind::FileByContent]),
     records::<StorageFolder>(&[Kind::StorageFolderByName, Kind::StorageFolderRetained, Kind::StorageFolderDeleted]),
     records::<Answer>(&[Kind::IdempotencyByExpiry]),
@@ -626,10 +645,17 @@ pub const RECORDS: &[RecordKind] = &[
     records::<Act>(&[Kind::AuditByActor, Kind::AuditByNoun, Kind::AuditByObject]),
 ];
 
-/// Kinds that are neither records nor indexes: pieces of documents and of log lines, what is found by a hash, and
-/// where the audit trail ends.
-pub const PLAIN: &[Kind] =
-    &[Kind::KeyByHash, Kind::JoinTokenByHash, Kind::Document, Kind::LogChunk, Kind::System, Kind::AuditHead];
+/// Kinds that are neither records nor indexes: pieces of documents and of log lines, arrivals, what is found by a hash,
+/// and where the audit trail ends.
+pub const PLAIN: &[Kind] = &[
+    Kind::KeyByHash,
+    Kind::JoinTokenByHash,
+    Kind::Document,
+    Kind::LogChunk,
+    Kind::LogArrival,
+    Kind::System,
+    Kind::AuditHead,
+];
 
 #[cfg(test)]
 mod tests {

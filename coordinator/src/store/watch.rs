@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-use drover_protocol::{JobId, KeyId, QueueId, RobotGroupId, RobotId};
+use drover_protocol::{AccountId, JobId, KeyId, QueueId, RobotGroupId, RobotId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -31,6 +31,8 @@ pub enum Topic {
     Job(JobId),
     /// The job has new log lines.
     JobLog(JobId),
+    /// Some log of the account has new lines.
+    Logs(AccountId),
     /// The key has ended.
     Key(KeyId),
     /// A deadline of some job has been set.
@@ -39,14 +41,14 @@ pub enum Topic {
     Sealing,
     /// Some blob is no longer needed.
     Garbage,
-    /// A storage folder was deleted.
-    Storage,
     /// A task of this queue has become ready to be taken.
     Queue(QueueId),
     /// Something is due for a task in a moment.
     TasksDue,
     /// A job has ended and holds more tasks than were settled at once.
     Settling,
+    /// A storage folder was deleted.
+    Storage,
 }
 
 impl Topic {

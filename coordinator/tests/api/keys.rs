@@ -270,7 +270,13 @@ async fn me_tells_who_is_asking() {
     let permissions = own["permissions"].as_array().unwrap();
     let may = |permission: &str| permissions.contains(&json!(permission));
     assert!(
-        may("job:read") && may("task:take") && may("resource:read_value") && !may("job:start") && !may("queue:create"),
+        may("job:read")
+            && may("log:write")
+            && may("task:take")
+            && may("resource:read_value")
+            && may("storage:write")
+            && !may("job:start")
+            && !may("queue:create"),
         "{permissions:?}"
     );
 }

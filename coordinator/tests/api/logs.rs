@@ -405,6 +405,9 @@ async fn a_log_that_is_half_deleted_holds_up_no_other() {
     assert_eq!(blobs(&world).await, 1, "the other job's log is not sealed");
     assert_eq!(messages(&read(&world, &other, "").await), ["one"]);
     world.delete(&format!("/jobs/{job}")).await.done();
+    // For a while it is known in which order lines have arrived.
+    world.move_clock(1_000);
+    world.retain(0, 0).await;
     let id: uuid::Uuid = job.parse().unwrap();
     assert_eq!(world.mentions(id.as_bytes()), 0);
 }

@@ -13,6 +13,7 @@ mod hostile;
 mod jobs;
 mod keys;
 mod links;
+mod log_search;
 mod logs;
 mod model;
 mod permissions;

@@ -154,6 +154,7 @@ impl Things {
                 json!({ "path": "report.txt", "verb": "get", "expires_in_seconds": 60 })
             }
             "POST /jobs" => json!({ "process": self.0["{process}"], "target": { "group": "all" } }),
+            "POST /logs" => json!({ "level": "info", "message": "by hand" }),
             "POST /jobs/{job}/stop" => json!({ "mode": "stop" }),
             "POST /jobs/{job}/close" => json!({ "outcome": "lost", "reason": "gone" }),
             "POST /robots/{robot}/pause" | "POST /robot-groups/{group}/pause" => {
@@ -179,10 +180,13 @@ impl Things {
     async fn call(&self, world: &World, method: &Method, path: &str, key: Option<&str>) -> Answer {
         let below = path.strip_prefix("/api/v1");
         let operation = format!("{method} {}", below.unwrap_or(path));
-        let target = match self.0.get(operation.as_str()) {
+        let mut target = match self.0.get(operation.as_str()) {
             Some(token) => format!("/links/{token}"),
             None => below.map_or(format!("/{path}"), |below| self.path(below)),
         };
+        if (method, below) == (&Method::DELETE, Some("/logs")) {
+            target.push_str("?before=2026-01-01T00:00:00Z");
+        }
         let mut call = Call::new(world.router.clone(), method.clone(), &target);
         if let Some(key) = key {
             call = call.key(key);

@@ -77,7 +77,12 @@ pub fn rules() -> Rules {
     Rules {
         leases: Leases { job_seconds: 60, accept_seconds: 30, lost_after_seconds: 300 },
         heartbeat_seconds: 20,
-        limits: Limits { package_bytes: 1024 * 1024, artifact_bytes: 1024 * 1024, file_bytes: 1024 * 1024 },
+        limits: Limits {
+            package_bytes: 1024 * 1024,
+            artifact_bytes: 1024 * 1024,
+            file_bytes: 1024 * 1024,
+            job_log_bytes: 256 << 20,
+        },
         public_metrics: true,
         public_url: String::new(),
     }

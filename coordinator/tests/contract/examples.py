@@ -72,6 +72,7 @@ def work(e, robot_key):
     e.send("accept_job", key=robot_key, job=job)
     e.send("send_heartbeat", key=robot_key, change={"jobs": [{"job_id": job, "attempt": 1, "phase": "running"}]})
     e.send("append_job_log", key=robot_key, job=job)
+    e.send("write_log_line")
     e.send("finish_job", key=robot_key, job=job)
     assert e.send("get_job", job=job)["outcome"] == "succeeded"
     other = e.send("start_jobs")["id"]

@@ -200,7 +200,12 @@ impl World {
         let rules = Rules {
             leases: LEASES,
             heartbeat_seconds: 10,
-            limits: Limits { package_bytes: 1 << 20, artifact_bytes: 1 << 20, file_bytes: 1 << 20 },
+            limits: Limits {
+                package_bytes: 1 << 20,
+                artifact_bytes: 1 << 20,
+                file_bytes: 1 << 20,
+                job_log_bytes: 256 << 20,
+            },
             public_metrics: true,
             public_url: String::new(),
         };

@@ -97,6 +97,8 @@ const BY_RULE: &[(&str, &[Code])] = &[
     ("checkpoint_task", &[Code::StaleAttempt]),
     ("comment_task", &[Code::StaleAttempt]),
     ("retry_task", &[Code::WrongState]),
+    ("search_logs", &[Code::NotFound, Code::NotAcceptable, Code::TooManyRequests]),
+    ("write_log_line", &[Code::NotFound, Code::StaleAttempt]),
     ("join_robot", &[Code::Unauthenticated, Code::Forbidden, Code::AlreadyExists, Code::WrongState]),
     ("accept_job", &[Code::StaleAttempt, Code::WrongState]),
     ("finish_job", &[Code::StaleAttempt, Code::WrongState]),

@@ -128,7 +128,7 @@ fn headers_of_repetition_and_condition_are_where_they_must_be() {
     // Agents' calls are repeatable by their own nature; a key that is revealed must not be kept.
     let without_key = |path: &str, id: &str| path.starts_with("/api/v1/agent/") || id == "reveal_own_key";
     // These have no revision.
-    let without_revision = ["delete_key", "delete_join_token", "remove_robot_from_group"];
+    let without_revision = ["delete_key", "delete_join_token", "remove_robot_from_group", "delete_logs"];
     for (path, method, operation) in operations_of(&document) {
         let id = id(&operation);
         let answers = &operation["responses"];

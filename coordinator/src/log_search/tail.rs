@@ -1,0 +1,198 @@
+//! Following all logs: lines in the order in which they arrive, from now on or from the last one that was seen.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use drover_protocol::{JobId, Timestamp, log::FoundLine};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Filter, Lines, Packed, view};
+use crate::{
+    domain::log::Origin,
+    error::{Error, Result},
+    operations::{
+        log::FoundRecord,
+        log_search::{self, ARRIVALS_SECONDS, Arrival},
+    },
+    store::{Reading, lines::Columns},
+};
+
+/// Arrivals that are looked up at once.
+const ARRIVALS: usize = 100;
+/// So many lines are given at once, or a few more.
+const LINES: usize = 500;
+/// So often those who are told no line are told where they are.
+const POSITION_EVERY: Duration = Duration::from_secs(10);
+
+/// Something to tell.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TailEvent {
+    Line {
+        id: String,
+        line: Box<FoundLine>,
+    },
+    /// No line, but the follower need not look at what came before this again.
+    Position {
+        id: String,
+    },
+    /// What came between the last line that was seen and this time is not known any more.
+    Gap {
+        until: Timestamp,
+    },
+}
+
+/// Up to where arrivals have been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    arrival: Uuid,
+    /// Lines of that arrival.
+    lines: u64,
+}
+
+impl Told {
+    fn id(&self) -> String {
+        format!("{}-{}", self.arrival.simple(), self.lines)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (arrival, lines) = text.trim().split_once('-')?;
+        Some(Self { arrival: Uuid::try_parse(arrival).ok()?, lines: lines.parse().ok()? })
+    }
+}
+
+/// A follower of all logs.
+pub struct Tail {
+    lines: Lines,
+    filter: Arc<Filter>,
+    told: Told,
+    gap: Option<Timestamp>,
+    /// The lines that were read last: many small arrivals may lie in one block.
+    held: Option<Held>,
+    said_at: Instant,
+}
+
+struct Held {
+    log: (JobId, u32),
+    first_seq: u64,
+    end: u64,
+    packed: Bytes,
+}
+
+impl Tail {
+    /// Follows from the event with this id on, or from now on.
+    pub fn open(lines: Lines, filter: Arc<Filter>, last_event: Option<&str>) -> Result<Self> {
+        let db = Arc::clone(&lines.db);
+        let (told, gap) = db.read(lines.account, |reading| {
+            let Some(text) = last_event else {
+                let newest = log_search::newest_arrival(reading)?;
+                let told = newest.map(|arrival| Told { arrival: arrival.id, lines: arrival.lines });
+                return Ok((told.unwrap_or(Told { arrival: Uuid::nil(), lines: 0 }), None));
+            };
+            let told = Told::parse(text).ok_or_else(|| {
+                Error::BadRequest("Last-Event-ID must be the id of an event of this stream".to_owned())
+            })?;
+            let kept_since = reading.now().minus_seconds(ARRIVALS_SECONDS);
+            let oldest = log_search::arrivals(reading, Uuid::nil(), 1)?.pop();
+            let is_known =
+                oldest.is_some_and(|oldest| oldest.id <= told.arrival) || time_of(told.arrival) >= kept_since;
+            Ok((told, (!is_known).then_some(kept_since)))
+        })?;
+        Ok(Self { lines, filter, told, gap, held: None, said_at: Instant::now() })
+    }
+
+    /// What has come since the last call; nothing if nothing has come. Call again until then.
+    pub async fn read(&mut self) -> Result<Vec<TailEvent>> {
+        let mut events = Vec::new();
+        events.extend(self.gap.take().map(|until| TailEvent::Gap { until }));
+        loop {
+            let from = self.told.arrival;
+            let found = self.lines.db.read(self.lines.account, |reading| {
+                let arrivals = log_search::arrivals(reading, from, ARRIVALS)?;
+                let with_origin = |arrival: Arrival| {
+                    let origin = log_search::origin_of(reading, arrival.job_id, arrival.attempt)?;
+                    Ok((arrival, origin))
+                };
+                arrivals.into_iter().map(with_origin).collect::<Result<Vec<_>>>()
+            })?;
+            let is_last = found.len() < ARRIVALS;
+            let before = self.told;
+            for (arrival, origin) in found {
+                if arrival.id != self.told.arrival {
+                    self.told = Told { arrival: arrival.id, lines: 0 };
+                }
+                let whose = &self.filter.whose;
+                let origin = origin.filter(|origin| whose.fits(arrival.job_id, arrival.attempt, origin));
+                match origin {
+                    Some(origin) => self.tell(&arrival, &origin, &mut events).await?,
+                    None => self.told.lines = arrival.lines,
+                }
+                if events.len() >= LINES {
+                    self.said_at = Instant::now();
+                    return Ok(events);
+                }
+            }
+            if is_last || self.told == before {
+                break;
+            }
+        }
+        if !events.is_empty() {
+            self.said_at = Instant::now();
+        } else if self.said_at.elapsed() >= POSITION_EVERY && !self.told.arrival.is_nil() {
+            self.said_at = Instant::now();
+            events.push(TailEvent::Position { id: self.told.id() });
+        }
+        Ok(events)
+    }
+
+    /// Tells the rest of an arrival, unless it is too much for once.
+    async fn tell(&mut self, arrival: &Arrival, origin: &Origin, events: &mut Vec<TailEvent>) -> Result<()> {
+        let end = arrival.first_seq + arrival.lines;
+        while self.told.lines < arrival.lines && events.len() < LINES {
+            let seq = arrival.first_seq + self.told.lines;
+            let Some((first_seq, held_end, packed)) = self.hold(arrival, seq).await? else {
+                // Deleted since.
+                self.told.lines = arrival.lines;
+                return Ok(());
+            };
+            let mut columns = Columns::open(&packed)?;
+            columns.read_messages()?;
+            for seq in seq..held_end.min(end) {
+                let line = columns.line(usize::try_from(seq - first_seq).unwrap_or(usize::MAX))?;
+                self.told.lines = seq + 1 - arrival.first_seq;
+                if self.filter.fits(&line) {
+                    let (job_id, attempt) = (arrival.job_id, arrival.attempt);
+                    let found = FoundRecord { job_id, attempt, seq, line, origin: origin.clone() };
+                    events.push(TailEvent::Line { id: self.told.id(), line: Box::new(view(found)) });
+                }
+                if events.len() >= LINES {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The packed lines that have line `seq` of an arrival among them, with the first number and the one after the last;
+    /// `None` if it is not there any more.
+    async fn hold(&mut self, arrival: &Arrival, seq: u64) -> Result<Option<(u64, u64, Bytes)>> {
+        let log = (arrival.job_id, arrival.attempt);
+        let fits = |held: &Held| held.log == log && (held.first_seq..held.end).contains(&seq);
+        if !self.held.as_ref().is_some_and(fits) {
+            self.held = match self.lines.at(arrival.job_id, arrival.attempt, seq).await? {
+                Some(Packed::Lines { first_seq, packed }) => {
+                    let end = first_seq + crate::store::lines::count(&packed)?;
+                    Some(Held { log, first_seq, end, packed })
+                }
+                Some(Packed::Gone(_)) | None => None,
+            };
+        }
+        let held = self.held.as_ref().filter(|held| fits(held));
+        Ok(held.map(|held| (held.first_seq, held.end, held.packed.clone())))
+    }
+}
+
+/// When an id was made: its first 48 bits.
+fn time_of(id: Uuid) -> Timestamp {
+    Timestamp::from_millis(i64::try_from(id.as_u128() >> 80).unwrap_or(i64::MAX))
+}

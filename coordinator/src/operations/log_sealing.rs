@@ -1,0 +1,277 @@
+//! Sealing of logs: lines go from the store into compressed blocks, too long logs lose their middle, old blocks go.
+
+use drover_protocol::{JobId, LogBlockId, Timestamp, log::NewLogLine};
+
+use super::{
+    garbage,
+    log::{self, chunk, first_seq_of, weight},
+};
+use crate::{
+    domain::log::{BLOCK_BYTES, Gone, LogBlock, LogHead, SEAL_BYTES, times},
+    error::{Error, Result},
+    store::{Reading, Scan, Tx, blob::BlobName, key::Kind, lines, table},
+};
+
+/// Blocks that one transaction leaves out of a log that is too long: many more than it has sealed.
+const MAX_LEFT_OUT: usize = 64;
+
+/// A run of lines on its way into a block.
+#[derive(Clone, Debug)]
+pub struct Sealable {
+    pub job_id: JobId,
+    pub attempt: u32,
+    pub first_seq: u64,
+    pub lines: Vec<NewLogLine>,
+    pub chunks: u32,
+    pub bytes: u64,
+}
+
+/// Logs that can be sealed, up to about `SEAL_BYTES` in all, longest waiting first. One that is broken holds up no other.
+pub fn sealable(reading: &dyn Reading, limit: usize) -> Result<Vec<Sealable>> {
+    let due = Timestamp::from_millis(reading.now().millis() + 1);
+    let due = table::index_start(reading, Kind::LogHeadUnsealed, due);
+    let heads = Scan::of(reading, Kind::LogHeadUnsealed, ()).below(due).indexed::<LogHead>(reading, limit)?;
+    let mut runs = Vec::new();
+    let mut bytes = 0;
+    for (_, head) in heads {
+        let of_head = match sealable_of(reading, &head) {
+            Ok(of_head) => of_head,
+            Err(error) => {
+                tracing::error!(%error, job = %head.job_id, attempt = head.attempt, "a log cannot be sealed");
+                continue;
+            }
+        };
+        bytes += of_head.iter().map(|run| run.bytes).sum::<u64>();
+        runs.extend(of_head);
+        if bytes >= SEAL_BYTES {
+            break;
+        }
+    }
+    Ok(runs)
+}
+
+/// The oldest chunks of one log, up to about `SEAL_BYTES`, in runs of about `BLOCK_BYTES`.
+fn sealable_of(reading: &dyn Reading, head: &LogHead) -> Result<Vec<Sealable>> {
+    let (job_id, attempt) = (head.job_id, head.attempt);
+    let mut scan = Scan::of(reading, Kind::LogChunk, (job_id, attempt));
+    let mut runs: Vec<Sealable> = Vec::new();
+    let mut bytes = 0;
+    while let Some((key, _)) = scan.pairs(reading, 1)?.pop() {
+        let first_seq = first_seq_of(&key)?;
+        let lines = lines::unpack(&chunk(reading, job_id, attempt, first_seq)?)?;
+        let next = first_seq + lines.len() as u64;
+        if runs.last().is_none_or(|run| run.bytes >= BLOCK_BYTES) {
+            runs.push(Sealable { job_id, attempt, first_seq, lines: Vec::new(), chunks: 0, bytes: 0 });
+        }
+        if let Some(run) = runs.last_mut() {
+            let of_chunk = lines.iter().map(|line| weight(line) as u64).sum::<u64>();
+            run.chunks += 1;
+            run.bytes += of_chunk;
+            run.lines.extend(lines);
+            bytes += of_chunk;
+        }
+        if bytes >= SEAL_BYTES {
+            break;
+        }
+        scan = scan.from(table::index_start(reading, Kind::LogChunk, (job_id, attempt, next)));
+    }
+    match runs.is_empty() {
+        true => Err(Error::Internal("a log counts chunks that are not there".to_owned())),
+        false => Ok(runs),
+    }
+}
+
+/// A sealed run: which bytes of the blob it takes.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    pub run: Sealable,
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// Puts blocks in the place of the chunks that a kept blob now holds. A job that was deleted meanwhile is passed over;
+/// the blob is discarded if nothing of it is needed. A log of more than `cap_bytes` loses its middle.
+pub fn seal(tx: &mut Tx, blob: LogBlockId, sealed: &[Sealed], cap_bytes: u64) -> Result<()> {
+    let mut used = false;
+    for of_log in sealed.chunk_by(|a, b| (a.run.job_id, a.run.attempt) == (b.run.job_id, b.run.attempt)) {
+        used |= seal_log(tx, blob, of_log, cap_bytes)?;
+    }
+    let blob = BlobName::log(blob).to_string();
+    if used { garbage::keep(tx, &blob) } else { garbage::discard(tx, blob) }
+}
+
+/// Seals the runs of one log; `false` if none of them was needed any more.
+fn seal_log(tx: &mut Tx, blob: LogBlockId, sealed: &[Sealed], cap_bytes: u64) -> Result<bool> {
+    let Some(first) = sealed.first() else { return Ok(false) };
+    let Some(mut head) = table::find::<LogHead>(tx, (first.run.job_id, first.run.attempt))? else { return Ok(false) };
+    let origin = log::origin(tx, &head)?;
+    let mut used = false;
+    for Sealed { run, offset, length } in sealed {
+        if !delete_chunks(tx, run)? {
+            continue;
+        }
+        used = true;
+        let last_seq = run.first_seq + run.lines.len() as u64 - 1;
+        let (first_time, last_time, _) = times(&run.lines).unwrap_or((tx.now(), tx.now(), true));
+        let block = LogBlock {
+            job_id: run.job_id,
+            attempt: run.attempt,
+            first_seq: run.first_seq,
+            last_seq,
+            first_time,
+            last_time,
+            worst: run.lines.iter().map(|line| line.level).max().unwrap_or_default(),
+            blob,
+            offset: *offset,
+            length: *length,
+            bytes: run.bytes,
+            sealed_at: tx.now(),
+            expired: false,
+            origin: Some(origin.clone()),
+            gone: None,
+        };
+        table::insert(tx, &block)?;
+        count_sealed(&mut head, &block, run.chunks, tx.now(), cap_bytes);
+    }
+    if used {
+        leave_middle_out(tx, &mut head, cap_bytes)?;
+        table::update(tx, &mut head)?;
+    }
+    Ok(used)
+}
+
+fn count_sealed(head: &mut LogHead, block: &LogBlock, chunks: u32, now: Timestamp, cap_bytes: u64) {
+    head.unsealed_chunks = head.unsealed_chunks.saturating_sub(chunks);
+    head.unsealed_bytes = head.unsealed_bytes.saturating_sub(block.bytes);
+    head.kept_bytes += block.bytes;
+    if head.unsealed_chunks == 0 {
+        head.unsealed = None;
+    } else if let Some(unsealed) = &mut head.unsealed {
+        (unsealed.first_seq, unsealed.since) = (block.last_seq + 1, now);
+    }
+    let beginning = &mut head.beginning;
+    if !beginning.is_full && (beginning.bytes == 0 || beginning.bytes + block.bytes <= cap_bytes / 2) {
+        beginning.bytes += block.bytes;
+        beginning.last_seq = block.last_seq;
+    } else {
+        beginning.is_full = true;
+    }
+}
+
+/// Deletes the oldest blocks after the beginning until what is left is within the cap. The newest one always stays.
+fn leave_middle_out(tx: &mut Tx, head: &mut LogHead, cap_bytes: u64) -> Result<()> {
+    for _ in 0..MAX_LEFT_OUT {
+        if head.kept_bytes <= cap_bytes {
+            break;
+        }
+        let after = table::index_start(tx, Kind::LogBlock, (head.job_id, head.attempt, head.beginning.last_seq + 1));
+        // What was left out before is one block.
+        let blocks = Scan::of(tx, Kind::LogBlock, (head.job_id, head.attempt)).from(after);
+        let mut live = blocks.records::<LogBlock>(tx, 32)?.into_iter().map(|(_, block)| block).filter(|b| !b.expired);
+        let (Some(oldest), Some(_)) = (live.next(), live.next()) else { return Ok(()) };
+        drop(live);
+        head.kept_bytes = head.kept_bytes.saturating_sub(oldest.bytes);
+        empty(tx, oldest, Gone::Cap)?;
+    }
+    Ok(())
+}
+
+/// Deletes the chunks of a run; `false` if they are not there any more.
+fn delete_chunks(tx: &mut Tx, run: &Sealable) -> Result<bool> {
+    let bound = |seq: u64| table::index_start(tx, Kind::LogChunk, (run.job_id, run.attempt, seq));
+    let (from, below) = (bound(run.first_seq), bound(run.first_seq + run.lines.len() as u64));
+    let scan = Scan::of(tx, Kind::LogChunk, (run.job_id, run.attempt)).from(from).below(below);
+    let pieces = scan.pairs(tx, 10_000)?;
+    let found = !pieces.is_empty();
+    for (key, _) in pieces {
+        tx.delete(key);
+    }
+    Ok(found)
+}
+
+/// What a page of deletion has taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Blocks that were due; a full page means that there may be more.
+    pub entries: usize,
+    pub lines: u64,
+    pub bytes: u64,
+}
+
+/// Deletes the content of blocks whose newest line is older than `before`, a page at a time.
+pub fn expire_page(tx: &mut Tx, before: Timestamp, why: &Gone, limit: usize) -> Result<Taken> {
+    let end = table::index_start(tx, Kind::LogBlockByTime, before);
+    let due = Scan::of(tx, Kind::LogBlockByTime, ()).below(end).pairs(tx, limit)?;
+    let mut taken = Taken { entries: due.len(), ..Taken::default() };
+    for (_, id) in due {
+        let Some((_, block)) = Scan::of(tx, Kind::LogBlock, Raw(&id)).records::<LogBlock>(tx, 1)?.pop() else {
+            continue;
+        };
+        taken.lines += block.last_seq - block.first_seq + 1;
+        taken.bytes += block.bytes;
+        if let Some(mut head) = table::find::<LogHead>(tx, (block.job_id, block.attempt))? {
+            head.kept_bytes = head.kept_bytes.saturating_sub(block.bytes);
+            table::update(tx, &mut head)?;
+        }
+        match block.attempt {
+            0 => remove_jobless(tx, &block)?,
+            _ => empty(tx, block, why.clone())?,
+        }
+    }
+    Ok(taken)
+}
+
+/// The bytes of an id that an index names.
+struct Raw<'a>(&'a [u8]);
+
+impl crate::store::key::KeyPart for Raw<'_> {
+    fn append(&self, key: &mut Vec<u8>) {
+        key.extend_from_slice(self.0);
+    }
+}
+
+/// Lines that belong to no job are read by nobody line by line: nothing needs to say that they are gone.
+fn remove_jobless(tx: &mut Tx, block: &LogBlock) -> Result<()> {
+    table::delete::<LogBlock>(tx, (block.job_id, block.attempt, block.first_seq))?;
+    discard_blob_if_unused(tx, block.blob)?;
+    let is_last = Scan::of(tx, Kind::LogBlock, (block.job_id, 0u32)).pairs(tx, 1)?.is_empty();
+    if is_last && table::find::<LogHead>(tx, (block.job_id, 0))?.is_some_and(|head| head.unsealed_chunks == 0) {
+        table::delete::<LogHead>(tx, (block.job_id, 0))?;
+    }
+    Ok(())
+}
+
+/// Deletes the content of a block. What is gone for the same reason side by side becomes one block, so that it is told
+/// in one line.
+fn empty(tx: &mut Tx, mut block: LogBlock, why: Gone) -> Result<()> {
+    let blob = block.blob;
+    let own = table::index_start(tx, Kind::LogBlock, (block.job_id, block.attempt, block.first_seq));
+    let next = table::index_start(tx, Kind::LogBlock, (block.job_id, block.attempt, block.last_seq + 1));
+    let of_log = Scan::of(tx, Kind::LogBlock, (block.job_id, block.attempt));
+    let before = of_log.clone().newest_first().below(own).records::<LogBlock>(tx, 1)?.pop();
+    let after = of_log.from(next).records::<LogBlock>(tx, 1)?.pop();
+    let is_like = |other: &LogBlock| other.expired && other.reason() == why;
+    block.expired = true;
+    block.gone = Some(why.clone());
+    if let Some((_, after)) = after.filter(|(_, after)| is_like(after) && after.first_seq == block.last_seq + 1) {
+        table::delete::<LogBlock>(tx, (after.job_id, after.attempt, after.first_seq))?;
+        block.take_in(&after);
+    }
+    match before.filter(|(_, before)| is_like(before) && before.last_seq + 1 == block.first_seq) {
+        Some((_, mut before)) => {
+            table::delete::<LogBlock>(tx, (block.job_id, block.attempt, block.first_seq))?;
+            before.take_in(&block);
+            table::update(tx, &mut before)?;
+        }
+        None => table::update(tx, &mut block)?,
+    }
+    discard_blob_if_unused(tx, blob)
+}
+
+/// Notes that nobody needs a blob any more, unless some block still lies in it.
+pub fn discard_blob_if_unused(tx: &mut Tx, blob: LogBlockId) -> Result<()> {
+    if Scan::of(tx, Kind::LogBlockByBlob, blob).pairs(tx, 1)?.is_empty() {
+        garbage::discard(tx, BlobName::log(blob).to_string())?;
+    }
+    Ok(())
+}
