@@ -47,8 +47,14 @@ pub async fn app() -> Arc<App> {
     let rules = Rules {
         leases: Leases { job_seconds: 60, accept_seconds: 30, lost_after_seconds: 300 },
         heartbeat_seconds: 20,
-        limits: Limits { package_bytes: 1 << 20, artifact_bytes: 1 << 20, job_log_bytes: 256 << 20 },
+        limits: Limits {
+            package_bytes: 1 << 20,
+            artifact_bytes: 1 << 20,
+            file_bytes: 1 << 20,
+            job_log_bytes: 256 << 20,
+        },
         public_metrics: true,
+        public_url: String::new(),
     };
     let secrets = Arc::new(Secrets::from_bytes(&[3; 32]));
     let app = App::new(db(), Arc::new(Blobs::memory()), Arc::clone(&secrets), rules, None);

@@ -119,6 +119,7 @@ pub fn open(
                 permissions: Permission::StorageRead | Permission::StorageWrite,
                 // What the manifest declares was looked at when the link was made.
                 reach: None,
+                address: None,
             }
         }
     };
