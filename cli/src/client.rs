@@ -226,7 +226,7 @@ impl Call<'_> {
     }
 
     /// Only what comes from this byte on, if the content is still the one with this tag; else all of it.
-    pub fn from_byte(mut self, start: u64, tag: HeaderValue) -> Self {
+    pub fn rest_from(mut self, start: u64, tag: HeaderValue) -> Self {
         self.rest = Some((start, tag));
         self
     }

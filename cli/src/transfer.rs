@@ -67,7 +67,7 @@ pub async fn download_as<'a>(
     loop {
         let mut call = call()?.accept(media_type);
         if let Some(tag) = arriving.tag.clone().filter(|_| arriving.size_bytes > 0) {
-            call = call.from_byte(arriving.size_bytes, tag);
+            call = call.rest_from(arriving.size_bytes, tag);
         }
         let before = arriving.size_bytes;
         match arriving.receive(call.open().await?).await {

@@ -254,7 +254,7 @@ impl Lines {
         match self.db.read(self.account, |reading| log::run_at(reading, job, attempt, seq))? {
             None => Ok(None),
             Some(Run::Chunk { first_seq, packed }) => Ok(Some(Packed::Lines { first_seq, packed: packed.into() })),
-            Some(Run::Block(block)) => self.block(block).await.map(Some),
+            Some(Run::Block(block)) => self.block(*block).await.map(Some),
         }
     }
 

@@ -92,7 +92,10 @@ fn has_field(fields: &serde_json::Map<String, Value>, name: &str, wanted: &str) 
     match found {
         None => false,
         Some(Value::String(text)) => text == wanted,
-        Some(other) => other.to_string() == wanted,
+        Some(other) => {
+            let json = other.to_string();
+            json == wanted
+        }
     }
 }
 

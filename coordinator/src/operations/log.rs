@@ -317,7 +317,7 @@ pub enum Run {
     /// In the store, packed.
     Chunk { first_seq: u64, packed: Vec<u8> },
     /// In the object store.
-    Block(LogBlock),
+    Block(Box<LogBlock>),
 }
 
 /// The run that holds line `seq`, or the next one after it; `None` if there is no such line.
@@ -328,10 +328,10 @@ pub fn run_at(reading: &dyn Reading, job: JobId, attempt: u32, seq: u64) -> Resu
     if let Some((_, block)) = before
         && block.last_seq >= seq
     {
-        return Ok(Some(Run::Block(block)));
+        return Ok(Some(Run::Block(Box::new(block))));
     }
     if let Some((_, block)) = blocks.from(after).records::<LogBlock>(reading, 1)?.pop() {
-        return Ok(Some(Run::Block(block)));
+        return Ok(Some(Run::Block(Box::new(block))));
     }
     let chunks = Scan::of(reading, Kind::LogChunk, (job, attempt));
     let after = table::index_start(reading, Kind::LogChunk, (job, attempt, seq.saturating_add(1)));

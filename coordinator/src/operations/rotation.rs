@@ -15,10 +15,13 @@ use crate::{
 /// How many records were sealed anew, and where to go on.
 type Page = (usize, Option<Vec<u8>>);
 
+/// Seals one page anew, after a position.
+type Reseal = fn(&mut Tx, &Secrets, Option<Vec<u8>>, usize) -> Result<Page>;
+
 /// A kind of records that hold something sealed.
 pub struct Sealed {
     pub noun: &'static str,
-    page: fn(&mut Tx, &Secrets, Option<Vec<u8>>, usize) -> Result<Page>,
+    page: Reseal,
 }
 
 /// All of them.

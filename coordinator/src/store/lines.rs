@@ -349,7 +349,7 @@ mod tests {
             message: "ё".to_owned(),
             fields: Map::from_iter([("a".to_owned(), json!(1))]),
         };
-        let packed = zstd::bulk::compress(&rmp_serde::to_vec_named(&[line.clone()]).unwrap(), 1).unwrap();
+        let packed = zstd::bulk::compress(&rmp_serde::to_vec_named(std::slice::from_ref(&line)).unwrap(), 1).unwrap();
         assert_eq!(count(&packed).unwrap(), 1);
         assert_eq!(unpack(&packed).unwrap(), [line]);
     }

@@ -126,7 +126,9 @@ async fn the_order_is_that_of_time() {
     for chunk in 0..10_u64 {
         for (agent, job, offset) in [(&first, &one, 0), (&second, &two, 1)] {
             // Clocks go back now and then, and several lines have the same time.
-            let ms = |n: u64| (chunk * 100 + n * 4 + offset - if n % 7 == 0 { 60.min(chunk * 100) } else { 0 }) as i64;
+            let ms = |n: u64| {
+                (chunk * 100 + n * 4 + offset - if n.is_multiple_of(7) { 60.min(chunk * 100) } else { 0 }) as i64
+            };
             let lines: Vec<Value> =
                 (0..25).map(|n| at(ms(n), "info", &format!("{} {job} {chunk} {n} {long}", ms(n)))).collect();
             expected.extend((0..25).map(|n| (ms(n), job.clone(), chunk * 25 + n)));
