@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use config::{Config as Sources, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
-use crate::nearest::{nearest, unknown_name};
+use crate::{
+    nearest::{nearest, unknown_name},
+    store::blob::S3Settings,
+};
 
 /// The commented file with every setting and its default.
 pub const DEFAULTS: &str = include_str!("../../config/coordinator.toml");
@@ -65,10 +68,32 @@ pub struct Store {
     pub archive: PathBuf,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Blobs {
     pub url: String,
+    pub endpoint: String,
+    pub region: String,
+    pub access_key_id: String,
+    #[serde(serialize_with = "masked")]
+    pub secret_access_key: String,
+    pub secret_access_key_file: PathBuf,
+}
+
+impl std::fmt::Debug for Blobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Blobs").field("url", &self.url).field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// Where blobs lie.
+pub enum BlobPlace {
+    /// A local folder; `in_store`: the one in the store's folder.
+    Folder {
+        path: PathBuf,
+        in_store: bool,
+    },
+    S3(S3Settings),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -210,7 +235,7 @@ impl Config {
         if !key.chars().all(|char| char.is_ascii_graphic()) {
             return refuse("bootstrap.api_key must consist of visible ASCII characters without spaces");
         }
-        self.blobs_folder()?;
+        self.blob_place()?;
         if self.bootstrap.api_key.len() > crate::domain::key::MAX_KEY_CHARS {
             return refuse("bootstrap.api_key must have at most 256 characters");
         }
@@ -221,6 +246,8 @@ impl Config {
     fn with_files(mut self) -> Result<Self, ConfigError> {
         let bootstrap = &mut self.bootstrap;
         read_secret("bootstrap.password_file", &bootstrap.password_file, &mut bootstrap.password)?;
+        let blobs = &mut self.blobs;
+        read_secret("blobs.secret_access_key_file", &blobs.secret_access_key_file, &mut blobs.secret_access_key)?;
         read_secret("bootstrap.api_key_file", &bootstrap.api_key_file, &mut bootstrap.api_key)?;
         Ok(self)
     }
@@ -230,18 +257,33 @@ impl Config {
         self.leases.heartbeat_seconds.min((self.leases.job_seconds / 3).max(1))
     }
 
-    /// The folder of blobs, and whether it is the one in the store's folder.
-    pub fn blobs_folder(&self) -> Result<(PathBuf, bool), ConfigError> {
-        if self.blobs.url.is_empty() {
-            return Ok((self.store.path.join("blobs"), true));
+    /// Where blobs lie.
+    pub fn blob_place(&self) -> Result<BlobPlace, ConfigError> {
+        let blobs = &self.blobs;
+        if blobs.url.is_empty() {
+            return Ok(BlobPlace::Folder { path: self.store.path.join("blobs"), in_store: true });
         }
-        let folder = url::Url::parse(&self.blobs.url).ok().filter(|url| url.scheme() == "file");
-        match folder.and_then(|url| url.to_file_path().ok()) {
-            Some(folder) => Ok((folder, false)),
-            None => Err(ConfigError::Unusable(format!(
-                "blobs.url must be empty or name a local folder as file:///folder, not {}",
-                self.blobs.url
-            ))),
+        let refusal = || {
+            ConfigError::Unusable(format!(
+                "blobs.url must be empty, name a local folder as file:///folder, or a bucket as s3://bucket/prefix, not {}",
+                blobs.url
+            ))
+        };
+        let url = url::Url::parse(&blobs.url).map_err(|_| refusal())?;
+        match url.scheme() {
+            "file" => {
+                let path = url.to_file_path().map_err(|()| refusal())?;
+                Ok(BlobPlace::Folder { path, in_store: false })
+            }
+            "s3" => Ok(BlobPlace::S3(S3Settings {
+                bucket: url.host_str().filter(|bucket| !bucket.is_empty()).ok_or_else(refusal)?.to_owned(),
+                prefix: url.path().trim_matches('/').to_owned(),
+                endpoint: blobs.endpoint.clone(),
+                region: blobs.region.clone(),
+                access_key_id: blobs.access_key_id.clone(),
+                secret_access_key: blobs.secret_access_key.clone(),
+            })),
+            _ => Err(refusal()),
         }
     }
 
@@ -334,10 +376,26 @@ mod tests {
     }
 
     #[test]
-    fn blobs_may_lie_in_another_folder_and_nowhere_else() {
-        let config = load(&[("DROVER_BLOBS__URL", "file:///srv/blobs")]).expect("a local folder");
-        assert_eq!(config.blobs_folder().expect("checked"), (PathBuf::from("/srv/blobs"), false));
-        assert!(load(&[("DROVER_BLOBS__URL", "s3://bucket")]).is_err());
+    fn blobs_may_lie_in_another_folder_or_a_bucket_and_nowhere_else() {
+        let place = |url: &str| load(&[("DROVER_BLOBS__URL", url)]).and_then(|config| config.blob_place());
+        assert!(matches!(place(""), Ok(BlobPlace::Folder { in_store: true, .. })));
+        let folder = place("file:///srv/blobs");
+        assert!(matches!(folder, Ok(BlobPlace::Folder { path, in_store: false }) if path == Path::new("/srv/blobs")));
+        for (url, prefix) in [("s3://bucket", ""), ("s3://bucket/", ""), ("s3://bucket/a/b/", "a/b")] {
+            let found = place(url);
+            assert!(matches!(found, Ok(BlobPlace::S3(s3)) if s3.bucket == "bucket" && s3.prefix == prefix), "{url}");
+        }
+        for bad in ["s3://", "ftp://host/x", "/srv/blobs", "file://host/x"] {
+            assert!(place(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_secret_of_the_object_store_is_never_shown() {
+        let config = load(&[("DROVER_BLOBS__SECRET_ACCESS_KEY", "much-secret")]).expect("it is a text");
+        assert_eq!(config.blobs.secret_access_key, "much-secret");
+        assert!(!config.printed().contains("much-secret"));
+        assert!(!format!("{config:?}").contains("much-secret"));
     }
 
     #[test]

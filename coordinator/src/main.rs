@@ -12,7 +12,6 @@ use drover_coordinator::{
     config::{Config, LogFormat},
     start::{self, engine_settings},
     store::{
-        blob::Blobs,
         check,
         check_audit::check_audit,
         check_blobs::check_blobs,
@@ -178,8 +177,8 @@ fn stop_signal() -> std::io::Result<impl Future<Output = &'static str>> {
 fn check_store(config: &Config) -> anyhow::Result<()> {
     let engine = Embedded::open(&config.store.path, engine_settings(config))?;
     let mut report = check::check(&*engine.view())?;
-    let blobs = Blobs::open(&config.blobs_folder()?.0)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (blobs, _) = runtime.block_on(start::open_blobs(config))?;
     runtime.block_on(check_blobs(&*engine.view(), &blobs, &mut report))?;
     check_audit(&*engine.view(), &mut report)?;
     println!("{report}");

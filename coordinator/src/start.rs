@@ -1,6 +1,10 @@
 //! Starting and ending a coordinator: opens what is on the disk, makes the first account, runs loops and service.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use drover_protocol::AccountId;
@@ -9,7 +13,7 @@ use crate::{
     app::{App, Limits, OnDisk, Rules},
     background::{self, Background, retention::Ages},
     clock::{Randomness, SystemClock, SystemRandomness},
-    config::{Config, EngineKind},
+    config::{BlobPlace, Config, EngineKind},
     domain::job::Leases,
     http::{self, Server},
     operations::{
@@ -76,6 +80,8 @@ pub async fn start(config: &Config) -> anyhow::Result<Running> {
             None
         }
     };
+    let claimed = blobs.claim(&secrets.fingerprint_text()).await;
+    claimed.with_context(|| format!("{} (setting blobs.url) cannot be used", config.blobs.url))?;
     let engine = on_disk.as_ref().map(|on_disk| Arc::clone(&on_disk.engine));
     let app = App::new(db, Arc::new(blobs), secrets, rules(config), on_disk);
     let server = Server::bind(&config.http.listen)
@@ -93,18 +99,33 @@ async fn open_store(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Blobs, 
         return Ok((Arc::new(Memory::default()), Blobs::memory(), None));
     }
     let (path, settings) = (config.store.path.clone(), engine_settings(config));
-    let (blobs_folder, in_store) = config.blobs_folder()?;
-    let folder = blobs_folder.clone();
-    let (engine, blobs) = tokio::task::spawn_blocking(move || {
-        let engine = Embedded::open(&path, settings)
-            .with_context(|| format!("the store in {} (setting store.path) cannot be opened", path.display()))?;
-        let blobs = Blobs::open(&folder).with_context(|| {
-            format!("the folder of blobs {} (setting blobs.url) cannot be opened", folder.display())
-        })?;
-        anyhow::Ok((Arc::new(engine), blobs))
-    })
-    .await??;
-    Ok((engine.clone(), blobs, Some(OnDisk { engine, blobs_folder: in_store.then_some(blobs_folder) })))
+    let engine = tokio::task::spawn_blocking(move || {
+        Embedded::open(&path, settings)
+            .with_context(|| format!("the store in {} (setting store.path) cannot be opened", path.display()))
+    });
+    let engine = Arc::new(engine.await??);
+    let (blobs, blobs_folder) = open_blobs(config).await?;
+    Ok((engine.clone(), blobs, Some(OnDisk { engine, blobs_folder })))
+}
+
+/// Opens the place of blobs, and gives its folder if that belongs into a backup. The store is open already: nobody else
+/// can have them open.
+pub async fn open_blobs(config: &Config) -> anyhow::Result<(Blobs, Option<PathBuf>)> {
+    match config.blob_place()? {
+        BlobPlace::Folder { path, in_store } => {
+            let folder = path.clone();
+            let blobs = tokio::task::spawn_blocking(move || Blobs::open(&folder)).await?.with_context(|| {
+                format!("the folder of blobs {} (setting blobs.url) cannot be opened", path.display())
+            })?;
+            Ok((blobs, in_store.then_some(path)))
+        }
+        BlobPlace::S3(settings) => {
+            let staging = config.store.path.join("staging");
+            let blobs = Blobs::open_remote(&settings, &staging).await;
+            let blobs = blobs.with_context(|| format!("{} (setting blobs.url) cannot be opened", config.blobs.url))?;
+            Ok((blobs, None))
+        }
+    }
 }
 
 fn rules(config: &Config) -> Rules {

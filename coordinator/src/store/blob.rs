@@ -6,15 +6,11 @@
 
 mod folder;
 mod name;
+mod remote;
 mod staging;
 mod traffic;
 
-use std::{
-    io::{ErrorKind, Read, Seek, SeekFrom},
-    ops::Range,
-    path::Path,
-    sync::Arc,
-};
+use std::{io::ErrorKind, ops::Range, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use drover_protocol::Timestamp;
@@ -23,15 +19,16 @@ use object_store::{
     GetOptions, GetResultPayload, ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory,
 };
 
-use self::{folder::Folder, traffic::Traffic};
+use self::{folder::Folder, remote::Remote, traffic::Traffic};
 pub use self::{
     name::{BlobKind, BlobName},
+    remote::S3Settings,
     staging::{Content, Staged, Staging},
     traffic::{Arriving, Deleting},
 };
 use crate::error::{Error, Result};
 
-/// How much of one transfer is in memory at once, in bytes: a buffer being filled and one on its way.
+/// How much of one answer is read at once, in bytes: a piece is read while another goes out.
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// One blob of a listing.
@@ -43,10 +40,12 @@ pub struct BlobEntry {
     pub kept_at: Timestamp,
 }
 
-/// Where kept content goes. A remote store is one more case: it uploads what was staged.
+/// Where kept content goes.
 #[derive(Debug)]
 enum Place {
     Folder(Arc<Folder>),
+    /// What was staged on the local disk is uploaded.
+    Remote(Remote),
     Memory,
 }
 
@@ -67,6 +66,21 @@ impl Blobs {
         Ok(Self { store: Arc::new(store), place: Place::Folder(Arc::new(folder)), traffic: Arc::default() })
     }
 
+    /// Opens an S3-compatible object store. Content on its way in lies in the folder `staging`, which only one process
+    /// may have open. What interrupted uploads have left is removed there and here.
+    pub async fn open_remote(settings: &S3Settings, staging: &Path) -> Result<Self> {
+        let remote = Remote::open(settings, staging).await?;
+        Ok(Self { store: remote.store(), place: Place::Remote(remote), traffic: Arc::default() })
+    }
+
+    /// Refuses a remote store that belongs to another coordinator; takes one that belongs to nobody.
+    pub async fn claim(&self, owner: &str) -> Result<()> {
+        match &self.place {
+            Place::Remote(remote) => remote.claim(owner).await,
+            Place::Folder(_) | Place::Memory => Ok(()),
+        }
+    }
+
     /// Blobs that live and die with the process. They touch no disk, no other thread and no timer.
     pub fn memory() -> Self {
         Self { store: Arc::new(InMemory::new()), place: Place::Memory, traffic: Arc::default() }
@@ -75,7 +89,7 @@ impl Blobs {
     /// Begins to take in content of at most `limit_bytes`. Nothing remains of it unless it is finished and kept.
     pub async fn stage(&self, limit_bytes: u64) -> Result<Staging> {
         match &self.place {
-            Place::Folder(folder) => {
+            Place::Folder(folder) | Place::Remote(Remote { staging: folder, .. }) => {
                 let folder = Arc::clone(folder);
                 let (file, path) = blocking(move || folder.new_staging_file()).await?;
                 Ok(Staging::in_file(file, path, limit_bytes))
@@ -96,6 +110,7 @@ impl Blobs {
                 let (folder, name) = (Arc::clone(folder), name.clone());
                 blocking(move || folder.keep(&file, path, &name)).await
             }
+            (Place::Remote(remote), Content::File { path, .. }) => remote.keep(&path, staged.size_bytes, name).await,
             (_, Content::Memory(bytes)) => {
                 self.store
                     .put(&name.path(), bytes.into())
@@ -214,24 +229,27 @@ impl Blobs {
     }
 }
 
-/// The bytes of `range`. A file that turns out to be shorter is an error, never a short answer.
+/// The bytes of `range`, the next piece being read while one goes out. A file that turns out to be shorter is an error,
+/// never a short answer.
 fn file_content(file: std::fs::File, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
-    let start = range.start;
-    stream::try_unfold((Some(file), range), move |(file, rest)| async move {
-        let Some(mut file) = file.filter(|_| !rest.is_empty()) else { return Ok(None) };
-        let length = usize::try_from(rest.end - rest.start).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
-        let first = rest.start == start;
+    let file = Arc::new(file);
+    let pieces = stream::iter(range.clone().step_by(CHUNK_BYTES)).map(move |start| {
+        let file = Arc::clone(&file);
+        let length = usize::try_from(range.end - start).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
         blocking(move || {
-            if first {
-                file.seek(SeekFrom::Start(start)).map_err(|error| io_error(&error, "reading a blob"))?;
-            }
             let mut piece = vec![0; length];
-            file.read_exact(&mut piece).map_err(|error| io_error(&error, "reading a blob"))?;
-            Ok(Some((Bytes::from(piece), (Some(file), rest.start + length as u64..rest.end))))
+            file.read_exact_at(&mut piece, start).map_err(|error| io_error(&error, "reading a blob"))?;
+            Ok(Bytes::from(piece))
         })
-        .await
-    })
-    .boxed()
+    });
+    // Nothing is read after a failure: a stream that has failed has ended.
+    pieces
+        .buffered(2)
+        .scan(false, |failed, piece| {
+            let ended = std::mem::replace(failed, piece.is_err());
+            futures::future::ready((!ended).then_some(piece))
+        })
+        .boxed()
 }
 
 /// Other stores give pieces as large as they like; the in-memory one gives everything at once.
@@ -265,6 +283,10 @@ fn store_error(error: object_store::Error, action: &str) -> Error {
     if matches!(error, object_store::Error::NotFound { .. }) {
         return Error::NotFound("stored content");
     }
+    if is_remote(&error) {
+        tracing::warn!(%error, action, "the object store does not do what it is asked");
+        return Error::Unavailable("the object store with the content does not answer as it should".to_owned());
+    }
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(current) = cause {
         if let Some(io) = current.downcast_ref::<std::io::Error>() {
@@ -273,6 +295,16 @@ fn store_error(error: object_store::Error, action: &str) -> Error {
         cause = current.source();
     }
     Error::Internal(format!("{action}: {error}"))
+}
+
+/// Whether the error is of a store at the other end of a network.
+fn is_remote(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    match error {
+        E::Generic { store, .. } => *store == "S3",
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

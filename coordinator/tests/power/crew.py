@@ -23,7 +23,7 @@ CAPACITY = 40
 MAX_JOBS, MAX_LARGE, MAX_VERSIONS = 24, 1, 8
 KEPT_REPLAYS = 4
 # What a crew knows; the next one goes on with it.
-KNOWLEDGE = ("random", "name", "robot", "robot_key", "token", "process", "versions", "jobs", "replays", "open", "made")
+KNOWLEDGE = ("random", "name", "robot", "robot_key", "token", "process", "versions", "jobs", "files", "replays", "open", "made")
 TIMEOUT_SECONDS = 60
 TIME = "2026-01-01T00:00:00.000Z"
 
@@ -31,10 +31,11 @@ TIME = "2026-01-01T00:00:00.000Z"
 MIXED = {
     "start": 16, "start_large": 1, "start_many": 2, "next": 8, "accept": 16, "log": 16, "log_large": 1, "artifact": 3, "finish": 8,
     "finish_large": 1, "stop": 2, "delete": 8, "heartbeat": 4, "patch": 8, "upload": 3, "delete_version": 2, "join": 1,
+    "put_file": 6, "copy_file": 2, "delete_file": 2,
 }  # fmt: skip
 LARGE = {"start_large": 2, "start_wide": 8, "next": 2, "accept": 4, "finish_large": 1, "stop": 6, "delete": 8, "patch": 1}
 LOGS = {"start": 2, "next": 2, "accept": 4, "log_large": 6, "log": 4, "finish": 1, "delete": 1}
-UPLOADS = {"upload": 4, "delete_version": 3, "start": 1, "next": 1, "accept": 1, "artifact": 4, "finish": 1, "delete": 1}
+UPLOADS = {"upload": 4, "put_file": 8, "copy_file": 2, "delete_file": 3, "delete_version": 3, "start": 1, "next": 1, "accept": 1, "artifact": 4, "finish": 1, "delete": 1}
 
 
 class Wrong(Exception):
@@ -123,7 +124,7 @@ class Crew:
             return
         self.random = random.Random(seed)
         self.name = f"crew-{seed}"
-        self.jobs, self.versions, self.replays = {}, {}, []
+        self.jobs, self.versions, self.files, self.replays = {}, {}, {}, []
         self.open, self.made = None, 0
 
     def again(self, weights):
@@ -141,6 +142,7 @@ class Crew:
         request = {"name": self.name, "defaults": {"stop_grace_seconds": 1_000_000}}
         self.do(Call("process", "POST", "/processes", request, then=self.took_process))
         self.do(self.upload())
+        self.do(Call("storage", "POST", "/storages", {"name": self.name}))
 
     def go(self):
         self.thread.start()
@@ -290,6 +292,31 @@ class Crew:
         then = lambda answer: job.files.update({path: sha256(content)})
         address = f"/agent/jobs/{job.id}/files/{urllib.parse.quote(path)}"
         return self.of_job(job, Call("artifact", "PUT", address, content, key=self.robot_key, then=then, binary=True))
+
+    def put_file(self):
+        """A new file, or other content under a path in use; readers must find the one or the other whole."""
+        path = f"входящие/{self.random.randrange(6)} & ?.bin"
+        content = self.random.randbytes(self.random.choice([0, 5000, MIB, 6 * MIB]))
+        then = lambda answer: self.files.update({path: sha256(content)})
+        return Call("put-file", "PUT", self.address(path), content, then=then, binary=True)
+
+    def copy_file(self):
+        if not self.files:
+            return None
+        path = self.random.choice(list(self.files))
+        to = f"копии/{self.random.randrange(3)}"
+        request = {"path": path, "to_path": to, "replace": True}
+        then = lambda answer: self.files.update({to: self.files[path]})
+        return Call("copy-file", "POST", f"/storages/{self.name}/copy", request, then=then)
+
+    def delete_file(self):
+        if not self.files:
+            return None
+        path = self.random.choice(list(self.files))
+        return Call("delete-file", "DELETE", self.address(path), then=lambda answer: self.files.pop(path))
+
+    def address(self, path):
+        return f"/storages/{self.name}/files/{urllib.parse.quote(path)}"
 
     def finish(self, bytes_=None):
         if not (job := self.pick("running", "stopping")):

@@ -58,6 +58,7 @@ def of_crew(crew):
     ask_again(crew)
     of_process(reader, crew)
     of_jobs(reader, crew)
+    of_storage(reader, crew)
     # One that was idle for a while is closed by the coordinator.
     crew.client.close()
     of_replays(crew)
@@ -152,6 +153,18 @@ def of_files(reader, job):
     for path, digest in job.files.items():
         content = reader.get(f"/storages/{folder}/files/{urllib.parse.quote(path)}").body
         expect(sha256(content) == digest, job.id, path, "has other bytes")
+
+
+def of_storage(reader, crew):
+    """Its files, each with its bytes, and the figures of the folder."""
+    found = {file["path"]: file for file in reader.items(f"/storages/{crew.name}/files")}
+    told = {path: file["sha256"] for path, file in found.items()}
+    expect(told == crew.files, crew.name, "has the files", told, "instead of", crew.files)
+    for path, digest in crew.files.items():
+        expect(sha256(reader.get(crew.address(path)).body) == digest, crew.name, path, "has other bytes")
+    folder = reader.get(f"/storages/{crew.name}").json()
+    figures = (len(found), sum(file["size_bytes"] for file in found.values()))
+    expect((folder["file_count"], folder["used_bytes"]) == figures, crew.name, "has the figures", folder, "not", figures)
 
 
 def of_replays(crew):

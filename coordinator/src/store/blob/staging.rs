@@ -10,19 +10,36 @@ use bytes::{Bytes, BytesMut};
 use futures::{TryStreamExt, stream::BoxStream};
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
+use tokio::task::JoinHandle;
 
-use super::{CHUNK_BYTES, blocking, io_error};
+use super::{blocking, io_error};
 use crate::error::{Error, Result};
+
+/// How much is gathered before it is written, in bytes. There are two such buffers: one is digested and written while the
+/// other is filled.
+const BUFFER_BYTES: usize = 512 * 1024;
+/// After so many bytes the disk begins to write them, so that little is left to be waited for at the end.
+const SYNC_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Takes in content piece by piece. Dropping it removes what was written.
 #[derive(Debug)]
 pub struct Staging {
-    /// `None` after a write failed or was given up half-way: the content can no longer be whole.
-    open: Option<Open>,
+    writing: Writing,
     path: Option<TempPath>,
     buffer: BytesMut,
     size_bytes: u64,
     limit_bytes: u64,
+    unsynced_bytes: u64,
+    syncing: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+#[derive(Debug)]
+enum Writing {
+    Idle(Open),
+    /// A buffer is being digested and written; it comes back empty.
+    Busy(JoinHandle<Result<(Open, BytesMut)>>),
+    /// A write failed or was given up half-way: the content can no longer be whole.
+    Broken,
 }
 
 #[derive(Debug)]
@@ -60,8 +77,9 @@ impl Staging {
     }
 
     fn new(sink: Sink, path: Option<TempPath>, limit_bytes: u64) -> Self {
-        let open = Some(Open { hasher: Sha256::new(), sink });
-        Self { open, path, buffer: BytesMut::new(), size_bytes: 0, limit_bytes }
+        let writing = Writing::Idle(Open { hasher: Sha256::new(), sink });
+        let buffer = BytesMut::new();
+        Self { writing, path, buffer, size_bytes: 0, limit_bytes, unsynced_bytes: 0, syncing: None }
     }
 
     /// Bytes taken in so far.
@@ -69,22 +87,22 @@ impl Staging {
         self.size_bytes
     }
 
-    /// Appends. `TooLarge` as soon as the limit is passed, `OutOfSpace` when the disk is full; after any error, or if
-    /// this future is dropped before it ends, the staging can only be dropped.
+    /// Appends. `TooLarge` as soon as the limit is passed, `OutOfSpace` when the disk is full, which may be found a little
+    /// later; after any error, or if this future is dropped before it ends, the staging can only be dropped.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         let size_bytes = self.size_bytes.saturating_add(bytes.len() as u64);
         if size_bytes > self.limit_bytes {
-            self.open = None;
+            self.writing = Writing::Broken;
             return Err(Error::TooLarge(format!(
                 "the content is larger than the limit of {}; send less, or ask the administrator to raise the limit",
                 in_words(self.limit_bytes)
             )));
         }
         while !bytes.is_empty() {
-            let room = CHUNK_BYTES - self.buffer.len();
+            let room = BUFFER_BYTES - self.buffer.len();
             let piece = bytes.split_to(room.min(bytes.len()));
             self.buffer.extend_from_slice(&piece);
-            if self.buffer.len() == CHUNK_BYTES {
+            if self.buffer.len() == BUFFER_BYTES {
                 self.flush().await?;
             }
         }
@@ -92,25 +110,67 @@ impl Staging {
         Ok(())
     }
 
+    /// Begins to write the buffer; what was being written before is written then.
     async fn flush(&mut self) -> Result<()> {
-        let mut open = self.open.take().ok_or_else(incomplete)?;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let append = move || {
+        let (mut open, spare) = self.written().await?;
+        let mut buffer = std::mem::replace(&mut self.buffer, spare);
+        self.unsynced_bytes += buffer.len() as u64;
+        // In memory nothing blocks, and nothing may run beside the simulation's one thread.
+        if self.path.is_none() {
+            open.append(&buffer)?;
+            self.writing = Writing::Idle(open);
+            return Ok(());
+        }
+        self.sync_early(&open).await?;
+        self.writing = Writing::Busy(tokio::task::spawn_blocking(move || {
             open.append(&buffer)?;
             buffer.clear();
             Ok((open, buffer))
-        };
-        // In memory nothing blocks, and nothing may run beside the simulation's one thread.
-        let (open, buffer) = if self.path.is_some() { blocking(append).await? } else { append()? };
-        self.open = Some(open);
-        self.buffer = buffer;
+        }));
         Ok(())
+    }
+
+    /// Waits for what is being written. Gives an empty buffer as well.
+    async fn written(&mut self) -> Result<(Open, BytesMut)> {
+        match std::mem::replace(&mut self.writing, Writing::Broken) {
+            Writing::Idle(open) => Ok((open, BytesMut::new())),
+            Writing::Busy(busy) => busy
+                .await
+                .unwrap_or_else(|error| Err(Error::Internal(format!("staged content was not written: {error}")))),
+            Writing::Broken => Err(incomplete()),
+        }
+    }
+
+    /// Lets the disk begin with what there is, beside the writing.
+    async fn sync_early(&mut self, open: &Open) -> Result<()> {
+        let Sink::File(file) = &open.sink else { return Ok(()) };
+        let is_syncing = self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished());
+        if self.unsynced_bytes < SYNC_BYTES || is_syncing {
+            return Ok(());
+        }
+        self.synced().await?;
+        self.unsynced_bytes = 0;
+        let file = file.try_clone().map_err(|error| io_error(&error, "syncing staged content"))?;
+        self.syncing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        Ok(())
+    }
+
+    /// Waits for an early sync. Its failure counts: the disk tells of it only once.
+    async fn synced(&mut self) -> Result<()> {
+        match self.syncing.take() {
+            Some(syncing) => match syncing.await {
+                Ok(synced) => synced.map_err(|error| io_error(&error, "syncing staged content")),
+                Err(error) => Err(Error::Internal(format!("staged content was not synced: {error}"))),
+            },
+            None => Ok(()),
+        }
     }
 
     /// Ends the content and tells its size and digest. It is not durable yet: [`super::Blobs::keep`] makes it so.
     pub async fn finish(mut self) -> Result<Staged> {
         self.flush().await?;
-        let open = self.open.take().ok_or_else(incomplete)?;
+        let (open, _) = self.written().await?;
+        self.synced().await?;
         let content = match (open.sink, self.path.take()) {
             (Sink::File(file), Some(path)) => Content::File { file, path },
             (Sink::Memory(memory), _) => Content::Memory(memory.into()),

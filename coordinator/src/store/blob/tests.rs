@@ -1,4 +1,4 @@
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 
 use drover_protocol::{FileId, LogBlockId};
 use uuid::Uuid;
@@ -176,13 +176,14 @@ async fn a_file_that_shrinks_while_it_is_read_is_an_error_and_not_a_short_answer
     let folder = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(folder.path()).unwrap();
     let name = BlobName::file(file_id(0x1234));
-    blobs.put(&name, pattern(2 * CHUNK_BYTES)).await.unwrap();
+    blobs.put(&name, pattern(4 * CHUNK_BYTES)).await.unwrap();
     let (_, mut content) = blobs.read(&name, None).await.unwrap();
     content.try_next().await.unwrap().expect("the first piece is whole");
     let path = folder.path().join("file/34/12").join(name.key());
     std::fs::File::options().write(true).open(path).unwrap().set_len(CHUNK_BYTES as u64 + 5).unwrap();
-    assert!(matches!(content.try_next().await, Err(Error::Internal(_))));
-    assert_eq!(content.try_next().await, Ok(None), "a failed stream has ended");
+    // The second piece was on its way already; a failed stream has ended.
+    let rest: Vec<Result<Bytes>> = content.collect().await;
+    assert!(matches!(rest.as_slice(), [.., Err(Error::Internal(_))]) && rest.len() < 3, "{rest:?}");
 }
 
 #[cfg(target_os = "linux")]
@@ -192,7 +193,8 @@ async fn a_full_disk_is_told_as_such() {
     let (_, path) = tempfile::NamedTempFile::new_in(folder.path()).unwrap().into_parts();
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let mut staging = Staging::in_file(full, path, u64::MAX);
-    assert_eq!(staging.write(pattern(CHUNK_BYTES)).await, Err(Error::OutOfSpace));
+    // It is found when the next buffer is full.
+    assert_eq!(staging.write(pattern(4 * CHUNK_BYTES)).await, Err(Error::OutOfSpace));
     assert!(staging.write(pattern(1)).await.is_ok(), "it fits the buffer");
     assert!(matches!(staging.finish().await, Err(Error::Internal(_))), "but the content cannot be whole any more");
     let io = std::io::Error::from(ErrorKind::StorageFull);
