@@ -204,11 +204,18 @@ pub async fn receive(
     headers: &HeaderMap,
     body: HttpBody,
 ) -> Result<Response, Fault> {
-    let (place, room) = app.db.read(caller.account, |reading| {
+    let allowed = app.db.read(caller.account, |reading| {
         let place = file::check_put(reading, &caller, &folder, &path, &described, &conditions)?;
         let room = file::room_bytes(reading, &place, &path)?;
         Ok((place, room))
-    })?;
+    });
+    let (place, room) = match allowed {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            content::read_off(headers, body).await;
+            return Err(error.into());
+        }
+    };
     let most = app.rules.limits.file_bytes;
     let limit = room.map_or(most, |room| room.min(most));
     let staged = content::receive(app, body, limit).await.map_err(|fault| match (&place, fault.code()) {
