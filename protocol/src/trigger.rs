@@ -67,6 +67,16 @@ words! {
         Allow,
     }
 
+    /// What becomes of a fire on a day that the calendar does not call a working day.
+    pub enum NonWorkingDays {
+        /// It does not fire.
+        Skip,
+        /// It fires on the last working day before, at the same time of day.
+        Before,
+        /// It fires on the next working day, at the same time of day.
+        After,
+    }
+
     /// For whom a job for a group is meant when all robots of the group are busy.
     pub enum Busy {
         /// For the first robot of the group that is free.
@@ -271,6 +281,10 @@ pub struct Trigger {
     pub valid_to: Option<Timestamp>,
     #[schema(required)]
     pub window: Option<Window>,
+    /// Name of a resource of the kind `calendar`.
+    #[schema(required)]
+    pub calendar: Option<String>,
+    pub non_working_days: NonWorkingDays,
     #[schema(required)]
     pub max_runs: Option<u64>,
     #[schema(required)]
@@ -337,6 +351,12 @@ pub struct NewTrigger {
     pub valid_to: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
+    /// Name or id of a resource of the kind `calendar`; its default value counts. Only for the kind `schedule`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calendar: Option<String>,
+    /// `skip` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub non_working_days: Option<NonWorkingDays>,
     /// Jobs that it may start in all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
@@ -412,6 +432,13 @@ pub struct TriggerPatch {
     #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Window>)]
     pub window: Option<Option<Window>>,
+    /// Name or id of a resource of the kind `calendar`.
+    #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub calendar: Option<Option<String>>,
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = NonWorkingDays, required = false)]
+    pub non_working_days: Option<NonWorkingDays>,
     #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>, minimum = 1)]
     pub max_runs: Option<Option<u64>>,

@@ -107,9 +107,13 @@ fn chunks(planned: Vec<(Plan, Option<Ready>)>) -> Vec<Vec<(Plan, Option<Ready>)>
 
 /// What is to be done about a trigger, and its job, checked.
 async fn prepared(app: &App, account: AccountId, trigger: Trigger) -> Result<(Plan, Option<Ready>)> {
-    let plan = trigger_fire::plan(trigger, app.db.now())?;
+    let plan = app.db.read(account, |reading| trigger_fire::plan(reading, trigger))?;
     if !plan.starts {
         return Ok((plan, None));
+    }
+    if let Some(reason) = &plan.hindered {
+        let ready = Err(reason.clone());
+        return Ok((plan, Some(ready)));
     }
     let new = trigger_fire::request(&plan.seen, app.db.now());
     let checked = drafting::checked(app, account, |reading| trigger_fire::draft(reading, &plan.seen, &new)).await;

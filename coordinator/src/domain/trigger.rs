@@ -2,14 +2,14 @@
 
 use drover_protocol::{
     EventId, JobId, ProcessId, Timestamp, TriggerId,
-    trigger::{Busy, CatchUp, Continuous, Decision, Overlap, Schedule, TriggerKind, Window},
+    trigger::{Busy, CatchUp, Continuous, Decision, NonWorkingDays, Overlap, Schedule, TriggerKind, Window},
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     job::Target,
-    schedule::{Fault, Span, Timetable},
+    schedule::{Calendar, Fault, Span, Timetable, policy_of},
 };
 
 /// Instants that wait for the end of a job, at the most.
@@ -66,6 +66,9 @@ pub struct Trigger {
     pub valid_from: Option<Timestamp>,
     pub valid_to: Option<Timestamp>,
     pub window: Option<Window>,
+    /// Name of the resource.
+    pub calendar: Option<String>,
+    pub non_working_days: NonWorkingDays,
     pub max_runs: Option<u64>,
     pub max_runs_per_month: Option<u64>,
     pub stop_after_seconds: Option<u64>,
@@ -131,11 +134,14 @@ impl Trigger {
         Span::of(zone, (self.valid_from, self.valid_to), self.window.as_ref())
     }
 
-    /// Its schedule, if it has one.
-    pub fn timetable(&self) -> Result<Option<Timetable>, Vec<Fault>> {
+    /// Its schedule, if it has one, by the calendar that it names.
+    pub fn timetable(&self, calendar: Option<Calendar>) -> Result<Option<Timetable>, Vec<Fault>> {
         let span = self.span()?;
         match &self.rule {
-            Rule::Schedule { schedule, anchor } => Ok(Some(Timetable::of(schedule, span, *anchor)?.0)),
+            Rule::Schedule { schedule, anchor } => {
+                let calendar = calendar.map(|calendar| (calendar, policy_of(self.non_working_days)));
+                Ok(Some(Timetable::of(schedule, span, *anchor, calendar)?.0))
+            }
             Rule::Continuous(_) => Ok(None),
         }
     }
@@ -306,7 +312,7 @@ mod tests {
             ..Schedule::default()
         };
         let span = Span::of("UTC", (None, None), None).expect("a span");
-        let timetable = Timetable::of(&schedule, span, at(0)).expect("a schedule").0;
+        let timetable = Timetable::of(&schedule, span, at(0), None).expect("a schedule").0;
         due(&timetable, &schedule, at(0), at(late_millis))
     }
 

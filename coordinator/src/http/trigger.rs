@@ -107,6 +107,8 @@ pub fn view(trigger: domain::trigger::Trigger, language: Language, now: drover_p
         valid_from: trigger.valid_from,
         valid_to: trigger.valid_to,
         window: trigger.window,
+        calendar: trigger.calendar,
+        non_working_days: trigger.non_working_days,
         max_runs: trigger.max_runs,
         max_runs_per_month: trigger.max_runs_per_month,
         stop_after_seconds: trigger.stop_after_seconds,
@@ -127,7 +129,7 @@ pub fn view(trigger: domain::trigger::Trigger, language: Language, now: drover_p
 
 fn schedule_view(trigger: &domain::trigger::Trigger, language: Language) -> Option<ScheduleView> {
     let Rule::Schedule { schedule, anchor } = &trigger.rule else { return None };
-    let understood = trigger.span().ok().and_then(|span| Timetable::of(schedule, span, *anchor).ok());
+    let understood = trigger.span().ok().and_then(|span| Timetable::of(schedule, span, *anchor, None).ok());
     let (cron_text, dialect) = match understood {
         Some((timetable, dialect)) => (timetable.in_words(schedule, language), dialect),
         None => (String::new(), CronDialect::Auto),

@@ -3,9 +3,10 @@
 use drover_protocol::{
     Timestamp, TriggerId,
     page::PageQuery,
+    resource::ResourceKind,
     trigger::{
-        Busy, CronDialect, Decision, HistoryFilter, NewTrigger, Overlap, PlannedFire, PreviewQuery, Schedule,
-        TriggerFilter, TriggerKind, TriggerPatch,
+        Busy, CronDialect, Decision, HistoryFilter, NewTrigger, NonWorkingDays, Overlap, PlannedFire, PreviewQuery,
+        Schedule, TriggerFilter, TriggerKind, TriggerPatch,
     },
 };
 use uuid::Uuid;
@@ -15,7 +16,7 @@ use super::{
     audit::{self, Act},
     event, job,
     list::{self, Page, Via},
-    process, trigger_fire,
+    process, resource, resource_value, trigger_fire,
 };
 use crate::{
     domain::{
@@ -23,7 +24,8 @@ use crate::{
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
         process::{MAX_PARALLEL, MAX_SECONDS},
-        schedule::Fault,
+        resource::Scope,
+        schedule::{Calendar, Fault, Timetable, calendar_of},
         trigger::{Fire, MonthRuns, Rule, Trigger},
     },
     error::{Error, Result},
@@ -34,6 +36,8 @@ use crate::{
 pub const NOUN: &str = "trigger";
 /// The largest input, in bytes of JSON. A larger one belongs into a file.
 const MAX_INPUT_BYTES: usize = 32 * 1024;
+/// Triggers that go by one calendar and are reckoned anew when its days change.
+const MAX_OF_CALENDAR: usize = 1_000;
 const DEFAULT_PREVIEW: u32 = 20;
 const MAX_PREVIEW: u32 = 200;
 /// What is removed in one transaction when a trigger is deleted.
@@ -99,6 +103,8 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger) -> Result<Trigger>
         valid_from: new.valid_from,
         valid_to: new.valid_to,
         window: new.window.clone(),
+        calendar: new.calendar.as_deref().map(|text| calendar_named(tx, text)).transpose()?,
+        non_working_days: new.non_working_days.unwrap_or(NonWorkingDays::Skip),
         max_runs: new.max_runs,
         max_runs_per_month: new.max_runs_per_month,
         stop_after_seconds: new.stop_after_seconds,
@@ -115,7 +121,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger) -> Result<Trigger>
         revision: 1,
     };
     check(&trigger)?;
-    plan(&mut trigger, tx.now())?;
+    plan(tx, &mut trigger)?;
     table::insert(tx, &trigger)?;
     event::note(tx, trigger.id.uuid(), "trigger_created", "the trigger was made", caller.by())?;
     audit::append(tx, caller, Act::new("create", NOUN, trigger.id, &trigger.name).after(&trigger))?;
@@ -179,7 +185,10 @@ fn check(trigger: &Trigger) -> Result<()> {
             faults.range("/continuous/jobs", u64::from(continuous.jobs), 1, u64::from(MAX_PARALLEL));
         }
     }
-    if let Err(found) = trigger.timetable() {
+    if trigger.calendar.is_some() && !matches!(trigger.rule, Rule::Schedule { .. }) {
+        faults.add("/calendar", "only a trigger of the kind schedule goes by a calendar");
+    }
+    if let Err(found) = trigger.timetable(None) {
         found.into_iter().for_each(|(pointer, text)| faults.add(pointer, text));
     }
     Ok(faults.check()?)
@@ -194,10 +203,61 @@ fn unsound(faults: Vec<Fault>) -> Error {
     }
 }
 
+/// The name of a calendar that a field means.
+fn calendar_named(reading: &dyn Reading, text: &str) -> Result<String> {
+    match resource::resolve(reading, text) {
+        Ok(found) if found.kind == ResourceKind::Calendar => Ok(found.name),
+        Ok(_) => Err(Error::invalid("/calendar", "the resource is of another kind than calendar")),
+        Err(Error::NotFound(_)) => Err(Error::invalid("/calendar", "there is no such resource")),
+        Err(other) => Err(other),
+    }
+}
+
+/// The calendar of a trigger as it is now, or why it has none although it names one.
+pub fn calendar(reading: &dyn Reading, trigger: &Trigger) -> Result<std::result::Result<Option<Calendar>, String>> {
+    let Some(name) = &trigger.calendar else { return Ok(Ok(None)) };
+    let gone = || Ok(Err(format!("its calendar {name} is not there, or has no value")));
+    let found = match resource::resolve(reading, name) {
+        Ok(found) => found,
+        Err(Error::NotFound(_)) => return gone(),
+        Err(other) => return Err(other),
+    };
+    let Some(value) = resource_value::current(reading, found.id, Scope::Default)? else { return gone() };
+    match serde_json::from_slice(&resource_value::kept(reading, &value)?) {
+        Ok(days) => Ok(Ok(Some(calendar_of(&days)))),
+        Err(_) => gone(),
+    }
+}
+
+/// The schedule of a trigger by its calendar; a calendar that is gone is left out.
+pub fn timetable(reading: &dyn Reading, trigger: &Trigger) -> Result<Option<Timetable>> {
+    let calendar = calendar(reading, trigger)?.unwrap_or_default();
+    trigger.timetable(calendar).map_err(unsound)
+}
+
+/// Whether a trigger goes by the calendar of this name.
+pub fn uses_calendar(reading: &dyn Reading, name: &str) -> Result<bool> {
+    Ok(!Scan::of(reading, Kind::TriggerByCalendar, name).pairs(reading, 1)?.is_empty())
+}
+
+/// The days of a calendar have changed: the instants to come are reckoned anew.
+pub fn calendar_changed(tx: &mut Tx, name: &str) -> Result<()> {
+    for (_, mut trigger) in Scan::of(tx, Kind::TriggerByCalendar, name).indexed::<Trigger>(tx, MAX_OF_CALENDAR)? {
+        let next = timetable(tx, &trigger)?.and_then(|timetable| timetable.next_after(tx.now()));
+        if trigger.enabled && trigger.next_fire_at.is_none_or(|at| at > tx.now()) {
+            trigger.next_fire_at = next.map(|fire| fire.at);
+            table::rewrite(tx, &trigger)?;
+        }
+    }
+    tx.wake(Topic::Triggers);
+    Ok(())
+}
+
 /// Finds out anew when it is to be looked at, from now on. Refuses what would never fire at all.
-fn plan(trigger: &mut Trigger, now: Timestamp) -> Result<()> {
+fn plan(reading: &dyn Reading, trigger: &mut Trigger) -> Result<()> {
+    let now = reading.now();
     let never = || Error::invalid("/schedule", "it never fires, by its pattern, validity and window together");
-    let next = match trigger.timetable().map_err(unsound)? {
+    let next = match timetable(reading, trigger)? {
         Some(timetable) => Some(timetable.next_after(now).map(|fire| fire.at).ok_or_else(never)?),
         None => None,
     };
@@ -226,10 +286,14 @@ pub fn update(
     if let Some(target) = &patch.target {
         trigger.target = job::target_of(tx, target)?;
     }
+    if let Some(calendar) = &patch.calendar {
+        trigger.calendar = calendar.as_deref().map(|text| calendar_named(tx, text)).transpose()?;
+    }
     apply_patch(&mut trigger, patch, tx.now())?;
     check(&trigger)?;
     let timing = |trigger: &Trigger| {
-        (trigger.rule.clone(), trigger.valid_from, trigger.valid_to, trigger.window.clone(), trigger.enabled)
+        let days = (trigger.calendar.clone(), trigger.non_working_days);
+        (trigger.rule.clone(), trigger.valid_from, trigger.valid_to, trigger.window.clone(), days, trigger.enabled)
     };
     if timing(&before) != timing(&trigger) {
         plan_anew(tx, &mut trigger)?;
@@ -246,7 +310,7 @@ fn apply_patch(trigger: &mut Trigger, patch: &TriggerPatch, now: Timestamp) -> R
         ($($field:ident),*) => { $( if let Some(value) = &patch.$field { trigger.$field = value.clone(); } )* };
     }
     replace!(name, description, enabled, priority, input, max_parallel, overlap, valid_from, valid_to, window);
-    replace!(max_runs, max_runs_per_month, stop_after_seconds, abort_after_seconds, busy);
+    replace!(max_runs, max_runs_per_month, stop_after_seconds, abort_after_seconds, busy, non_working_days);
     let other = |name: &str| Error::invalid(format!("/{name}"), "the trigger is of another kind");
     match (&mut trigger.rule, &patch.schedule, &patch.continuous) {
         (_, None, None) => {}
@@ -274,7 +338,7 @@ fn apply_patch(trigger: &mut Trigger, patch: &TriggerPatch, now: Timestamp) -> R
 
 /// The same for one that is there: what waits by its rules of before is told as skipped when it is turned off.
 fn plan_anew(tx: &mut Tx, trigger: &mut Trigger) -> Result<()> {
-    plan(trigger, tx.now())?;
+    plan(tx, trigger)?;
     if !trigger.enabled {
         for instant in std::mem::take(&mut trigger.buffered) {
             trigger_fire::note_instant(
@@ -337,7 +401,7 @@ pub fn preview(reading: &dyn Reading, caller: &Caller, text: &str, query: &Previ
     if !(1..=MAX_PREVIEW).contains(&count) {
         return Err(Error::invalid("count", format!("must be from 1 to {MAX_PREVIEW}")));
     }
-    let Some(timetable) = trigger.timetable().map_err(unsound)? else { return Ok(Vec::new()) };
+    let Some(timetable) = timetable(reading, &trigger)? else { return Ok(Vec::new()) };
     let first = timetable.next_after(query.from.unwrap_or(reading.now()));
     Ok(std::iter::successors(first, |fire| timetable.next_after(fire.at)).take(count as usize).collect())
 }

@@ -15,7 +15,7 @@ use super::{
     event,
     job::{self, Draft, Origin},
     robot,
-    trigger::{NOUN, resolve},
+    trigger::{NOUN, calendar, resolve, timetable},
 };
 use crate::{
     domain::{
@@ -52,6 +52,8 @@ pub struct Plan {
     pub due: Due,
     /// Whether it may start a job.
     pub starts: bool,
+    /// Why it cannot, as far as that is known already.
+    pub hindered: Option<String>,
 }
 
 /// Triggers that are due, after a position.
@@ -72,17 +74,18 @@ pub fn next_due(reading: &dyn Reading) -> Result<Option<Timestamp>> {
 }
 
 /// Thinks about a trigger that is due. The schedule is reckoned here, off the writer's thread.
-pub fn plan(trigger: Trigger, now: Timestamp) -> Result<Plan> {
-    let unsound = |_| Error::Internal("the settings of a trigger are unsound".to_owned());
+pub fn plan(reading: &dyn Reading, trigger: Trigger) -> Result<Plan> {
+    let now = reading.now();
+    let hindered = calendar(reading, &trigger)?.err();
     let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
-    let due = match (&trigger.rule, trigger.next_fire_at, trigger.timetable().map_err(unsound)?) {
+    let due = match (&trigger.rule, trigger.next_fire_at, timetable(reading, &trigger)?) {
         (Rule::Schedule { schedule, .. }, Some(first), Some(timetable)) if first <= now => {
             trigger::due(&timetable, schedule, first, now)
         }
         _ => Due { missed: Vec::new(), fire: None, next: trigger.next_fire_at },
     };
     let starts = due.fire.is_some() || is_due(trigger.look_at);
-    Ok(Plan { seen: trigger, due, starts })
+    Ok(Plan { seen: trigger, due, starts, hindered })
 }
 
 /// The job that a trigger starts, as a request.
@@ -402,8 +405,7 @@ pub fn instants(reading: &dyn Reading, trigger: &Trigger, wanted: &Backfill) -> 
     if wanted.to > reading.now() {
         return Err(Error::invalid("/to", "is in the future; instants to come fire by themselves"));
     }
-    let unsound = |_| Error::Internal("the settings of a trigger are unsound".to_owned());
-    let Some(timetable) = trigger.timetable().map_err(unsound)? else {
+    let Some(timetable) = timetable(reading, trigger)? else {
         return Err(Error::wrong_state("only a trigger of the kind schedule has instants that can be made up for"));
     };
     let mut found = Vec::new();
@@ -483,7 +485,7 @@ fn word(decision: Decision) -> &'static str {
 
 /// A run of misses whose first instant is made up for goes on from the next one.
 fn pass_run_on(tx: &mut Tx, trigger: &Trigger, run: &Fire) -> Result<()> {
-    let (Some(until), Ok(Some(timetable))) = (run.until, trigger.timetable()) else { return Ok(()) };
+    let (Some(until), Some(timetable)) = (run.until, timetable(tx, trigger)?) else { return Ok(()) };
     let Some(next) = timetable.next_after(run.instant).filter(|fire| fire.at <= until) else { return Ok(()) };
     if run.count > 1 && row_at(tx, trigger.id, next.at)?.is_none() {
         table::insert(tx, &Fire { instant: next.at, count: run.count - 1, ..run.clone() })?;

@@ -165,6 +165,7 @@ kinds! {
     TriggerFireByTime = b"zf",
     TriggerByProcess = b"zp",
     TriggerByTarget = b"zg",
+    TriggerByCalendar = b"zc",
     JobByTrigger = b"zj",
     /// Jobs of a trigger that have not finished.
     JobActiveByTrigger = b"za",
@@ -330,7 +331,7 @@ mod tests {
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
-             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zj za"
+             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zc zj za"
         );
         let mut unique = letters.clone();
         unique.sort();

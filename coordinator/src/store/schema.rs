@@ -598,6 +598,7 @@ impl Record for Trigger {
             IndexEntry::many(Kind::TriggerByProcess, self.process_id),
             IndexEntry::many(Kind::TriggerByTarget, self.target),
         ];
+        entries.extend(self.calendar.as_deref().map(|name| IndexEntry::many(Kind::TriggerByCalendar, name)));
         entries.extend(self.due_at().map(|at| IndexEntry::many(Kind::TriggerDue, at)));
         entries
     }
@@ -690,7 +691,13 @@ pub const RECORDS: &[RecordKind] = &[
     records::<Resource>(&[Kind::ResourceByName, Kind::ResourceByExpiry]),
     records::<ResourceValue>(&[Kind::ResourceValueByScope, Kind::ResourceValueCurrent, Kind::ResourceValueByHolder]),
     records::<Act>(&[Kind::AuditByActor, Kind::AuditByNoun, Kind::AuditByObject]),
-    records::<Trigger>(&[Kind::TriggerByName, Kind::TriggerDue, Kind::TriggerByProcess, Kind::TriggerByTarget]),
+    records::<Trigger>(&[
+        Kind::TriggerByName,
+        Kind::TriggerDue,
+        Kind::TriggerByProcess,
+        Kind::TriggerByTarget,
+        Kind::TriggerByCalendar,
+    ]),
     records::<Fire>(&[Kind::TriggerFireByTime]),
 ];
 

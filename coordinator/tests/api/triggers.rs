@@ -467,3 +467,36 @@ async fn a_thousand_triggers_that_are_due_together_fire_once_each() {
     sources.dedup();
     assert_eq!(sources.len(), 1_000);
 }
+
+/// A trigger goes by the days of a resource, and follows them when they change.
+#[tokio::test]
+async fn a_calendar_says_which_days_are_worked_on() {
+    let world = with_process().await;
+    let days = json!({ "rest_days": ["saturday", "sunday"], "holidays": ["2026-11-18", "2026-11-19"] });
+    let resource = json!({ "name": "days", "kind": "calendar", "value": days });
+    world.post("/resources", resource).await.created();
+    world.post("/resources", json!({ "name": "word", "kind": "text", "value": "x" })).await.created();
+    let more = |policy: &str| json!({ "calendar": "days", "non_working_days": policy, "overlap": "allow" });
+    let skip = make(&world, "skip", json!({ "cron": "0 12 * * *" }), more("skip")).await;
+    assert_eq!((&skip["calendar"], &skip["next_fire_at"]), (&json!("days"), &json!("2026-11-20T12:00:00.000Z")));
+    make(&world, "before", json!({ "cron": "0 12 * * 6" }), more("before")).await;
+    let moved = world.get("/triggers/before/preview?count=1").await.ok();
+    assert_eq!(
+        moved["items"][0],
+        json!({ "at": "2026-11-20T12:00:00.000Z", "local": "2026-11-20T12:00:00",
+        "offset": "+00:00", "note": "moved_by_calendar" })
+    );
+    let last = json!({ "monthly": { "day": 13, "working": true, "at": "06:00" } });
+    // Without its two holidays the 13th working day of November would be the 18th.
+    assert_eq!(make(&world, "nth", last, more("skip")).await["next_fire_at"], "2026-11-20T06:00:00.000Z");
+    let interval = make(&world, "interval", json!({ "interval_seconds": 3_600 }), more("skip")).await;
+    assert_eq!(interval["next_fire_at"], "2026-11-20T00:06:40.000Z");
+    world.delete("/resources/days").await.expect(409).refused("in_use");
+    let changed = world.call(Method::PUT, "/resources/days/value").json(&json!({ "value": { "holidays": [] } }));
+    assert!(changed.send().await.status.is_success());
+    assert_eq!(world.get("/triggers/skip").await.ok()["next_fire_at"], "2026-11-18T12:00:00.000Z");
+    world.patch("/triggers/skip", json!({ "calendar": "word" })).await.invalid(&["/calendar"]);
+    world.patch("/triggers/skip", json!({ "calendar": "none" })).await.invalid(&["/calendar"]);
+    let none = world.patch("/triggers/skip", json!({ "calendar": null })).await.ok();
+    assert_eq!(none["calendar"], Value::Null);
+}

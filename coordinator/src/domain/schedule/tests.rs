@@ -19,7 +19,7 @@ fn cron(pattern: &str, zone: &str) -> Schedule {
 fn table(schedule: &Schedule, window: Option<(&str, &str)>) -> Timetable {
     let window = window.map(|(from, to)| Window { from: from.to_owned(), to: to.to_owned() });
     let span = Span::of(&schedule.time_zone, (None, None), window.as_ref()).expect("a span");
-    Timetable::of(schedule, span, at("2026-01-01T00:00:00Z")).expect("a schedule").0
+    Timetable::of(schedule, span, at("2026-01-01T00:00:00Z"), None).expect("a schedule").0
 }
 
 fn fires(table: &Timetable, after: &str, count: usize) -> Vec<PlannedFire> {
@@ -81,7 +81,7 @@ fn the_number_of_fields_decides_how_days_are_numbered() {
     assert_eq!(weekday("0 0 6 ? * 1"), "2026-11-29T06:00:00");
     let dialect = |schedule: &Schedule| {
         let span = Span::of("UTC", (None, None), None).expect("a span");
-        Timetable::of(schedule, span, at("2026-01-01T00:00:00Z")).map(|(_, dialect)| dialect)
+        Timetable::of(schedule, span, at("2026-01-01T00:00:00Z"), None).map(|(_, dialect)| dialect)
     };
     assert_eq!(dialect(&cron("0 6 * * 1", "UTC")).ok(), Some(CronDialect::Unix));
     assert_eq!(dialect(&cron("0 0 6 ? * 1", "UTC")).ok(), Some(CronDialect::Quartz));
@@ -157,7 +157,7 @@ fn validity_bounds_the_fires() {
     let schedule = cron("0 * * * *", "UTC");
     let valid = (Some(at("2026-01-02T00:00:00Z")), Some(at("2026-01-02T02:00:00Z")));
     let span = Span::of("UTC", valid, None).expect("a span");
-    let (table, _) = Timetable::of(&schedule, span, at("2026-01-01T00:00:00Z")).expect("a schedule");
+    let (table, _) = Timetable::of(&schedule, span, at("2026-01-01T00:00:00Z"), None).expect("a schedule");
     assert_eq!(locals(&fires(&table, "2026-01-01T05:00:00Z", 9)), ["2026-01-02T00:00:00", "2026-01-02T01:00:00"]);
     assert!(Span::of("Mars/Olympus", (None, None), None).is_err());
 }

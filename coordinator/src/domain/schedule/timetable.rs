@@ -1,17 +1,17 @@
 //! A trigger's settings as a schedule that can be asked: checked, with its span of validity and its window of the day.
 
 use drover_protocol::{
-    Timestamp,
+    Timestamp, resource,
     trigger::{self as wire, CronDialect, FireNote, MonthDay, PlannedFire, Schedule, Window},
 };
 use jiff::{
-    civil::{DateTime, Time},
+    civil::{DateTime, Time, Weekday},
     tz::{TimeZone, TimeZoneDatabase},
 };
 
 use super::{
-    CronPattern, DayOfMonth, Dialect, MissingHour, Note, Occurrence, Pattern, RepeatedHour, WallSchedule,
-    next_interval, words,
+    Calendar, CronPattern, DayOfMonth, Dialect, MissingHour, NonWorkingDays, Note, Occurrence, Pattern, RepeatedHour,
+    WallSchedule, next_interval, words,
 };
 
 const MAX_CRON_CHARS: usize = 256;
@@ -32,7 +32,12 @@ pub enum Language {
 #[derive(Clone, Debug)]
 enum Pace {
     Wall(Box<WallSchedule>),
-    Interval { anchor: jiff::Timestamp, seconds: u64 },
+    /// Of days that are not worked on all fires are left out; an interval has no time of day at which they could be moved.
+    Interval {
+        anchor: jiff::Timestamp,
+        seconds: u64,
+        calendar: Option<Calendar>,
+    },
 }
 
 /// When a trigger may fire, whatever its kind: its zone, its span of validity and its window.
@@ -151,7 +156,12 @@ impl Span {
 
 impl Timetable {
     /// The schedule of these settings, and the dialect as it was understood. Intervals are counted from `anchor`.
-    pub fn of(schedule: &Schedule, span: Span, anchor: Timestamp) -> Result<(Self, CronDialect), Vec<Fault>> {
+    pub fn of(
+        schedule: &Schedule,
+        span: Span,
+        anchor: Timestamp,
+        calendar: Option<(Calendar, NonWorkingDays)>,
+    ) -> Result<(Self, CronDialect), Vec<Fault>> {
         let (pace, dialect) = match (&schedule.cron, schedule.interval_seconds, &schedule.monthly) {
             (Some(cron), None, None) => {
                 let pattern = cron_pattern(cron, schedule.dialect).map_err(|text| vec![("/schedule/cron", text)])?;
@@ -159,14 +169,15 @@ impl Timetable {
                     Dialect::Unix => CronDialect::Unix,
                     Dialect::Quartz => CronDialect::Quartz,
                 };
-                (Pace::Wall(wall(schedule, &span, Pattern::Cron(Box::new(pattern)))), dialect)
+                (Pace::Wall(wall(schedule, &span, Pattern::Cron(Box::new(pattern)), calendar)), dialect)
             }
             (None, Some(seconds), None) => {
                 if !(1..=31_536_000).contains(&seconds) {
                     return Err(vec![("/schedule/interval_seconds", "must be from 1 to 31536000".to_owned())]);
                 }
                 let anchor = to_jiff(span.valid_from.unwrap_or(anchor)).unwrap_or_default();
-                (Pace::Interval { anchor, seconds }, CronDialect::Auto)
+                let calendar = calendar.map(|(calendar, _)| calendar);
+                (Pace::Interval { anchor, seconds, calendar }, CronDialect::Auto)
             }
             (None, None, Some(monthly)) => {
                 let wrong = || vec![("/schedule/monthly/at", "must have the form HH:MM".to_owned())];
@@ -176,7 +187,7 @@ impl Timetable {
                     MonthDay::Last => DayOfMonth::Last,
                 };
                 let pattern = Pattern::Monthly { day, working: monthly.working, at };
-                (Pace::Wall(wall(schedule, &span, pattern)), CronDialect::Auto)
+                (Pace::Wall(wall(schedule, &span, pattern, calendar)), CronDialect::Auto)
             }
             _ => {
                 let text = "give exactly one of cron, interval_seconds and monthly".to_owned();
@@ -204,6 +215,14 @@ impl Timetable {
             if self.span.is_over(at) {
                 return None;
             }
+            if let Pace::Interval { calendar: Some(calendar), .. } = &self.pace
+                && !calendar.is_working_day(found.local.date())
+            {
+                let midnight = found.local.date().tomorrow().ok()?.to_datetime(Time::midnight());
+                let opens = self.span.zone.to_ambiguous_zoned(midnight).compatible().ok()?.timestamp();
+                after = Timestamp::from_millis(from_jiff(opens).millis() - 1).max(at);
+                continue;
+            }
             if self.span.holds_time(found.local.time()) {
                 return Some(planned(&found));
             }
@@ -217,7 +236,7 @@ impl Timetable {
         let after = to_jiff(after)?;
         match &self.pace {
             Pace::Wall(schedule) => schedule.next_after(after),
-            Pace::Interval { anchor, seconds } => {
+            Pace::Interval { anchor, seconds, .. } => {
                 let at = next_interval(*anchor, *seconds, after)?;
                 let offset = self.span.zone.to_offset(at);
                 Some(Occurrence { at, local: offset.to_datetime(at), offset, note: None })
@@ -260,7 +279,40 @@ fn cron_pattern(text: &str, dialect: CronDialect) -> Result<CronPattern, String>
     CronPattern::parse(text, dialect).map_err(|error| error.to_string())
 }
 
-fn wall(schedule: &Schedule, span: &Span, pattern: Pattern) -> Box<WallSchedule> {
+/// A calendar as its resource has it; what is no date there is left out.
+pub fn calendar_of(value: &resource::Calendar) -> Calendar {
+    let dates = |texts: &[String]| texts.iter().filter_map(|text| text.parse().ok()).collect();
+    let weekday = |day: &resource::Weekday| match day {
+        resource::Weekday::Monday => Weekday::Monday,
+        resource::Weekday::Tuesday => Weekday::Tuesday,
+        resource::Weekday::Wednesday => Weekday::Wednesday,
+        resource::Weekday::Thursday => Weekday::Thursday,
+        resource::Weekday::Friday => Weekday::Friday,
+        resource::Weekday::Saturday => Weekday::Saturday,
+        resource::Weekday::Sunday => Weekday::Sunday,
+    };
+    Calendar {
+        rest_days: value.rest_days.iter().map(weekday).collect(),
+        holidays: dates(&value.holidays),
+        working_days: dates(&value.working_days),
+    }
+}
+
+/// The policy for days that are not worked on.
+pub fn policy_of(policy: wire::NonWorkingDays) -> NonWorkingDays {
+    match policy {
+        wire::NonWorkingDays::Skip => NonWorkingDays::Skip,
+        wire::NonWorkingDays::Before => NonWorkingDays::Before,
+        wire::NonWorkingDays::After => NonWorkingDays::After,
+    }
+}
+
+fn wall(
+    schedule: &Schedule,
+    span: &Span,
+    pattern: Pattern,
+    calendar: Option<(Calendar, NonWorkingDays)>,
+) -> Box<WallSchedule> {
     let missing_hour = match schedule.missing_hour {
         wire::MissingHour::RunAfter => MissingHour::RunAfter,
         wire::MissingHour::Skip => MissingHour::Skip,
@@ -270,7 +322,7 @@ fn wall(schedule: &Schedule, span: &Span, pattern: Pattern) -> Box<WallSchedule>
         wire::RepeatedHour::Second => RepeatedHour::Second,
         wire::RepeatedHour::Both => RepeatedHour::Both,
     };
-    Box::new(WallSchedule { pattern, zone: span.zone.clone(), missing_hour, repeated_hour, calendar: None })
+    Box::new(WallSchedule { pattern, zone: span.zone.clone(), missing_hour, repeated_hour, calendar })
 }
 
 fn offset_text(seconds: i32) -> String {
