@@ -221,14 +221,14 @@ pub fn apply(tx: &mut Tx, before: Job, event: JobEvent, leases: &Leases) -> Resu
     }
     let mut job = step.job;
     table::update(tx, &mut job)?;
+    if !before.is_finished() && job.is_finished() {
+        trigger::job_ended(tx, &job)?;
+    }
     for note in step.notes {
         event::note(tx, job.id.uuid(), note.code, note.text, note.by)?;
     }
     if before.is_held() && !job.is_held() {
         wake_other_jobs_of(tx, &job)?;
-    }
-    if !before.is_finished() && job.is_finished() {
-        trigger::job_ended(tx, &job)?;
     }
     wake_for(tx, Some(&before), &job);
     Ok(job)
