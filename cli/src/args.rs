@@ -3,7 +3,7 @@
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::commands::{
-    backup, file, group, job, join_token, key, keys, login, logs, process, queue, robot, storage, task,
+    backup, file, group, job, join_token, key, keys, login, logs, process, queue, robot, storage, task, trigger,
 };
 
 const AFTER_HELP: &str = "\
@@ -85,6 +85,9 @@ pub enum Command {
     /// Files of storage folders
     #[command(subcommand)]
     File(file::FileCommand),
+    /// Triggers: start jobs at times, or keep them running
+    #[command(subcommand)]
+    Trigger(trigger::TriggerCommand),
     /// Your own API key
     #[command(subcommand)]
     Key(key::KeyCommand),

@@ -7,6 +7,7 @@ pub mod background;
 pub mod clock;
 pub mod config;
 pub mod domain;
+mod drafting;
 pub mod error;
 pub mod http;
 pub mod json_schema;

@@ -27,6 +27,7 @@ pub mod storage;
 pub mod system;
 pub mod task;
 pub mod time;
+pub mod trigger;
 mod words;
 
 pub use id::*;

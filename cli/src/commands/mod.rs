@@ -27,6 +27,8 @@ mod task_import;
 mod task_rows;
 mod task_show;
 mod task_work;
+pub mod trigger;
+mod trigger_settings;
 
 use clap::{Args as ClapArgs, CommandFactory};
 use drover_protocol::{event::Event, page::Page};
@@ -60,6 +62,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::JoinToken(command) => join_token::run(&Session::open(&connection)?, command).await?,
         Command::Storage(command) => storage::run(&Session::open(&connection)?, command).await?,
         Command::File(command) => file::run(&Session::open(&connection)?, command).await?,
+        Command::Trigger(command) => trigger::run(&Session::open(&connection)?, command).await?,
         Command::Key(command) => key::run(&Session::open(&connection)?, command).await?,
         Command::Keys(command) => keys::run(&Session::open(&connection)?, command).await?,
         Command::Backup(arguments) => backup::backup(&Session::open(&connection)?, arguments).await?,

@@ -6,3 +6,4 @@ mod follow;
 mod logs;
 mod support;
 mod tasks;
+mod triggers;

@@ -8,6 +8,7 @@ pub mod resources;
 pub mod retention;
 pub mod sealing;
 pub mod storage;
+pub mod triggers;
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -31,6 +32,7 @@ pub struct Background {
 pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result<Background, JobSchedulerError> {
     let mut loops = JoinSet::new();
     loops.spawn(deadlines::run(Arc::clone(app)));
+    loops.spawn(triggers::run(Arc::clone(app)));
     loops.spawn(repeat(Arc::clone(app), "sealing", Topic::Sealing, Duration::from_secs(5), sealing::pass));
     loops.spawn(repeat(Arc::clone(app), "garbage", Topic::Garbage, Duration::from_secs(60), garbage::pass));
     loops.spawn(repeat(Arc::clone(app), "storage", Topic::Storage, Duration::from_secs(60), storage::pass));

@@ -1,4 +1,4 @@
-//! Removes what has become too old: finished jobs, lines of logs, kept answers, join tokens.
+//! Removes what has become too old: finished jobs, histories of triggers, lines of logs, kept answers, join tokens.
 
 use drover_protocol::AccountId;
 
@@ -7,7 +7,7 @@ use crate::{
     app::App,
     domain::log::Gone,
     error::Result,
-    operations::{idempotency, join_token, log_sealing, log_search, retention},
+    operations::{idempotency, join_token, log_sealing, log_search, retention, trigger},
     store::Tx,
 };
 
@@ -33,6 +33,7 @@ pub async fn pass(app: &App, ages: Ages) -> Result<()> {
         }
         if ages.jobs_days > 0 {
             failures.note(account, remove_jobs(app, account, ages.jobs_days).await);
+            failures.note(account, remove_fires(app, account, ages.jobs_days).await);
         }
     }
     failures.end()
@@ -52,6 +53,13 @@ async fn remove_lines(app: &App, account: AccountId, days: u64) -> Result<()> {
     let before = app.db.now().minus_seconds(days * DAY_SECONDS);
     let page = move |tx: &mut Tx| log_sealing::expire_page(tx, before, &Gone::Retention, PAGE);
     while app.db.write(account, page).await?.entries == PAGE {}
+    Ok(())
+}
+
+/// What became of instants is kept as long as the jobs that they started.
+async fn remove_fires(app: &App, account: AccountId, days: u64) -> Result<()> {
+    let before = app.db.now().minus_seconds(days * DAY_SECONDS);
+    while app.db.write(account, move |tx| trigger::expire_page(tx, before, PAGE)).await? == PAGE {}
     Ok(())
 }
 

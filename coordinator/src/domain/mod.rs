@@ -17,5 +17,7 @@ pub mod process;
 pub mod queue;
 pub mod resource;
 pub mod robot;
+pub mod schedule;
 pub mod storage;
 pub mod task;
+pub mod trigger;

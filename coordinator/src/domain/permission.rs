@@ -81,6 +81,11 @@ permissions! {
     StorageCreate = "storage:create",
     StorageUpdate = "storage:update",
     StorageDelete = "storage:delete",
+    TriggerRead = "trigger:read",
+    TriggerCreate = "trigger:create",
+    TriggerUpdate = "trigger:update",
+    TriggerDelete = "trigger:delete",
+    TriggerFire = "trigger:fire",
     SystemBackup = "system:backup",
     AgentWork = "agent:work",
 }
@@ -131,6 +136,7 @@ impl Role {
             P::QueueRead,
             P::TaskRead,
             P::ResourceRead,
+            P::TriggerRead,
         ];
         let more: &[P] = match self {
             Self::Robot => return P::AgentWork | P::LogWrite,
@@ -162,6 +168,10 @@ impl Role {
                 P::StorageCreate,
                 P::StorageUpdate,
                 P::StorageDelete,
+                P::TriggerCreate,
+                P::TriggerUpdate,
+                P::TriggerDelete,
+                P::TriggerFire,
             ],
             Self::Developer => &[
                 P::LogWrite,
@@ -192,6 +202,10 @@ impl Role {
                 P::StorageCreate,
                 P::StorageUpdate,
                 P::StorageDelete,
+                P::TriggerCreate,
+                P::TriggerUpdate,
+                P::TriggerDelete,
+                P::TriggerFire,
             ],
         };
         look.iter().chain(more).copied().collect()

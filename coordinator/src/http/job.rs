@@ -29,9 +29,9 @@ use crate::{
         self,
         job::{State as JobStatus, Target as JobTarget},
     },
+    drafting::{self, Checked},
     error::{Error, Result as OperationResult},
-    json_schema::{self, Side},
-    operations::{Caller, assignment, attempt, event, job, key, process_version},
+    operations::{Caller, assignment, attempt, event, job, key},
     store::{Reading, Topic, Tx, document::Slot},
 };
 
@@ -146,22 +146,8 @@ async fn start_jobs(State(app): State<Arc<App>>, caller: Caller, request: Posted
         return Ok(first);
     }
     let new = request.body;
-    let (draft, manifest) = app.db.read(caller.account, |reading| {
-        let draft = job::draft(reading, &caller, &new)?;
-        let version = draft.version.id;
-        let manifest = app.manifests.get(version, || process_version::manifest(reading, version))?;
-        Ok((draft, manifest))
-    })?;
-    if let Some(schema) = &manifest.input_schema {
-        let unusable = |error| Error::Internal(format!("the input schema of a version is unusable: {error}"));
-        let validator = app.schemas.get(draft.version.id.uuid(), Side::Input, schema).map_err(unusable)?;
-        let errors = json_schema::check(&validator, schema, &draft.input, "/input").await;
-        if !errors.is_empty() {
-            return Err(Error::Invalid(errors).into());
-        }
-    }
-    let input = serde_json::to_vec(&draft.input)
-        .map_err(|error| Error::Internal(format!("an input cannot be written: {error}")))?;
+    let Checked { draft, input } =
+        drafting::checked(&app, caller.account, |reading| job::draft(reading, &caller, &new)).await?;
     once::write(&app, caller, request.call, move |tx, caller| {
         let jobs = job::start(tx, caller, &new, &draft, &input)?;
         let first = jobs[0].id;

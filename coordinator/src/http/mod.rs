@@ -30,6 +30,7 @@ mod server;
 mod storage;
 mod system;
 mod task;
+mod trigger;
 
 use std::sync::Arc;
 
@@ -70,7 +71,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(robot_group::routes())
         .merge(storage::routes())
         .merge(system::versioned_routes())
-        .merge(task::routes());
+        .merge(task::routes())
+        .merge(trigger::routes());
     OpenApiRouter::with_openapi(openapi::base()).nest(drover_protocol::API_BASE, versioned).merge(system::routes())
 }
 

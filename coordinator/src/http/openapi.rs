@@ -49,7 +49,7 @@ const SCHEMAS: &str = "#/components/schemas/";
         (name = "Job", description = "Runs of a process version for a robot or a group."),
         (name = "Queue", description = "Named, ordered lists of tasks, with the rules that hold for each task in them."),
         (name = "Task", description = "Items of work in a queue: added, taken by one holder at a time, worked on and ended."),
-        (name = "Trigger", description = "Rules that start jobs. There are no calls of this section yet."),
+        (name = "Trigger", description = "Rules that start jobs by themselves: at times, or to keep jobs running."),
         (name = "Resource", description = "Named values for processes: texts, numbers, credentials, secrets, \
             calendars; with values of their own for robots and groups."),
         (name = "Storage", description = "Folders of files, of any size, that people and jobs read and write; the folders \

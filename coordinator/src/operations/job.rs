@@ -1,7 +1,7 @@
 //! Jobs as people and programs start, see and end them. What agents do with them is in `agent.rs`.
 
 use drover_protocol::{
-    JobId,
+    JobId, TriggerId,
     job::{Cause, CauseCode, CloseJob, JobFilter, JobState, NewJob, Source, SourceKind, StopMode},
     json::{MAX_DEPTH, is_too_deep},
     page::PageQuery,
@@ -12,7 +12,7 @@ use super::{
     audit::{self, Act},
     event, file,
     list::{self, Page, Via},
-    log, process, process_version, robot, robot_group, task,
+    log, process, process_version, robot, robot_group, task, trigger,
 };
 use crate::{
     domain::{
@@ -58,16 +58,51 @@ pub struct Draft {
     pub input: serde_json::Value,
 }
 
+/// Who or what starts a job.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    source: Source,
+    parent_job_id: Option<JobId>,
+    trigger_id: Option<TriggerId>,
+    by: String,
+}
+
+impl Origin {
+    fn caller(caller: &Caller) -> Self {
+        let (kind, id, parent_job_id) = match &caller.actor {
+            Actor::User { id, .. } => (SourceKind::Api, id.to_string(), None),
+            Actor::Robot { id, .. } => (SourceKind::Api, id.to_string(), None),
+            Actor::Job { job, .. } => (SourceKind::Job, job.to_string(), Some(*job)),
+        };
+        Self { source: Source { kind, id }, parent_job_id, trigger_id: None, by: caller.by() }
+    }
+
+    pub fn trigger(id: TriggerId) -> Self {
+        let source = Source { kind: SourceKind::Trigger, id: id.to_string() };
+        Self { source, parent_job_id: None, trigger_id: Some(id), by: format!("trigger:{id}") }
+    }
+}
+
 /// Finds what the request names and checks it, but for the schema of the input, which is compiled elsewhere.
 pub fn draft(reading: &dyn Reading, caller: &Caller, new: &NewJob) -> Result<Draft> {
     caller.require(Permission::JobStart)?;
+    draft_of(reading, new)
+}
+
+/// The robot or group that a request names.
+pub fn target_of(reading: &dyn Reading, target: &drover_protocol::job::Target) -> Result<Target> {
+    match (&target.robot, &target.group) {
+        (Some(name), None) => Ok(Target::Robot(robot::find(reading, name, "/target/robot")?.id)),
+        (None, Some(name)) => Ok(Target::Group(robot_group::find(reading, name, "/target/group")?.id)),
+        _ => Err(Error::invalid("/target", "name either a robot or a group")),
+    }
+}
+
+/// The same draft for what needs nobody's permission: the coordinator's own decision.
+pub fn draft_of(reading: &dyn Reading, new: &NewJob) -> Result<Draft> {
     check_request(reading, new)?;
     let process = process::find(reading, &new.process, "/process")?;
-    let target = match (&new.target.robot, &new.target.group) {
-        (Some(name), None) => Target::Robot(robot::find(reading, name, "/target/robot")?.id),
-        (None, Some(name)) => Target::Group(robot_group::find(reading, name, "/target/group")?.id),
-        _ => return Err(Error::invalid("/target", "name either a robot or a group")),
-    };
+    let target = target_of(reading, &new.target)?;
     let version = process_version::for_job(reading, &process, new.version.as_deref(), target)?;
     let mut input = process.defaults.input.clone().unwrap_or_default();
     input.extend(new.input.clone().unwrap_or_default());
@@ -101,6 +136,11 @@ fn check_request(reading: &dyn Reading, new: &NewJob) -> Result<()> {
 /// Writes the jobs. `input` is the draft's input as JSON.
 pub fn start(tx: &mut Tx, caller: &Caller, new: &NewJob, draft: &Draft, input: &[u8]) -> Result<Vec<Job>> {
     caller.require(Permission::JobStart)?;
+    start_as(tx, &Origin::caller(caller), new, draft, input)
+}
+
+/// The same for the coordinator's own decision.
+pub fn start_as(tx: &mut Tx, origin: &Origin, new: &NewJob, draft: &Draft, input: &[u8]) -> Result<Vec<Job>> {
     if input.len() > MAX_JSON_BYTES {
         return Err(too_large("input"));
     }
@@ -118,25 +158,20 @@ pub fn start(tx: &mut Tx, caller: &Caller, new: &NewJob, draft: &Draft, input: &
     table::require::<ProcessVersion>(tx, draft.version.id)?;
     let mut jobs = Vec::new();
     for _ in 0..count {
-        let job = build(tx, caller, new, draft);
+        let job = build(tx, origin, new, draft);
         table::insert(tx, &job)?;
         document::insert(tx, job.id.uuid(), Slot::Input, input)?;
         let text = format!("version {} of {} was started", job.version_number, job.process_name);
-        event::note(tx, job.id.uuid(), "created", text, caller.by())?;
+        event::note(tx, job.id.uuid(), "created", text, origin.by.clone())?;
         wake_for(tx, None, &job);
         jobs.push(job);
     }
     Ok(jobs)
 }
 
-fn build(tx: &Tx, caller: &Caller, new: &NewJob, draft: &Draft) -> Job {
+fn build(tx: &Tx, origin: &Origin, new: &NewJob, draft: &Draft) -> Job {
     let (defaults, version) = (&draft.process.defaults, &draft.version);
     let grace = defaults.stop_grace_seconds.or(version.stop_grace_seconds).unwrap_or(DEFAULT_STOP_GRACE_SECONDS);
-    let (source, parent_job_id) = match &caller.actor {
-        Actor::User { id, .. } => (Source { kind: SourceKind::Api, id: id.to_string() }, None),
-        Actor::Robot { id, .. } => (Source { kind: SourceKind::Api, id: id.to_string() }, None),
-        Actor::Job { job, .. } => (Source { kind: SourceKind::Job, id: job.to_string() }, Some(*job)),
-    };
     Job {
         id: JobId::from_uuid(tx.new_id()),
         process_id: draft.process.id,
@@ -149,7 +184,7 @@ fn build(tx: &Tx, caller: &Caller, new: &NewJob, draft: &Draft) -> Job {
         tries: 0,
         robot: None,
         priority: new.priority.or(defaults.priority).unwrap_or(DEFAULT_PRIORITY),
-        source,
+        source: origin.source.clone(),
         created_at: tx.now(),
         assigned_at: None,
         started_at: None,
@@ -161,8 +196,8 @@ fn build(tx: &Tx, caller: &Caller, new: &NewJob, draft: &Draft) -> Job {
         retry: defaults.retry.clone().unwrap_or_default(),
         log_level: defaults.log_level.unwrap_or(drover_protocol::log::Level::Trace),
         labels: new.labels.clone(),
-        parent_job_id,
-        trigger_id: None,
+        parent_job_id: origin.parent_job_id,
+        trigger_id: origin.trigger_id,
         progress: None,
         error: None,
         exit: None,
@@ -186,6 +221,9 @@ pub fn apply(tx: &mut Tx, before: Job, event: JobEvent, leases: &Leases) -> Resu
     }
     let mut job = step.job;
     table::update(tx, &mut job)?;
+    if !before.is_finished() && job.is_finished() {
+        trigger::job_ended(tx, &job)?;
+    }
     for note in step.notes {
         event::note(tx, job.id.uuid(), note.code, note.text, note.by)?;
     }
@@ -269,6 +307,7 @@ pub fn list(reading: &dyn Reading, caller: &Caller, filter: &JobFilter, query: &
     let robot = filter.robot.as_deref().map(|text| robot::find(reading, text, "robot")).transpose()?;
     let process = filter.process.as_deref().map(|text| process::find(reading, text, "process")).transpose()?;
     let group = filter.group.as_deref().map(|text| robot_group::find(reading, text, "group")).transpose()?;
+    let trigger = filter.trigger.as_deref().map(|text| trigger::id_of(reading, text)).transpose()?;
     let labels = list::parse_labels(&filter.label)?;
     let finished_only = filter.state == Some(JobState::Finished);
     let (scan, via) = match (filter.outcome, filter.state, &robot, &process) {
@@ -280,6 +319,10 @@ pub fn list(reading: &dyn Reading, caller: &Caller, filter: &JobFilter, query: &
         (None, _, None, Some(process)) => (Scan::of(reading, Kind::JobByProcess, process.id), Via::Index),
         (None, _, None, None) => (Scan::of(reading, Kind::Job, ()), Via::Records),
     };
+    let (scan, via) = match trigger {
+        Some(trigger) => (Scan::of(reading, Kind::JobByTrigger, trigger), Via::Index),
+        None => (scan, via),
+    };
     let fits = |job: &Job| {
         filter.state.is_none_or(|state| job.state.kind() == state)
             && filter
@@ -288,7 +331,7 @@ pub fn list(reading: &dyn Reading, caller: &Caller, filter: &JobFilter, query: &
             && robot.as_ref().is_none_or(|robot| job.robot.as_ref().is_some_and(|holder| holder.id == robot.id))
             && process.as_ref().is_none_or(|process| job.process_id == process.id)
             && group.as_ref().is_none_or(|group| job.target == Target::Group(group.id))
-            && filter.trigger.as_ref().is_none_or(|id| job.trigger_id.is_some_and(|own| own.to_string() == *id))
+            && trigger.is_none_or(|trigger| job.trigger_id == Some(trigger))
             && filter.source.is_none_or(|source| job.source.kind == source)
             && filter.created_from.is_none_or(|from| job.created_at >= from)
             && filter.created_to.is_none_or(|to| job.created_at < to)

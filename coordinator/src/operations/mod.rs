@@ -33,5 +33,7 @@ pub mod rotation;
 pub mod storage;
 pub mod system;
 pub mod task;
+pub mod trigger;
+pub mod trigger_fire;
 
 pub use caller::{Actor, Caller, Reach};

@@ -5,6 +5,7 @@ use drover_protocol::{
     page::PageQuery,
     process::{NewProcess, ProcessDefaults, ProcessPatch, VersionState},
 };
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Caller,
@@ -127,7 +128,7 @@ pub fn update(
         process.description = description.clone();
     }
     if let Some(members) = &patch.defaults {
-        process.defaults = patched_defaults(&process.defaults, members)?;
+        process.defaults = patched(&process.defaults, members, "/defaults")?;
         check_defaults(&mut faults, &process.defaults);
     }
     faults.check()?;
@@ -142,13 +143,14 @@ pub fn update(
     Ok(process)
 }
 
-/// A merge patch of the defaults (RFC 7396): null removes, objects are merged, anything else replaces.
-fn patched_defaults(
-    defaults: &ProcessDefaults,
+/// A merge patch of a part of an object (RFC 7396): null removes, objects are merged, anything else replaces.
+pub(super) fn patched<T: Serialize + DeserializeOwned>(
+    part: &T,
     members: &serde_json::Map<String, serde_json::Value>,
-) -> Result<ProcessDefaults> {
-    let unexpected = |error: serde_json::Error| Error::Internal(format!("defaults cannot be patched: {error}"));
-    let mut json = serde_json::to_value(defaults).map_err(unexpected)?;
+    pointer: &str,
+) -> Result<T> {
+    let unexpected = |error: serde_json::Error| Error::Internal(format!("{pointer} cannot be patched: {error}"));
+    let mut json = serde_json::to_value(part).map_err(unexpected)?;
     merge(&mut json, members);
     serde_path_to_error::deserialize(json).map_err(|error| {
         let message = error.inner().to_string();
@@ -157,7 +159,8 @@ fn patched_defaults(
             Some(None) => "there is no such field".to_owned(),
             None => message,
         };
-        Error::invalid(format!("/defaults/{}", error.path().to_string().replace('.', "/")), detail)
+        let below = error.path().to_string().replace('.', "/");
+        Error::invalid(format!("{pointer}/{below}"), detail)
     })
 }
 
@@ -207,6 +210,9 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     if !Scan::of(tx, Kind::JobByProcess, process.id).pairs(tx, 1)?.is_empty() {
         return Err(Error::in_use("jobs of the process are kept; delete them first or wait for their retention"));
     }
+    if !Scan::of(tx, Kind::TriggerByProcess, process.id).pairs(tx, 1)?.is_empty() {
+        return Err(Error::in_use("a trigger starts jobs of the process; change or delete that first"));
+    }
     for version in process_version::all_of(tx, process.id)? {
         process_version::remove(tx, &version)?;
     }
@@ -249,7 +255,8 @@ mod tests {
         let defaults: ProcessDefaults =
             serde_json::from_value(json!({"priority": 3, "input": {"a": 1, "b": 2}})).expect("these are defaults");
         let patch = json!({"priority": null, "input": {"b": null}, "retry": {"on": ["lost"]}});
-        let patched = patched_defaults(&defaults, patch.as_object().expect("it is an object")).expect("it fits");
+        let members = patch.as_object().expect("it is an object");
+        let patched = patched(&defaults, members, "/defaults").expect("it fits");
         assert_eq!((patched.priority, patched.input), (None, json!({"a": 1}).as_object().cloned()));
         assert_eq!(patched.retry.map(|retry| retry.max_attempts), Some(1));
     }

@@ -12,7 +12,7 @@ use super::{
     audit::{self, Act},
     event,
     list::{self, Page, Via},
-    resource_value,
+    resource_value, trigger,
 };
 use crate::{
     domain::{
@@ -189,6 +189,9 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     caller.require(Permission::ResourceDelete)?;
     let mut resource = resolve(tx, text)?;
     table::check_revision(resource.revision, revision)?;
+    if trigger::uses_calendar(tx, &resource.name)? {
+        return Err(Error::in_use("a trigger goes by this calendar; change or delete that first"));
+    }
     audit::append(tx, caller, Act::new("delete", NOUN, resource.id, &resource.name).before(&resource))?;
     resource.removed = true;
     table::update(tx, &mut resource)?;

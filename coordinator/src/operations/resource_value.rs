@@ -10,7 +10,7 @@
 use drover_protocol::{
     ResourceId, RobotId,
     page::PageQuery,
-    resource::{KEPT_VERSIONS, MAX_SHOWN_BYTES, NewResourceValue, ValueFor},
+    resource::{KEPT_VERSIONS, MAX_SHOWN_BYTES, NewResourceValue, ResourceKind, ValueFor},
 };
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ use super::{
     event,
     list::{self, Page, Via},
     resource::{people_only, resolve, within_reach},
-    robot, robot_group,
+    robot, robot_group, trigger,
 };
 use crate::{
     domain::{
@@ -262,6 +262,9 @@ fn add(
     };
     put_content(tx, &mut value, kept)?;
     table::insert(tx, &value)?;
+    if resource.kind == ResourceKind::Calendar && scope == Scope::Default {
+        trigger::calendar_changed(tx, &resource.name)?;
+    }
     forget_old(tx, resource.id, scope)?;
     Ok(value)
 }

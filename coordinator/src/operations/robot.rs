@@ -261,6 +261,9 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     if robot_group::has_unfinished_jobs(tx, Target::Robot(robot.id))? {
         return Err(Error::in_use("jobs wait for this very robot; stop them first"));
     }
+    if robot_group::is_target_of_trigger(tx, Target::Robot(robot.id))? {
+        return Err(Error::in_use("a trigger starts jobs for this very robot; change or delete that first"));
+    }
     for group in &robot.groups {
         count_members(tx, *group, -1)?;
     }

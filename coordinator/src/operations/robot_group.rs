@@ -131,7 +131,15 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     }
     resource_value::forget_holder(tx, Scope::Group(group.id))?;
     audit::append(tx, caller, Act::new("delete", NOUN, group.id, &group.name).before(&group))?;
+    if is_target_of_trigger(tx, Target::Group(group.id))? {
+        return Err(Error::in_use("a trigger starts jobs for robots of this group; change or delete that first"));
+    }
     table::delete::<RobotGroup>(tx, group.id)
+}
+
+/// Whether some trigger starts jobs for this target.
+pub fn is_target_of_trigger(reading: &dyn Reading, target: Target) -> Result<bool> {
+    Ok(!Scan::of(reading, Kind::TriggerByTarget, target).pairs(reading, 1)?.is_empty())
 }
 
 /// Whether a job for this target has not finished. One that runs counts as well: it may have to wait again.

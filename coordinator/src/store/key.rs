@@ -4,7 +4,7 @@
 
 use drover_protocol::{
     AccountId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, QueueId,
-    ResourceId, RobotGroupId, RobotId, TaskId, Timestamp, UserId,
+    ResourceId, RobotGroupId, RobotId, TaskId, Timestamp, TriggerId, UserId,
 };
 use uuid::Uuid;
 
@@ -156,6 +156,19 @@ kinds! {
     LogActive = b"la",
     /// Which lines have arrived, in the order of their arrival, for those who follow all logs; kept for a while.
     LogArrival = b"li",
+    Trigger = b"zt",
+    TriggerByName = b"zn",
+    /// When the coordinator must look at the trigger by itself.
+    TriggerDue = b"zd",
+    /// What became of an instant: trigger, instant, occasion.
+    TriggerFire = b"zh",
+    TriggerFireByTime = b"zf",
+    TriggerByProcess = b"zp",
+    TriggerByTarget = b"zg",
+    TriggerByCalendar = b"zc",
+    JobByTrigger = b"zj",
+    /// Jobs of a trigger that have not finished.
+    JobActiveByTrigger = b"za",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -233,6 +246,7 @@ id_parts!(
     RobotGroupId,
     RobotId,
     TaskId,
+    TriggerId,
     UserId
 );
 
@@ -317,7 +331,7 @@ mod tests {
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
-             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li"
+             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zc zj za"
         );
         let mut unique = letters.clone();
         unique.sort();

@@ -2,7 +2,7 @@
 
 use drover_protocol::{
     AccountId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, QueueId, ResourceId,
-    RobotGroupId, RobotId, TaskId, Timestamp, UserId, job::JobState, task::TaskError,
+    RobotGroupId, RobotId, TaskId, Timestamp, TriggerId, UserId, job::JobState, task::TaskError,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -29,6 +29,7 @@ use crate::{
         robot::{Robot, RobotGroup, Sample},
         storage::StorageFolder,
         task::{self, Task},
+        trigger::{Fire, Trigger},
     },
     error::Result,
 };
@@ -242,6 +243,12 @@ impl Record for Job {
             if self.is_held() {
                 entries.push(IndexEntry::many(Kind::JobHeld, robot.id));
                 entries.push(IndexEntry::many(Kind::JobActive, self.process_id));
+            }
+        }
+        if let Some(trigger) = self.trigger_id {
+            entries.push(IndexEntry::many(Kind::JobByTrigger, trigger));
+            if !self.is_finished() {
+                entries.push(IndexEntry::many(Kind::JobActiveByTrigger, trigger));
             }
         }
         entries.extend(self.deadline().map(|at| IndexEntry::many(Kind::JobDeadline, at)));
@@ -576,6 +583,45 @@ impl Record for Act {
     }
 }
 
+impl Record for Trigger {
+    const KIND: Kind = Kind::Trigger;
+    const NOUN: &'static str = "trigger";
+    type Id = TriggerId;
+
+    fn id(&self) -> TriggerId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        let mut entries = vec![
+            IndexEntry::unique(Kind::TriggerByName, self.name.as_str()),
+            IndexEntry::many(Kind::TriggerByProcess, self.process_id),
+            IndexEntry::many(Kind::TriggerByTarget, self.target),
+        ];
+        entries.extend(self.calendar.as_deref().map(|name| IndexEntry::many(Kind::TriggerByCalendar, name)));
+        entries.extend(self.due_at().map(|at| IndexEntry::many(Kind::TriggerDue, at)));
+        entries
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+}
+
+impl Record for Fire {
+    const KIND: Kind = Kind::TriggerFire;
+    const NOUN: &'static str = "fire";
+    type Id = (TriggerId, Timestamp, Uuid);
+
+    fn id(&self) -> (TriggerId, Timestamp, Uuid) {
+        (self.trigger_id, self.instant, self.occasion)
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::many(Kind::TriggerFireByTime, self.decided_at)]
+    }
+}
+
 /// Reads a stored record and gives its id and the keys of all its index entries.
 type IndexKeysOf = fn(AccountId, &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)>;
 
@@ -612,6 +658,8 @@ pub const RECORDS: &[RecordKind] = &[
         Kind::JobHeld,
         Kind::JobActive,
         Kind::JobDeadline,
+        Kind::JobByTrigger,
+        Kind::JobActiveByTrigger,
     ]),
     records::<Attempt>(&[]),
     records::<Event>(&[]),
@@ -643,6 +691,14 @@ pub const RECORDS: &[RecordKind] = &[
     records::<Resource>(&[Kind::ResourceByName, Kind::ResourceByExpiry]),
     records::<ResourceValue>(&[Kind::ResourceValueByScope, Kind::ResourceValueCurrent, Kind::ResourceValueByHolder]),
     records::<Act>(&[Kind::AuditByActor, Kind::AuditByNoun, Kind::AuditByObject]),
+    records::<Trigger>(&[
+        Kind::TriggerByName,
+        Kind::TriggerDue,
+        Kind::TriggerByProcess,
+        Kind::TriggerByTarget,
+        Kind::TriggerByCalendar,
+    ]),
+    records::<Fire>(&[Kind::TriggerFireByTime]),
 ];
 
 /// Kinds that are neither records nor indexes: pieces of documents and of log lines, arrivals, what is found by a hash,

@@ -49,6 +49,8 @@ pub enum Topic {
     Settling,
     /// A storage folder was deleted.
     Storage,
+    /// A trigger is due sooner than was known.
+    Triggers,
 }
 
 impl Topic {

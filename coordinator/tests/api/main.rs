@@ -26,4 +26,5 @@ mod support;
 mod task_lists;
 mod tasks;
 mod tasks_of_jobs;
+mod triggers;
 mod uploads;

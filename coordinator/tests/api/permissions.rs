@@ -60,6 +60,9 @@ impl Things {
             text(&made, "/url").rsplit('/').next().unwrap().to_owned()
         };
         let links = (link("get").await, link("put").await);
+        let trigger = json!({ "name": "t", "process": process, "target": { "group": "all" }, "kind": "schedule",
+            "schedule": { "cron": "0 0 1 1 *" } });
+        let trigger = world.post("/triggers", trigger).await.created();
         let things = BTreeMap::from([
             ("{robot}", agent.id.clone()),
             ("{resource}", text(&resource, "/id")),
@@ -76,6 +79,7 @@ impl Things {
             ("{job}", job),
             ("{queue}", queue),
             ("{task}", task),
+            ("{trigger}", text(&trigger, "/id")),
             ("token", text(&token, "/token")),
             ("/join-tokens/{id}", format!("/join-tokens/{}", text(&token, "/id"))),
             ("/keys/{id}", format!("/keys/{}", text(&key, "/id"))),
@@ -101,6 +105,7 @@ impl Things {
             ("{job}", id()),
             ("{queue}", id()),
             ("{task}", id()),
+            ("{trigger}", id()),
             ("token", "x".to_owned()),
             ("/join-tokens/{id}", format!("/join-tokens/{}", id())),
             ("/keys/{id}", format!("/keys/{}", id())),
@@ -155,6 +160,11 @@ impl Things {
             }
             "POST /jobs" => json!({ "process": self.0["{process}"], "target": { "group": "all" } }),
             "POST /logs" => json!({ "level": "info", "message": "by hand" }),
+            "POST /triggers" => json!({ "name": "new", "process": self.0["{process}"], "target": { "group": "all" },
+                "kind": "continuous", "continuous": { "jobs": 1 } }),
+            "POST /triggers/{trigger}/backfill" => {
+                json!({ "from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z" })
+            }
             "POST /jobs/{job}/stop" => json!({ "mode": "stop" }),
             "POST /jobs/{job}/close" => json!({ "outcome": "lost", "reason": "gone" }),
             "POST /robots/{robot}/pause" | "POST /robot-groups/{group}/pause" => {
@@ -349,6 +359,7 @@ async fn another_account_sees_nothing() {
         "/resources",
         "/audit",
         "/storages",
+        "/triggers",
     ] {
         let call = Call::new(world.router.clone(), Method::GET, list).key(&other_admin);
         let page = call.send().await.ok();

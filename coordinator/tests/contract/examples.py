@@ -103,6 +103,17 @@ def storage(e):
     assert requests.get(link, timeout=60).content == b"an invoice"
 
 
+def triggers(e):
+    made = e.send("create_trigger")
+    e.send("update_trigger", trigger=made["name"])
+    for name in ["preview_trigger", "fire_trigger", "disable_trigger", "enable_trigger"]:
+        e.send(name, trigger=made["name"])
+    # The example's time may lie in the future of whoever tries it.
+    past = {"from": "2026-01-05T00:00:00.000Z", "to": "2026-01-06T00:00:00.000Z"}
+    assert e.send("backfill_trigger", change=past, trigger=made["id"])["fired"] == 1
+    assert e.send("list_fires", trigger=made["id"])["items"]
+
+
 def keys(e):
     e.send("update_account")
     e.send("create_key")
@@ -121,6 +132,7 @@ def main():
         work(e, fleet(e))
         resources(e)
         storage(e)
+        triggers(e)
         keys(e)
         assert not e.not_sent(), f"these examples were not tried: {sorted(e.not_sent())}"
         print(f"{len(e.sent)} examples of request bodies work as they stand.")

@@ -16,6 +16,7 @@ NAMES = {
     "group": "accounting",
     "process": "invoices",
     "version": "1",
+    "trigger": "nightly",
     "sha256": WORLD["sha256"],
     "path": "report.html",
     "resource": "erp-login",

@@ -32,6 +32,7 @@ class World:
         for job in self.take():
             self.agent("POST", f"/agent/jobs/{job['job']['id']}/accept", {"attempt": job["attempt"]})
         self.waiting = [self.start(None) for _ in range(6)]
+        self.make_trigger("nightly")
         self.join_token = c.json("POST", "/join-tokens", {"uses": 10000})["token"]
         self.storage = c.json("POST", "/storages", {"name": "accounting/invoices"})["id"]
         c.call("PUT", f"/storages/{self.storage}/files/report.html", data=b"<p>300 checked</p>", wanted=201)
@@ -41,6 +42,7 @@ class World:
         self.spare["resources"] = [f"spare-{n}" for n in range(SPARE)]
         for name in self.spare["resources"]:
             c.json("POST", "/resources", {"name": name, "kind": "text", "value": name})
+        self.spare["triggers"] = [self.make_trigger(f"spare-{number}") for number in range(SPARE)]
         self.spare["keys"] = [c.json("POST", "/keys", {"name": f"spare {n}"})["id"] for n in range(SPARE)]
         self.spare["join-tokens"] = [c.json("POST", "/join-tokens", {})["id"] for _ in range(SPARE)]
 
@@ -63,6 +65,10 @@ class World:
         for name in names:
             self.c.json("POST", f"/{noun}", {"name": name})
         return names
+
+    def make_trigger(self, name):
+        trigger = {"name": name, "process": "invoices", "target": {"group": "accounting"}, "kind": "schedule"}
+        return self.c.json("POST", "/triggers", trigger | {"schedule": {"cron": "0 6 1 1 *"}})["id"]
 
     def start(self, group):
         target = {"group": group} if group else {"robot": "never-joined"}

@@ -115,6 +115,11 @@ const BY_RULE: &[(&str, &[Code])] = &[
     ("create_link", &[Code::WrongState, Code::StaleAttempt]),
     ("read_by_link", &[Code::Forbidden, Code::PreconditionFailed]),
     ("write_by_link", &[Code::Forbidden, Code::WrongState, Code::StaleAttempt]),
+    ("delete_resource", &[Code::InUse]),
+    ("create_trigger", &[Code::AlreadyExists]),
+    ("update_trigger", &[Code::AlreadyExists]),
+    ("fire_trigger", &[Code::WrongState, Code::TooLarge]),
+    ("backfill_trigger", &[Code::WrongState]),
     ("get_metrics", &[Code::Unauthenticated]),
     ("get_backup", &[Code::WrongState]),
 ];

@@ -1,0 +1,206 @@
+//! The settings of a trigger on the command line, for `create` and `update`.
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use crate::{error::Error, values};
+
+#[derive(Args)]
+pub struct CreateArgs {
+    pub name: String,
+    /// Name or id of the process whose jobs it starts
+    #[arg(long)]
+    process: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Args)]
+pub struct UpdateArgs {
+    /// Name or id
+    pub trigger: String,
+    /// Give it another name
+    #[arg(long, value_name = "NAME")]
+    rename: Option<String>,
+    /// Name or id of the process whose jobs it starts
+    #[arg(long)]
+    process: Option<String>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Args)]
+struct Settings {
+    #[arg(long)]
+    description: Option<String>,
+    /// For this robot
+    #[arg(long, value_name = "ROBOT", conflicts_with = "group")]
+    on: Option<String>,
+    /// For any robot of this group (default: all)
+    #[arg(long)]
+    group: Option<String>,
+    /// Fire by a cron pattern: 5 fields (0 is Sunday), or 6 with seconds first (1 is Sunday)
+    #[arg(long, value_name = "PATTERN", group = "pace")]
+    cron: Option<String>,
+    /// Fire each time so long has passed, for example 15m
+    #[arg(long, value_parser = values::seconds, value_name = "DURATION", group = "pace")]
+    every: Option<u64>,
+    /// Fire on a day of each month: DAY@HH:MM, DAY from 1 to 31 or "last"; "working-" before it counts working days
+    #[arg(long, value_name = "DAY@HH:MM", value_parser = monthly, group = "pace")]
+    monthly: Option<Value>,
+    /// Keep so many jobs running
+    #[arg(long, value_name = "JOBS", group = "pace")]
+    keep: Option<u32>,
+    /// IANA name of the zone whose clock counts, for example Europe/Berlin (default: UTC)
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<String>,
+    /// What becomes of a time that the clock leaps over
+    #[arg(long, value_parser = ["run_after", "skip"])]
+    missing_hour: Option<String>,
+    /// What becomes of a time that the clock shows twice
+    #[arg(long, value_parser = ["first", "second", "both"])]
+    repeated_hour: Option<String>,
+    /// What becomes of instants at which the coordinator did not run
+    #[arg(long, value_parser = ["none", "last", "all"])]
+    catch_up: Option<String>,
+    /// How far back instants are made up for, for example 6h
+    #[arg(long, value_parser = values::seconds, value_name = "DURATION")]
+    catch_up_window: Option<u64>,
+    /// What becomes of a fire while jobs of the trigger have not finished
+    #[arg(long, value_parser = ["skip", "buffer_one", "buffer_all", "stop_other", "allow"])]
+    overlap: Option<String>,
+    /// Unfinished jobs of the trigger at once
+    #[arg(long)]
+    max_parallel: Option<u32>,
+    /// Fire only between these local times, for example 22:00-06:00
+    #[arg(long, value_name = "HH:MM-HH:MM", value_parser = window)]
+    window: Option<Value>,
+    /// Fire from this time on
+    #[arg(long, value_parser = values::moment, value_name = "TIME")]
+    valid_from: Option<drover_protocol::Timestamp>,
+    /// Fire until before this time
+    #[arg(long, value_parser = values::moment, value_name = "TIME")]
+    valid_to: Option<drover_protocol::Timestamp>,
+    /// Jobs that it may start in all
+    #[arg(long)]
+    max_runs: Option<u64>,
+    /// Jobs that it may start within a month
+    #[arg(long)]
+    max_runs_per_month: Option<u64>,
+    /// Ask each job to stop so long after it was made
+    #[arg(long, value_parser = values::seconds, value_name = "DURATION")]
+    stop_after: Option<u64>,
+    /// Abort each job so long after it was made
+    #[arg(long, value_parser = values::seconds, value_name = "DURATION")]
+    abort_after: Option<u64>,
+    /// For whom jobs are meant while all robots of the group are busy
+    #[arg(long, value_parser = ["wait_in_group", "queue_on_least_busy"])]
+    busy: Option<String>,
+    /// 1 low, 2 normal, 3 high
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=3))]
+    priority: Option<u8>,
+    /// Input of its jobs as a JSON object, @FILE, or - for standard input
+    #[arg(long, value_name = "JSON|@FILE|-")]
+    input: Option<String>,
+    /// One member of the input (repeatable); what reads as JSON is JSON, else it is a text
+    #[arg(long = "set", value_parser = values::pair, value_name = "KEY=VALUE")]
+    members: Vec<(String, String)>,
+}
+
+/// `last@06:30`, `15@06:30`, `working-1@06:30`.
+fn monthly(text: &str) -> Result<Value, String> {
+    let wrong = || format!("\"{text}\" is not a day such as 15@06:30, last@18:00 or working-1@06:30");
+    let (day, at) = text.split_once('@').ok_or_else(wrong)?;
+    let (working, day) = day.strip_prefix("working-").map_or((false, day), |day| (true, day));
+    let day = match day {
+        "last" => json!("last"),
+        number => json!(number.parse::<u8>().map_err(|_| wrong())?),
+    };
+    Ok(json!({"day": day, "working": working, "at": at}))
+}
+
+/// `22:00-06:00`.
+fn window(text: &str) -> Result<Value, String> {
+    match text.split_once('-') {
+        Some((from, to)) => Ok(json!({"from": from, "to": to})),
+        None => Err(format!("\"{text}\" is not a window such as 22:00-06:00")),
+    }
+}
+
+/// Puts what was given.
+fn put(body: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        body.insert(name.to_owned(), value.into());
+    }
+}
+
+impl Settings {
+    fn schedule(&self) -> Map<String, Value> {
+        let mut schedule = Map::new();
+        put(&mut schedule, "cron", self.cron.clone());
+        put(&mut schedule, "interval_seconds", self.every);
+        put(&mut schedule, "monthly", self.monthly.clone());
+        put(&mut schedule, "time_zone", self.time_zone.clone());
+        put(&mut schedule, "missing_hour", self.missing_hour.clone());
+        put(&mut schedule, "repeated_hour", self.repeated_hour.clone());
+        put(&mut schedule, "catch_up", self.catch_up.clone());
+        put(&mut schedule, "catch_up_window_seconds", self.catch_up_window);
+        schedule
+    }
+
+    fn body(&self) -> Result<Map<String, Value>, Error> {
+        let mut body = Map::new();
+        put(&mut body, "description", self.description.clone());
+        let target = match (&self.on, &self.group) {
+            (Some(robot), _) => Some(json!({"robot": robot})),
+            (None, group) => group.as_ref().map(|group| json!({"group": group})),
+        };
+        put(&mut body, "target", target);
+        let schedule = self.schedule();
+        put(&mut body, "schedule", Some(schedule).filter(|schedule| !schedule.is_empty()));
+        put(&mut body, "continuous", self.keep.map(|jobs| json!({"jobs": jobs})));
+        put(&mut body, "overlap", self.overlap.clone());
+        put(&mut body, "max_parallel", self.max_parallel);
+        put(&mut body, "window", self.window.clone());
+        put(&mut body, "valid_from", self.valid_from.map(|time| time.to_string()));
+        put(&mut body, "valid_to", self.valid_to.map(|time| time.to_string()));
+        put(&mut body, "max_runs", self.max_runs);
+        put(&mut body, "max_runs_per_month", self.max_runs_per_month);
+        put(&mut body, "stop_after_seconds", self.stop_after);
+        put(&mut body, "abort_after_seconds", self.abort_after);
+        put(&mut body, "busy", self.busy.clone());
+        put(&mut body, "priority", self.priority);
+        put(&mut body, "input", values::job_input(self.input.as_deref(), &self.members)?);
+        Ok(body)
+    }
+}
+
+impl CreateArgs {
+    /// The request that makes it.
+    pub fn body(&self) -> Result<Value, Error> {
+        let mut body = self.settings.body()?;
+        let kind = if body.contains_key("continuous") { "continuous" } else { "schedule" };
+        if !body.contains_key(kind) {
+            let remedy = "say by what it fires: --cron PATTERN, --every DURATION, --monthly DAY@HH:MM or --keep JOBS";
+            return Err(Error::Usage(remedy.to_owned()));
+        }
+        put(&mut body, "name", Some(self.name.clone()));
+        put(&mut body, "process", Some(self.process.clone()));
+        put(&mut body, "kind", Some(kind));
+        body.entry("target").or_insert_with(|| json!({"group": "all"}));
+        Ok(Value::Object(body))
+    }
+}
+
+impl UpdateArgs {
+    /// The request that changes it.
+    pub fn body(&self) -> Result<Value, Error> {
+        let mut body = self.settings.body()?;
+        put(&mut body, "name", self.rename.clone());
+        put(&mut body, "process", self.process.clone());
+        if body.is_empty() {
+            return Err(Error::Usage("say what is to change; --help lists the settings".to_owned()));
+        }
+        Ok(Value::Object(body))
+    }
+}

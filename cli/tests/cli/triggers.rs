@@ -1,0 +1,122 @@
+//! Commands about triggers against a scripted coordinator: what they send and what they show.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, JOB, Server, job, run, stderr, stdout};
+
+const ID: &str = "0192f6c4-7a10-7cc3-98c4-dc0c0c07000d";
+
+fn trigger() -> Value {
+    json!({
+        "id": ID, "name": "nightly", "description": "", "enabled": true, "process_id": ID, "target": {"group": ID},
+        "priority": null, "max_parallel": null, "overlap": "skip", "valid_from": null, "valid_to": null,
+        "window": {"from": "22:00", "to": "06:00"}, "max_runs": null, "max_runs_per_month": null,
+        "stop_after_seconds": 90, "abort_after_seconds": null, "busy": "wait_in_group", "kind": "schedule",
+        "schedule": {"cron": "30 6 * * 1", "cron_text": "At 06:30, on Monday.", "dialect": "unix",
+            "time_zone": "Europe/Berlin", "missing_hour": "run_after", "repeated_hour": "first", "catch_up": "none",
+            "catch_up_window_seconds": 86400},
+        "fired_count": 3, "last_fired_at": null, "next_fire_at": "2026-11-23T05:30:00.000Z", "buffered": 0,
+        "paused_because": null, "created_at": "2026-11-22T08:00:00.000Z", "revision": 1,
+    })
+}
+
+#[test]
+fn settings_are_sent_as_the_api_names_them() {
+    let server = Server::scripted(vec![("POST /api/v1/triggers", vec![Answer::json(201, &trigger())])]);
+    let arguments = [
+        "trigger",
+        "create",
+        "nightly",
+        "--process",
+        "invoices",
+        "--monthly",
+        "working-1@06:30",
+        "--time-zone",
+        "Europe/Berlin",
+        "--catch-up",
+        "last",
+        "--catch-up-window",
+        "6h",
+        "--window",
+        "22:00-06:00",
+        "--stop-after",
+        "90s",
+        "--overlap",
+        "buffer_one",
+        "--set",
+        "limit=5",
+    ];
+    let output = run(&server, &arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("drover trigger preview nightly"));
+    let expected = json!({
+        "name": "nightly", "process": "invoices", "target": {"group": "all"}, "kind": "schedule",
+        "schedule": {"monthly": {"day": 1, "working": true, "at": "06:30"}, "time_zone": "Europe/Berlin",
+            "catch_up": "last", "catch_up_window_seconds": 21600},
+        "window": {"from": "22:00", "to": "06:00"}, "stop_after_seconds": 90, "overlap": "buffer_one",
+        "input": {"limit": 5},
+    });
+    assert_eq!(server.seen()[0].json(), expected);
+    assert!(!server.seen()[0].header("idempotency-key").is_empty());
+}
+
+/// Nothing is sent that could not be meant.
+#[test]
+fn what_is_missing_or_given_twice_is_said_before_anything_is_sent() {
+    let server = Server::scripted(vec![]);
+    let create = ["trigger", "create", "n", "--process", "p"];
+    let output = run(&server, &create);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--cron PATTERN"), "{}", stderr(&output));
+    for more in [&["--cron", "* * * * *", "--every", "5m"][..], &["--monthly", "first"], &["--window", "22"]] {
+        let output = run(&server, &[&create[..], more].concat());
+        assert_eq!(output.status.code(), Some(2), "{more:?}");
+    }
+    assert_eq!(run(&server, &["trigger", "update", "n"]).status.code(), Some(2));
+    assert!(server.seen().is_empty());
+}
+
+#[test]
+fn a_change_sends_only_what_changes() {
+    let server = Server::scripted(vec![("PATCH /api/v1/triggers/nightly", vec![Answer::json(200, &trigger())])]);
+    let output = run(&server, &["trigger", "update", "nightly", "--cron", "0 7 * * *", "--rename", "daily"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(server.seen()[0].json(), json!({"name": "daily", "schedule": {"cron": "0 7 * * *"}}));
+}
+
+#[test]
+fn triggers_fires_and_histories_are_shown() {
+    let page = |items: Value| vec![Answer::json(200, &json!({"items": items, "next_cursor": null}))];
+    let fires = json!({"items": [{"at": "2027-03-28T01:00:00.000Z", "local": "2027-03-28T03:00:00", "offset": "+02:00",
+        "note": "missing_hour"}]});
+    let row = json!({"instant": "2026-11-23T05:30:00.000Z", "decided_at": "2026-11-23T05:30:00.004Z",
+        "decision": "skipped", "reason": "1 jobs of it have not finished", "job_ids": [], "count": 1});
+    let done = json!({"fired": 2, "fired_before": 1, "items": []});
+    let server = Server::scripted(vec![
+        ("GET /api/v1/triggers", page(json!([trigger()]))),
+        ("GET /api/v1/triggers/nightly", vec![Answer::json(200, &trigger())]),
+        ("GET /api/v1/triggers/nightly/preview", vec![Answer::json(200, &fires)]),
+        ("GET /api/v1/triggers/nightly/history", page(json!([row]))),
+        ("POST /api/v1/triggers/nightly/backfill", vec![Answer::json(200, &done)]),
+        ("POST /api/v1/triggers/nightly/fire", vec![Answer::json(201, &job("waiting", 0, None))]),
+        ("POST /api/v1/triggers/nightly/disable", vec![Answer::json(200, &trigger())]),
+    ]);
+    let shown = |arguments: &[&str]| {
+        let output = run(&server, &[&["trigger"], arguments].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    assert!(shown(&["list"]).contains("At 06:30, on Monday. (Europe/Berlin)"));
+    assert!(shown(&["show", "nightly"]).contains("22:00 to 06:00"));
+    assert!(shown(&["preview", "nightly", "--count", "1"]).contains("the clock leaps over its time"));
+    assert!(shown(&["history", "nightly", "--decision", "skipped"]).contains("have not finished"));
+    let back_filled = shown(&["backfill", "nightly", "--from", "2026-11-23T05:00:00Z", "--to", "2026-11-23T06:00:00Z"]);
+    assert!(back_filled.contains("2 instants have fired now; 1 had fired before."));
+    assert_eq!(shown(&["fire", "nightly"]), format!("{JOB}\n"));
+    assert!(shown(&["disable", "nightly"]).contains("fires no more"));
+    let sent: Vec<String> = server.seen().iter().map(|seen| seen.uri.clone()).collect();
+    assert!(sent.contains(&"/api/v1/triggers/nightly/preview?count=1".to_owned()), "{sent:?}");
+    assert!(sent.contains(&"/api/v1/triggers/nightly/history?decision=skipped&limit=50".to_owned()), "{sent:?}");
+    let body = json!({"from": "2026-11-23T05:00:00.000Z", "to": "2026-11-23T06:00:00.000Z"});
+    assert!(server.seen().iter().any(|seen| seen.method == "POST" && !seen.body.is_empty() && seen.json() == body));
+}

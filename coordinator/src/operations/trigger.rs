@@ -1,0 +1,448 @@
+//! Triggers as people make, change and see them. How they fire is in `trigger_fire.rs`.
+
+use drover_protocol::{
+    Timestamp, TriggerId,
+    page::PageQuery,
+    resource::ResourceKind,
+    trigger::{
+        Busy, CronDialect, Decision, HistoryFilter, NewTrigger, NonWorkingDays, Overlap, PlannedFire, PreviewQuery,
+        Schedule, TriggerFilter, TriggerKind, TriggerPatch,
+    },
+};
+use uuid::Uuid;
+
+use super::{
+    Caller,
+    audit::{self, Act},
+    event, job,
+    list::{self, Page, Via},
+    process, resource, resource_value, trigger_fire,
+};
+use crate::{
+    domain::{
+        job::Job,
+        name::{Faults, MAX_DESCRIPTION_CHARS},
+        permission::Permission,
+        process::{MAX_PARALLEL, MAX_SECONDS},
+        resource::Scope,
+        schedule::{Calendar, Fault, Timetable, calendar_of},
+        trigger::{Fire, MonthRuns, Rule, Trigger},
+    },
+    error::{Error, Result},
+    store::{Reading, Scan, Topic, Tx, key::Kind, table},
+};
+
+/// How the audit trail calls it.
+pub const NOUN: &str = "trigger";
+/// The largest input, in bytes of JSON. A larger one belongs into a file.
+const MAX_INPUT_BYTES: usize = 32 * 1024;
+/// Triggers that go by one calendar and are reckoned anew when its days change.
+const MAX_OF_CALENDAR: usize = 1_000;
+const DEFAULT_PREVIEW: u32 = 20;
+const MAX_PREVIEW: u32 = 200;
+/// What is removed in one transaction when a trigger is deleted.
+const DELETE_PAGE: usize = 500;
+
+/// The trigger with this id or name, for paths.
+pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Trigger> {
+    match text.parse() {
+        Ok(id) => table::get(reading, id),
+        Err(_) => table::find_by(reading, Kind::TriggerByName, text)?.ok_or(Error::NotFound("trigger")),
+    }
+}
+
+/// The id that a filter means. A trigger that is gone has left jobs behind; one that never was has none.
+pub fn id_of(reading: &dyn Reading, text: &str) -> Result<TriggerId> {
+    match text.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => Ok(table::find_by::<Trigger>(reading, Kind::TriggerByName, text)?
+            .map_or(TriggerId::from_uuid(Uuid::nil()), |trigger| trigger.id)),
+    }
+}
+
+pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Trigger> {
+    caller.require(Permission::TriggerRead)?;
+    resolve(reading, text)
+}
+
+/// Triggers that fit the filter, newest first.
+pub fn list(
+    reading: &dyn Reading,
+    caller: &Caller,
+    filter: &TriggerFilter,
+    query: &PageQuery,
+) -> Result<Page<Trigger>> {
+    caller.require(Permission::TriggerRead)?;
+    let process = filter.process.as_deref().map(|text| process::find(reading, text, "process")).transpose()?;
+    let part = filter.q.as_ref().map(|text| text.to_lowercase());
+    let fits = |trigger: &Trigger| {
+        filter.kind.is_none_or(|kind| trigger.rule.kind() == kind)
+            && filter.enabled.is_none_or(|enabled| trigger.enabled == enabled)
+            && part.as_ref().is_none_or(|part| trigger.name.to_lowercase().contains(part))
+    };
+    let (scan, via) = match process {
+        Some(process) => (Scan::of(reading, Kind::TriggerByProcess, process.id), Via::Index),
+        None => (Scan::of(reading, Kind::Trigger, ()), Via::Records),
+    };
+    list::page(reading, scan.newest_first(), via, query, fits)
+}
+
+pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger) -> Result<Trigger> {
+    caller.require(Permission::TriggerCreate)?;
+    let mut trigger = Trigger {
+        id: TriggerId::from_uuid(tx.new_id()),
+        name: new.name.clone(),
+        description: new.description.clone(),
+        enabled: new.enabled.unwrap_or(true),
+        process_id: process::find(tx, &new.process, "/process")?.id,
+        target: job::target_of(tx, &new.target)?,
+        priority: new.priority,
+        input: new.input.clone(),
+        max_parallel: new.max_parallel,
+        overlap: new.overlap.unwrap_or(Overlap::Skip),
+        valid_from: new.valid_from,
+        valid_to: new.valid_to,
+        window: new.window.clone(),
+        calendar: new.calendar.as_deref().map(|text| calendar_named(tx, text)).transpose()?,
+        non_working_days: new.non_working_days.unwrap_or(NonWorkingDays::Skip),
+        max_runs: new.max_runs,
+        max_runs_per_month: new.max_runs_per_month,
+        stop_after_seconds: new.stop_after_seconds,
+        abort_after_seconds: new.abort_after_seconds,
+        busy: new.busy.unwrap_or(Busy::WaitInGroup),
+        rule: rule_of(new, tx.now())?,
+        fired_count: 0,
+        month: MonthRuns::default(),
+        last_fired_at: None,
+        next_fire_at: None,
+        look_at: None,
+        buffered: Vec::new(),
+        created_at: tx.now(),
+        revision: 1,
+    };
+    check(&trigger)?;
+    plan(tx, &mut trigger)?;
+    table::insert(tx, &trigger)?;
+    event::note(tx, trigger.id.uuid(), "trigger_created", "the trigger was made", caller.by())?;
+    audit::append(tx, caller, Act::new("create", NOUN, trigger.id, &trigger.name).after(&trigger))?;
+    tx.wake(Topic::Triggers);
+    Ok(trigger)
+}
+
+/// The settings of the kind, which must be there, and no others.
+fn rule_of(new: &NewTrigger, now: Timestamp) -> Result<Rule> {
+    let missing = |name: &str| Error::invalid(format!("/{name}"), format!("a trigger of the kind {name} needs it"));
+    let given = [("schedule", new.schedule.is_some()), ("continuous", new.continuous.is_some())];
+    let (own, rule) = match new.kind {
+        TriggerKind::Schedule => {
+            let schedule = new.schedule.clone().ok_or_else(|| missing("schedule"))?;
+            ("schedule", Rule::Schedule { schedule, anchor: now })
+        }
+        TriggerKind::Continuous => {
+            ("continuous", Rule::Continuous(new.continuous.clone().ok_or_else(|| missing("continuous"))?))
+        }
+    };
+    match given.iter().find(|(name, is_given)| *is_given && *name != own) {
+        Some((name, _)) => {
+            Err(Error::invalid(format!("/{name}"), format!("a trigger of the kind {own} has no {name}")))
+        }
+        None => Ok(rule),
+    }
+}
+
+/// Refuses settings that are not sound.
+fn check(trigger: &Trigger) -> Result<()> {
+    let mut faults = Faults::default();
+    faults.name("/name", &trigger.name);
+    faults.text("/description", &trigger.description, MAX_DESCRIPTION_CHARS);
+    if let Some(priority) = trigger.priority {
+        faults.range("/priority", u64::from(priority), 1, 3);
+    }
+    if let Some(most) = trigger.max_parallel {
+        faults.range("/max_parallel", u64::from(most), 1, u64::from(MAX_PARALLEL));
+    }
+    for (pointer, most) in [("/max_runs", trigger.max_runs), ("/max_runs_per_month", trigger.max_runs_per_month)] {
+        if most == Some(0) {
+            faults.add(pointer, "must be at least 1; leave it out for no limit");
+        }
+    }
+    let limits =
+        [("/stop_after_seconds", trigger.stop_after_seconds), ("/abort_after_seconds", trigger.abort_after_seconds)];
+    for (pointer, seconds) in limits {
+        if let Some(seconds) = seconds {
+            faults.range(pointer, seconds, 1, MAX_SECONDS);
+        }
+    }
+    let bytes = trigger.input.as_ref().map_or(0, |input| serde_json::to_vec(input).map_or(0, |json| json.len()));
+    if bytes > MAX_INPUT_BYTES {
+        faults.add("/input", format!("larger than {MAX_INPUT_BYTES} bytes; use a file in a storage"));
+    }
+    match &trigger.rule {
+        Rule::Schedule { schedule, .. } => {
+            faults.range("/schedule/catch_up_window_seconds", schedule.catch_up_window_seconds, 0, MAX_SECONDS);
+        }
+        Rule::Continuous(continuous) => {
+            faults.range("/continuous/jobs", u64::from(continuous.jobs), 1, u64::from(MAX_PARALLEL));
+        }
+    }
+    if trigger.calendar.is_some() && !matches!(trigger.rule, Rule::Schedule { .. }) {
+        faults.add("/calendar", "only a trigger of the kind schedule goes by a calendar");
+    }
+    if let Err(found) = trigger.timetable(None) {
+        found.into_iter().for_each(|(pointer, text)| faults.add(pointer, text));
+    }
+    Ok(faults.check()?)
+}
+
+fn unsound(faults: Vec<Fault>) -> Error {
+    let mut all = Faults::default();
+    faults.into_iter().for_each(|(pointer, text)| all.add(pointer, text));
+    match all.check() {
+        Err(fields) => fields.into(),
+        Ok(()) => Error::Internal("the settings of a trigger are unsound".to_owned()),
+    }
+}
+
+/// The name of a calendar that a field means.
+fn calendar_named(reading: &dyn Reading, text: &str) -> Result<String> {
+    match resource::resolve(reading, text) {
+        Ok(found) if found.kind == ResourceKind::Calendar => Ok(found.name),
+        Ok(_) => Err(Error::invalid("/calendar", "the resource is of another kind than calendar")),
+        Err(Error::NotFound(_)) => Err(Error::invalid("/calendar", "there is no such resource")),
+        Err(other) => Err(other),
+    }
+}
+
+/// The calendar of a trigger as it is now, or why it has none although it names one.
+pub fn calendar(reading: &dyn Reading, trigger: &Trigger) -> Result<std::result::Result<Option<Calendar>, String>> {
+    let Some(name) = &trigger.calendar else { return Ok(Ok(None)) };
+    let gone = || Ok(Err(format!("its calendar {name} is not there, or has no value")));
+    let found = match resource::resolve(reading, name) {
+        Ok(found) => found,
+        Err(Error::NotFound(_)) => return gone(),
+        Err(other) => return Err(other),
+    };
+    let Some(value) = resource_value::current(reading, found.id, Scope::Default)? else { return gone() };
+    match serde_json::from_slice(&resource_value::kept(reading, &value)?) {
+        Ok(days) => Ok(Ok(Some(calendar_of(&days)))),
+        Err(_) => gone(),
+    }
+}
+
+/// The schedule of a trigger by its calendar; a calendar that is gone is left out.
+pub fn timetable(reading: &dyn Reading, trigger: &Trigger) -> Result<Option<Timetable>> {
+    let calendar = calendar(reading, trigger)?.unwrap_or_default();
+    trigger.timetable(calendar).map_err(unsound)
+}
+
+/// Whether a trigger goes by the calendar of this name.
+pub fn uses_calendar(reading: &dyn Reading, name: &str) -> Result<bool> {
+    Ok(!Scan::of(reading, Kind::TriggerByCalendar, name).pairs(reading, 1)?.is_empty())
+}
+
+/// The days of a calendar have changed: the instants to come are reckoned anew.
+pub fn calendar_changed(tx: &mut Tx, name: &str) -> Result<()> {
+    for (_, mut trigger) in Scan::of(tx, Kind::TriggerByCalendar, name).indexed::<Trigger>(tx, MAX_OF_CALENDAR)? {
+        let next = timetable(tx, &trigger)?.and_then(|timetable| timetable.next_after(tx.now()));
+        if trigger.enabled && trigger.next_fire_at.is_none_or(|at| at > tx.now()) {
+            trigger.next_fire_at = next.map(|fire| fire.at);
+            table::rewrite(tx, &trigger)?;
+        }
+    }
+    tx.wake(Topic::Triggers);
+    Ok(())
+}
+
+/// Finds out anew when it is to be looked at, from now on. Refuses what would never fire at all.
+fn plan(reading: &dyn Reading, trigger: &mut Trigger) -> Result<()> {
+    let now = reading.now();
+    let never = || Error::invalid("/schedule", "it never fires, by its pattern, validity and window together");
+    let next = match timetable(reading, trigger)? {
+        Some(timetable) => Some(timetable.next_after(now).map(|fire| fire.at).ok_or_else(never)?),
+        None => None,
+    };
+    (trigger.next_fire_at, trigger.look_at) = match trigger.rule {
+        _ if !trigger.enabled => (None, None),
+        Rule::Schedule { .. } => (next, None),
+        Rule::Continuous(_) => (None, trigger.span().map_err(unsound)?.opens(now)),
+    };
+    Ok(())
+}
+
+pub fn update(
+    tx: &mut Tx,
+    caller: &Caller,
+    text: &str,
+    patch: &TriggerPatch,
+    revision: Option<u64>,
+) -> Result<Trigger> {
+    caller.require(Permission::TriggerUpdate)?;
+    let mut trigger = resolve(tx, text)?;
+    table::check_revision(trigger.revision, revision)?;
+    let before = trigger.clone();
+    if let Some(process) = &patch.process {
+        trigger.process_id = process::find(tx, process, "/process")?.id;
+    }
+    if let Some(target) = &patch.target {
+        trigger.target = job::target_of(tx, target)?;
+    }
+    if let Some(calendar) = &patch.calendar {
+        trigger.calendar = calendar.as_deref().map(|text| calendar_named(tx, text)).transpose()?;
+    }
+    apply_patch(&mut trigger, patch, tx.now())?;
+    check(&trigger)?;
+    let timing = |trigger: &Trigger| {
+        let days = (trigger.calendar.clone(), trigger.non_working_days);
+        (trigger.rule.clone(), trigger.valid_from, trigger.valid_to, trigger.window.clone(), days, trigger.enabled)
+    };
+    if timing(&before) != timing(&trigger) {
+        plan_anew(tx, &mut trigger)?;
+    }
+    table::update(tx, &mut trigger)?;
+    event::note(tx, trigger.id.uuid(), "trigger_changed", "the trigger's settings were changed", caller.by())?;
+    audit::append(tx, caller, Act::new("update", NOUN, trigger.id, &trigger.name).change(&before, &trigger))?;
+    tx.wake(Topic::Triggers);
+    Ok(trigger)
+}
+
+fn apply_patch(trigger: &mut Trigger, patch: &TriggerPatch, now: Timestamp) -> Result<()> {
+    macro_rules! replace {
+        ($($field:ident),*) => { $( if let Some(value) = &patch.$field { trigger.$field = value.clone(); } )* };
+    }
+    replace!(name, description, enabled, priority, input, max_parallel, overlap, valid_from, valid_to, window);
+    replace!(max_runs, max_runs_per_month, stop_after_seconds, abort_after_seconds, busy, non_working_days);
+    let other = |name: &str| Error::invalid(format!("/{name}"), "the trigger is of another kind");
+    match (&mut trigger.rule, &patch.schedule, &patch.continuous) {
+        (_, None, None) => {}
+        (Rule::Schedule { schedule, anchor }, Some(members), None) => {
+            let mut base = schedule.clone();
+            let paces = ["cron", "interval_seconds", "monthly"];
+            if paces.iter().any(|name| members.get(*name).is_some_and(|value| !value.is_null())) {
+                (base.cron, base.interval_seconds, base.monthly) = (None, None, None);
+                base.dialect = CronDialect::Auto;
+                // What the patch says about a month is merged into the month that there is.
+                base.monthly = schedule.monthly.clone().filter(|_| members.contains_key("monthly"));
+            }
+            let patched: Schedule = process::patched(&base, members, "/schedule")?;
+            if patched.interval_seconds != schedule.interval_seconds {
+                *anchor = now;
+            }
+            *schedule = patched;
+        }
+        (Rule::Continuous(continuous), None, Some(wanted)) => *continuous = wanted.clone(),
+        (Rule::Schedule { .. }, _, Some(_)) => return Err(other("continuous")),
+        (Rule::Continuous(_), Some(_), _) => return Err(other("schedule")),
+    }
+    Ok(())
+}
+
+/// The same for one that is there: what waits by its rules of before is told as skipped when it is turned off.
+fn plan_anew(tx: &mut Tx, trigger: &mut Trigger) -> Result<()> {
+    plan(tx, trigger)?;
+    if !trigger.enabled {
+        for instant in std::mem::take(&mut trigger.buffered) {
+            trigger_fire::note_instant(
+                tx,
+                trigger.id,
+                instant,
+                Decision::Skipped,
+                "the trigger was disabled while it waited",
+            )?;
+        }
+    } else if !trigger.buffered.is_empty() {
+        trigger.look_at = Some(tx.now());
+    }
+    Ok(())
+}
+
+pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> Result<Trigger> {
+    caller.require(Permission::TriggerUpdate)?;
+    let mut trigger = resolve(tx, text)?;
+    if trigger.enabled != enabled {
+        trigger.enabled = enabled;
+        plan_anew(tx, &mut trigger)?;
+        table::update(tx, &mut trigger)?;
+        let (code, text) = match enabled {
+            true => ("trigger_enabled", "it fires from now on"),
+            false => ("trigger_disabled", "it does not fire from now on"),
+        };
+        event::note(tx, trigger.id.uuid(), code, text, caller.by())?;
+        let verb = if enabled { "enable" } else { "disable" };
+        audit::append(tx, caller, Act::new(verb, NOUN, trigger.id, &trigger.name))?;
+        tx.wake(Topic::Triggers);
+    }
+    Ok(trigger)
+}
+
+/// Deletes a trigger with its history, a page at a time: call until it gives `true`. Its jobs stay.
+pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<bool> {
+    caller.require(Permission::TriggerDelete)?;
+    let mut trigger = resolve(tx, text)?;
+    table::check_revision(trigger.revision, revision)?;
+    let rows = Scan::of(tx, Kind::TriggerFire, trigger.id).records::<Fire>(tx, DELETE_PAGE)?;
+    for (_, row) in &rows {
+        table::delete::<Fire>(tx, (row.trigger_id, row.instant, row.occasion))?;
+    }
+    if rows.len() == DELETE_PAGE || !event::delete_page(tx, trigger.id.uuid(), DELETE_PAGE)? {
+        // It must not fire while it is being removed.
+        trigger.enabled = false;
+        table::rewrite(tx, &trigger)?;
+        return Ok(false);
+    }
+    audit::append(tx, caller, Act::new("delete", NOUN, trigger.id, &trigger.name).before(&trigger))?;
+    table::delete::<Trigger>(tx, trigger.id)?;
+    Ok(true)
+}
+
+/// The fires to come, as if it were enabled; none of a kind that has no times.
+pub fn preview(reading: &dyn Reading, caller: &Caller, text: &str, query: &PreviewQuery) -> Result<Vec<PlannedFire>> {
+    let trigger = get(reading, caller, text)?;
+    let count = query.count.unwrap_or(DEFAULT_PREVIEW);
+    if !(1..=MAX_PREVIEW).contains(&count) {
+        return Err(Error::invalid("count", format!("must be from 1 to {MAX_PREVIEW}")));
+    }
+    let Some(timetable) = timetable(reading, &trigger)? else { return Ok(Vec::new()) };
+    let first = timetable.next_after(query.from.unwrap_or(reading.now()));
+    Ok(std::iter::successors(first, |fire| timetable.next_after(fire.at)).take(count as usize).collect())
+}
+
+/// What became of its instants, newest first.
+pub fn history(
+    reading: &dyn Reading,
+    caller: &Caller,
+    text: &str,
+    filter: &HistoryFilter,
+    query: &PageQuery,
+) -> Result<Page<Fire>> {
+    let trigger = get(reading, caller, text)?;
+    let scan = Scan::of(reading, Kind::TriggerFire, trigger.id).newest_first();
+    let fits = |fire: &Fire| filter.decision.is_none_or(|decision| fire.decision == decision);
+    list::page(reading, scan, Via::Records, query, fits)
+}
+
+/// A job of a trigger has ended: what waits for that may go on.
+pub fn job_ended(tx: &mut Tx, job: &Job) -> Result<()> {
+    let Some(id) = job.trigger_id else { return Ok(()) };
+    let Some(mut trigger) = table::find::<Trigger>(tx, id)? else { return Ok(()) };
+    let at = match &trigger.rule {
+        Rule::Continuous(_) => trigger_fire::continuous_again(&trigger, tx.now()),
+        Rule::Schedule { .. } if !trigger.buffered.is_empty() => tx.now(),
+        Rule::Schedule { .. } => return Ok(()),
+    };
+    if trigger.enabled && trigger.look_at.is_none_or(|look_at| at < look_at) {
+        trigger.look_at = Some(at);
+        table::rewrite(tx, &trigger)?;
+        tx.wake(Topic::Triggers);
+    }
+    Ok(())
+}
+
+/// Removes rows of history that were decided before `before`, a page at a time; how many there were.
+pub fn expire_page(tx: &mut Tx, before: Timestamp, limit: usize) -> Result<usize> {
+    let end = table::index_start(tx, Kind::TriggerFireByTime, before);
+    let old = Scan::of(tx, Kind::TriggerFireByTime, ()).below(end).indexed::<Fire>(tx, limit)?;
+    for (_, row) in &old {
+        table::delete::<Fire>(tx, (row.trigger_id, row.instant, row.occasion))?;
+    }
+    Ok(old.len())
+}
