@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-use crate::commands::{backup, group, job, join_token, key, keys, login, process, queue, robot, task};
+use crate::commands::{audit, backup, group, job, join_token, key, keys, login, process, queue, resource, robot, task};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -74,6 +74,12 @@ pub enum Command {
     /// Join tokens, with which agents become robots
     #[command(subcommand)]
     JoinToken(join_token::JoinTokenCommand),
+    /// Named values for processes: texts, numbers, credentials, secrets, calendars
+    #[command(subcommand)]
+    Resource(resource::ResourceCommand),
+    /// The audit trail: who did what
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Your own API key
     #[command(subcommand)]
     Key(key::KeyCommand),

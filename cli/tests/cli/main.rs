@@ -2,5 +2,6 @@
 
 mod calls;
 mod follow;
+mod resources;
 mod support;
 mod tasks;

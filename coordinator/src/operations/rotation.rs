@@ -12,10 +12,16 @@ use crate::{
     },
 };
 
+/// How many records were sealed anew, and where to go on.
+type Page = (usize, Option<Vec<u8>>);
+
+/// Seals one page anew, after a position.
+type Reseal = fn(&mut Tx, &Secrets, Option<Vec<u8>>, usize) -> Result<Page>;
+
 /// A kind of records that hold something sealed.
 pub struct Sealed {
     pub noun: &'static str,
-    page: fn(&mut Tx, &Secrets, Option<Vec<u8>>, usize) -> Result<(usize, Option<Vec<u8>>)>,
+    page: Reseal,
 }
 
 /// All of them.
@@ -41,7 +47,7 @@ pub fn reseal_page(
     secrets: &Secrets,
     after: Option<Vec<u8>>,
     limit: usize,
-) -> Result<(usize, Option<Vec<u8>>)> {
+) -> Result<Page> {
     (sealed.page)(tx, secrets, after, limit)
 }
 
@@ -50,7 +56,7 @@ fn page<R: Record>(
     after: Option<Vec<u8>>,
     limit: usize,
     mut reseal: impl FnMut(&mut Tx, R) -> Result<bool>,
-) -> Result<(usize, Option<Vec<u8>>)> {
+) -> Result<Page> {
     let mut scan = Scan::of(tx, R::KIND, ());
     if let Some(after) = after {
         scan = scan.after(&after);
