@@ -3,7 +3,8 @@
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::commands::{
-    backup, file, group, job, join_token, key, keys, login, logs, process, queue, robot, storage, task, trigger,
+    audit, backup, file, group, job, join_token, key, keys, login, logs, process, queue, resource, robot, storage, task,
+    trigger,
 };
 
 const AFTER_HELP: &str = "\
@@ -88,6 +89,12 @@ pub enum Command {
     /// Triggers: start jobs at times, or keep them running
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
+    /// Named values for processes: texts, numbers, credentials, secrets, calendars
+    #[command(subcommand)]
+    Resource(resource::ResourceCommand),
+    /// The audit trail: who did what
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Your own API key
     #[command(subcommand)]
     Key(key::KeyCommand),

@@ -10,6 +10,7 @@ pub mod domain;
 mod drafting;
 pub mod error;
 pub mod http;
+pub mod ical;
 pub mod json_schema;
 pub mod log_reader;
 pub mod log_search;
