@@ -40,8 +40,7 @@ pub fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
         api.publish("p", &["true"]).await?;
         let jobs = bench.running_jobs(&mut api, JOBS).await?;
         let begun = Instant::now();
-        let mut jobs = jobs.chunks(AT_ONCE);
-        while let Some(together) = jobs.next() {
+        for together in jobs.chunks(AT_ONCE) {
             futures::future::try_join_all(together.iter().map(say)).await?;
         }
         let said = begun.elapsed();
