@@ -3,8 +3,8 @@
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::commands::{
-    audit, backup, file, group, job, join_token, key, keys, login, logs, process, queue, resource, robot, storage, task,
-    trigger,
+    audit, backup, file, group, job, join_token, key, keys, login, logs, process, queue, resource, robot, storage,
+    task, trigger,
 };
 
 const AFTER_HELP: &str = "\

@@ -10,7 +10,7 @@
 use drover_protocol::{
     ResourceId, RobotId,
     page::PageQuery,
-    resource::{Calendar, KEPT_VERSIONS, MAX_SHOWN_BYTES, NewResourceValue, ResourceKind, ValueFor},
+    resource::{Calendar, KEPT_VERSIONS, MAX_SHOWN_BYTES, ResourceKind, ValueFor},
 };
 use serde_json::{Value, json};
 

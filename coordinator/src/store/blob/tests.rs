@@ -1,4 +1,4 @@
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{SeekFrom, Write as _};
 
 use drover_protocol::{FileId, LogBlockId};
 use uuid::Uuid;
