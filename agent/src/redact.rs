@@ -242,9 +242,11 @@ fn add_textual(text: &str, forms: &mut BTreeSet<Vec<u8>>) {
         add_form(json.into_bytes(), forms);
         add_form(twice.into_bytes(), forms);
     }
-    let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    add_base64(&wide, forms);
-    add_form(wide, forms);
+    for bytes_of in [u16::to_le_bytes, u16::to_be_bytes] {
+        let wide: Vec<u8> = text.encode_utf16().flat_map(bytes_of).collect();
+        add_base64(&wide, forms);
+        add_form(wide, forms);
+    }
 }
 
 /// Inside of a longer text a value may begin at each of three positions of a Base64 group; the characters that it
@@ -413,5 +415,55 @@ mod tests {
                 prop_assert!(!contains(&masked, encoded.trim().as_bytes()), "{:?}", String::from_utf8_lossy(&masked));
             }
         }
+
+        /// No form of any secret comes through, whatever stands beside it and however the stream is cut: of what encodes a
+        /// secret alone, nothing is left.
+        #[test]
+        fn no_form_of_any_secret_survives_any_chunking(
+            secrets in proptest::collection::vec("\\PC{8,24}", 1..4),
+            before in "[a-z]{0,5}",
+            after in "[a-z]{0,5}",
+            cuts in proptest::collection::vec(0usize..600, 0..12),
+        ) {
+            prop_assume!(secrets.iter().all(|secret| secret.trim() == secret && secret.len() >= 8));
+            let redactor = Redactor::new(&secrets);
+            for secret in &secrets {
+                for core in cores(secret, &before, &after) {
+                    let text = [b"<", before.as_bytes(), &core.0, after.as_bytes(), b">"].concat();
+                    let masked = streamed(&redactor, &text, &cuts);
+                    prop_assert!(!contains(&masked, &core.1), "{}", String::from_utf8_lossy(&masked));
+                }
+            }
+        }
+    }
+
+    /// Encodings of a secret among other text, each with that part of it which is of the secret alone.
+    fn cores(secret: &str, before: &str, after: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let json = Value::from(secret).to_string();
+        let json = &json[1..json.len() - 1];
+        let wide = |bytes_of: fn(u16) -> [u8; 2]| secret.encode_utf16().flat_map(bytes_of).collect::<Vec<u8>>();
+        let mut found: Vec<Vec<u8>> = vec![
+            secret.as_bytes().to_vec(),
+            json.as_bytes().to_vec(),
+            escape_non_ascii(json).into_bytes(),
+            json.replace('\\', "\\\\").replace('"', "\\\"").into_bytes(),
+            percent(secret.as_bytes(), b"0123456789ABCDEF", b"-_.~", false),
+            percent(secret.as_bytes(), b"0123456789abcdef", b"-_.*", true),
+            secret.bytes().flat_map(|byte| hex(byte, b"0123456789abcdef")).collect(),
+            wide(u16::to_le_bytes),
+            wide(u16::to_be_bytes),
+        ];
+        let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = found.drain(..).map(|form| (form.clone(), form)).collect();
+        for bytes in [secret.as_bytes().to_vec(), wide(u16::to_le_bytes), wide(u16::to_be_bytes)] {
+            for offset in 0..3 {
+                let start = before.repeat(3).bytes().chain(*b"xxx").take(offset).collect::<Vec<u8>>();
+                let whole = [start.as_slice(), &bytes, after.as_bytes()].concat();
+                let (first, end) = ((offset * 8).div_ceil(6), (offset + bytes.len()) * 8 / 6);
+                for text in [STANDARD.encode(&whole), URL_SAFE_NO_PAD.encode(&whole)] {
+                    pairs.push((text.clone().into_bytes(), text.as_bytes()[first..end].to_vec()));
+                }
+            }
+        }
+        pairs
     }
 }

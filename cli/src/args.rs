@@ -3,7 +3,7 @@
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::commands::{
-    backup, file, group, job, join_token, key, keys, login, logs, process, queue, robot, storage, task,
+    audit, backup, file, group, job, join_token, key, keys, login, logs, process, queue, resource, robot, storage, task,
 };
 
 const AFTER_HELP: &str = "\
@@ -79,6 +79,12 @@ pub enum Command {
     /// Join tokens, with which agents become robots
     #[command(subcommand)]
     JoinToken(join_token::JoinTokenCommand),
+    /// Named values for processes: texts, numbers, credentials, secrets, calendars
+    #[command(subcommand)]
+    Resource(resource::ResourceCommand),
+    /// The audit trail: who did what
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Storage: folders of files
     #[command(subcommand)]
     Storage(storage::StorageCommand),

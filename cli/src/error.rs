@@ -35,6 +35,9 @@ pub enum Error {
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
+    /// The audit trail was tampered with.
+    #[error("the audit trail is not whole")]
+    NotWhole,
     /// Ctrl-C was pressed until the end.
     #[error("left; the job goes on")]
     Left,

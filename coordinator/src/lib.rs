@@ -9,6 +9,7 @@ pub mod config;
 pub mod domain;
 pub mod error;
 pub mod http;
+pub mod ical;
 pub mod json_schema;
 pub mod log_reader;
 pub mod log_search;

@@ -1,5 +1,6 @@
 //! One file per noun: its arguments and what each command does. Here: which is which, and what they share.
 
+pub mod audit;
 pub mod backup;
 pub mod file;
 pub mod group;
@@ -17,6 +18,7 @@ pub mod process;
 mod publish;
 pub mod queue;
 mod queue_settings;
+pub mod resource;
 pub mod robot;
 mod status;
 pub mod storage;
@@ -60,6 +62,8 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::JoinToken(command) => join_token::run(&Session::open(&connection)?, command).await?,
         Command::Storage(command) => storage::run(&Session::open(&connection)?, command).await?,
         Command::File(command) => file::run(&Session::open(&connection)?, command).await?,
+        Command::Resource(command) => resource::run(&Session::open(&connection)?, command).await?,
+        Command::Audit(command) => audit::run(&Session::open(&connection)?, command).await?,
         Command::Key(command) => key::run(&Session::open(&connection)?, command).await?,
         Command::Keys(command) => keys::run(&Session::open(&connection)?, command).await?,
         Command::Backup(arguments) => backup::backup(&Session::open(&connection)?, arguments).await?,

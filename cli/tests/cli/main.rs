@@ -4,5 +4,6 @@ mod calls;
 mod files;
 mod follow;
 mod logs;
+mod resources;
 mod support;
 mod tasks;

@@ -4,22 +4,25 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::State,
+    extract::{FromRequest, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use drover_protocol::{
     page::{Page, PageQuery},
     resource::{
-        NewResource, NewResourceValue, Resource, ResourceFilter, ResourceOverride, ResourcePatch, ResourceValue,
-        ResourceVersion, ValueFor,
+        Calendar, NewResource, NewResourceValue, Resource, ResourceFilter, ResourceKind, ResourceOverride,
+        ResourcePatch, ResourceValue, ResourceVersion, ValueFor,
     },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    extract::{Call, IfMatch, Json as Body, ListQuery, Path, Posted, Query},
+    extract::{
+        Accept, Call, IfMatch, Json as Body, ListQuery, MAX_BODY_BYTES, Path, Posted, Query, parse_json,
+        require_media_type, whole_body,
+    },
     once::{self, Answer},
     page::{self, IfNoneMatch},
 };
@@ -27,12 +30,13 @@ use crate::{
     app::App,
     domain,
     error::{Error, Result as OperationResult},
+    ical,
     operations::{
         Caller,
         resource::{self, WithDefault},
-        resource_value::{self, Found},
+        resource_value::{self, Found, Given},
     },
-    store::{Reading, Tx},
+    store::{Reader, Reading, Tx, key::SYSTEM_ACCOUNT},
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -115,6 +119,46 @@ fn value_view(reading: &dyn Reading, found: Found, json: &[u8]) -> OperationResu
         updated_by: found.value.by,
         expires_at: found.resource.expires_at,
     })
+}
+
+const JSON: &str = "application/json";
+
+/// A value in a body: JSON, or a file of iCalendar.
+struct ValueBody(Given);
+
+impl FromRequest<Arc<App>> for ValueBody {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Fault> {
+        let (parts, body) = request.into_parts();
+        require_media_type(&parts.headers, &[JSON, ical::MEDIA_TYPE])?;
+        let bytes = whole_body(body, MAX_BODY_BYTES).await?;
+        if require_media_type(&parts.headers, &[JSON]).is_ok() {
+            return Ok(Self(Given::Value(parse_json::<NewResourceValue>(&bytes)?.value)));
+        }
+        if bytes.len() > ical::MAX_BYTES {
+            let text = format!("the calendar is over the limit of {} bytes; leave out past years", ical::MAX_BYTES);
+            return Err(Error::TooLarge(text).into());
+        }
+        let text = String::from_utf8(bytes.into()).map_err(|_| Fault::bad_request("The calendar is not UTF-8."))?;
+        let now = app.db.read(SYSTEM_ACCOUNT, |reading| Ok(reading.now()))?;
+        let year = now.to_string().get(..4).and_then(|year| year.parse().ok()).unwrap_or(i16::MAX);
+        let read = tokio::task::spawn_blocking(move || ical::read(&text, year)).await;
+        let read = read.map_err(|error| Error::Internal(format!("a calendar was not read to its end: {error}")))?;
+        Ok(Self(Given::Calendar(read.map_err(|reason| Error::invalid("", reason))?)))
+    }
+}
+
+/// A calendar as a file of iCalendar.
+fn calendar_file(found: &Found, json: &[u8]) -> OperationResult<Response> {
+    let unreadable = |error| Error::Internal(format!("a calendar cannot be read: {error}"));
+    let calendar: Calendar = serde_json::from_slice(json).map_err(unreadable)?;
+    let stamp = found.value.at.to_string().replace(['-', ':'], "");
+    let stamp = format!("{}Z", stamp.split('.').next().unwrap_or_default());
+    let mut response = ical::write(&found.resource.name, &calendar, &stamp).into_response();
+    let media_type = HeaderValue::from_static("text/calendar; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    Ok(response)
 }
 
 /// Nobody on the way keeps what may be a secret.
@@ -226,26 +270,35 @@ async fn delete_resource(
 /// The key of a job reads what its version declares under `[requires] resources`, for its own robot. Sealed values it reads
 /// as they were when its attempt was assigned, for these are the ones that its agent masks; a newer one counts from the next
 /// attempt on (`wrong_state` if there is no other).
+///
+/// With `Accept: text/calendar` a calendar is answered as iCalendar: its holidays as events of whole days, its other days in
+/// properties `X-DROVER-…`, which a `PUT` understands.
 #[utoipa::path(get, path = "/resources/{resource}/value", tag = "Resource", operation_id = "get_resource_value",
     params(("resource" = String, Path, description = "Id or name"), ValueFor),
-    responses((status = 200, body = ResourceValue)))]
+    responses((status = 200, content((ResourceValue = "application/json"), (String = "text/calendar")))))]
 async fn get_value(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(text): Path<String>,
     Query(whom): Query<ValueFor>,
+    accept: Accept,
 ) -> Result<Response, Fault> {
-    let plain = app.db.read(caller.account, |reading| {
-        let found = resource_value::find(reading, &caller, &text, &whom)?;
-        if found.value.sealed {
-            return Ok(None);
+    let found = app.db.read(caller.account, |reading| resource_value::find(reading, &caller, &text, &whom))?;
+    let offers: &[&'static str] = match found.resource.kind {
+        ResourceKind::Calendar => &[JSON, ical::MEDIA_TYPE],
+        _ => &[JSON],
+    };
+    let as_file = accept.choose(offers)? == ical::MEDIA_TYPE;
+    let value = match found.value.sealed {
+        false => {
+            let content = |reading: &Reader| resource_value::content(reading, &found.value, &app.secrets);
+            let json = app.db.read(caller.account, content)?;
+            if as_file {
+                return Ok(not_stored(calendar_file(&found, &json)?));
+            }
+            app.db.read(caller.account, |reading| value_view(reading, found, &json))?
         }
-        let json = resource_value::content(reading, &found.value, &app.secrets)?;
-        value_view(reading, found, &json).map(Some)
-    })?;
-    let value = match plain {
-        Some(value) => value,
-        None => {
+        true => {
             let (secrets, account) = (Arc::clone(&app.secrets), caller.account);
             let read = move |tx: &mut Tx| {
                 let (found, json) = resource_value::read_sealed(tx, &caller, &text, &whom, &secrets)?;
@@ -261,8 +314,13 @@ async fn get_value(
 ///
 /// The value that was is kept as a version. The key of a job sets it only if the resource is `writable_by_jobs` and declared
 /// by its version: the value that the job reads, or with `robot` that of its own robot.
+///
+/// With `Content-Type: text/calendar` the holidays of a calendar are set from an iCalendar file (at most 1 MiB): each event
+/// of whole days is one, and its other days stay as they are unless the file has them. Yearly events on a fixed date are
+/// written out up to the tenth year from now. What is not understood for certain (times of day, other repetitions) is refused
+/// with the name of the event.
 #[utoipa::path(put, path = "/resources/{resource}/value", tag = "Resource", operation_id = "set_resource_value",
-    request_body = NewResourceValue,
+    request_body(content((NewResourceValue = "application/json"), (String = "text/calendar"))),
     params(("resource" = String, Path, description = "Id or name"), ValueFor, IfMatch),
     responses((status = 200, body = ResourceVersion)))]
 async fn set_value(
@@ -271,7 +329,7 @@ async fn set_value(
     Path(text): Path<String>,
     Query(whom): Query<ValueFor>,
     IfMatch(revision): IfMatch,
-    Body(new): Body<NewResourceValue>,
+    ValueBody(new): ValueBody,
 ) -> Result<Response, Fault> {
     let secrets = Arc::clone(&app.secrets);
     let answer = once::write(&app, caller, None, move |tx, caller| {
@@ -283,7 +341,8 @@ async fn set_value(
 
 /// Set the value of a robot or group
 #[utoipa::path(put, path = "/resources/{resource}/overrides/{scope}/{holder}", tag = "Resource",
-    operation_id = "set_resource_override", request_body = NewResourceValue,
+    operation_id = "set_resource_override",
+    request_body(content((NewResourceValue = "application/json"), (String = "text/calendar"))),
     params(("resource" = String, Path, description = "Id or name"),
         ("scope" = String, Path, description = "`robot` or `group`", pattern = "^(robot|group)$"),
         ("holder" = String, Path, description = "Id or name of the robot or group"), IfMatch),
@@ -293,7 +352,7 @@ async fn set_override(
     caller: Caller,
     Path((text, kind, name)): Path<(String, String, String)>,
     IfMatch(revision): IfMatch,
-    Body(new): Body<NewResourceValue>,
+    ValueBody(new): ValueBody,
 ) -> Result<Response, Fault> {
     let secrets = Arc::clone(&app.secrets);
     let answer = once::write(&app, caller, None, move |tx, caller| {

@@ -10,7 +10,7 @@
 use drover_protocol::{
     ResourceId, RobotId,
     page::PageQuery,
-    resource::{KEPT_VERSIONS, MAX_SHOWN_BYTES, NewResourceValue, ValueFor},
+    resource::{Calendar, KEPT_VERSIONS, MAX_SHOWN_BYTES, ResourceKind, ValueFor},
 };
 use serde_json::{Value, json};
 
@@ -31,6 +31,7 @@ use crate::{
         robot::{Robot, RobotGroup},
     },
     error::{Error, Result},
+    ical::Imported,
     secrets::Secrets,
     store::{
         Reading, Scan, Tx,
@@ -292,13 +293,40 @@ pub fn remove_page(tx: &mut Tx, resource: ResourceId, limit: usize) -> Result<bo
     Ok(ended)
 }
 
+/// A value as it is given.
+pub enum Given {
+    Value(Value),
+    /// What a file of iCalendar says.
+    Calendar(Imported),
+}
+
+/// A calendar with what a file says; the rest of it stays.
+fn merged(
+    reading: &dyn Reading,
+    resource: &Resource,
+    old: Option<&ResourceValue>,
+    imported: &Imported,
+    secrets: &Secrets,
+) -> Result<Vec<u8>> {
+    if resource.kind != ResourceKind::Calendar {
+        return Err(Error::invalid("", "only a resource of the kind calendar is set from an iCalendar file"));
+    }
+    let unreadable = |error| Error::Internal(format!("a calendar cannot be read: {error}"));
+    let before = match old {
+        Some(old) => serde_json::from_slice(&content(reading, old, secrets)?).map_err(unreadable)?,
+        None => Calendar::default(),
+    };
+    let calendar = serde_json::to_value(imported.clone().onto(before)).map_err(unreadable)?;
+    checked(resource.kind, &calendar, "/value")
+}
+
 /// Sets the value for whom the caller says.
 pub fn set(
     tx: &mut Tx,
     caller: &Caller,
     text: &str,
     whom: &ValueFor,
-    new: &NewResourceValue,
+    new: &Given,
     revision: Option<u64>,
     secrets: &Secrets,
 ) -> Result<Found> {
@@ -312,7 +340,7 @@ pub fn set(
         (_, None, Some(text)) => Scope::Group(robot_group::find(tx, text, "group")?.id),
         (_, None, None) => Scope::Default,
     };
-    write(tx, caller, &mut resource, scope, &new.value, secrets)
+    write(tx, caller, &mut resource, scope, new, secrets)
 }
 
 /// A job sets the value that it reads, or that of its own robot if it says so.
@@ -335,7 +363,7 @@ pub fn set_override(
     caller: &Caller,
     text: &str,
     of: (&str, &str),
-    new: &NewResourceValue,
+    new: &Given,
     revision: Option<u64>,
     secrets: &Secrets,
 ) -> Result<Found> {
@@ -344,7 +372,7 @@ pub fn set_override(
     let mut resource = resolve(tx, text)?;
     table::check_revision(resource.revision, revision)?;
     let scope = scope_in_path(tx, of)?;
-    write(tx, caller, &mut resource, scope, &new.value, secrets)
+    write(tx, caller, &mut resource, scope, new, secrets)
 }
 
 fn scope_in_path(reading: &dyn Reading, (kind, name): (&str, &str)) -> Result<Scope> {
@@ -360,11 +388,14 @@ fn write(
     caller: &Caller,
     resource: &mut Resource,
     scope: Scope,
-    given: &Value,
+    given: &Given,
     secrets: &Secrets,
 ) -> Result<Found> {
-    let json = checked(resource.kind, given, "/value")?;
     let old = current(tx, resource.id, scope)?;
+    let json = match given {
+        Given::Value(value) => checked(resource.kind, value, "/value")?,
+        Given::Calendar(imported) => merged(tx, resource, old.as_ref(), imported, secrets)?,
+    };
     let scope_name = scope_name(tx, scope)?;
     // The same again is no new version. Of sealed values this would tell whoever may not read them that a guess is right.
     if let Some(old) = &old

@@ -549,3 +549,42 @@ async fn sealing_anew_can_be_interrupted_anywhere() {
     let after = Secrets::end_rotation(&path).unwrap();
     assert_eq!((openable(&after), openable(&Secrets::from_bytes(&[3; 32]))), (6, 0));
 }
+
+/// A calendar comes from an iCalendar file and goes out as one; what is not understood is refused with the name of the event.
+#[tokio::test]
+async fn calendars_come_and_go_as_icalendar() {
+    let world = World::new().await;
+    world.post("/robots", json!({ "name": "r" })).await.created();
+    let days =
+        json!({ "rest_days": ["saturday", "sunday"], "holidays": ["2020-01-01"], "working_days": ["2026-11-01"] });
+    make(&world, "days", "calendar", days).await;
+    make(&world, "text", "text", json!("x")).await;
+    let event = |more: &str| {
+        format!(
+            "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nBEGIN:VEVENT\r\nSUMMARY:Victory\r\n{more}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+        )
+    };
+    let import = |path: &str, body: String| {
+        world.call(Method::PUT, path).header("content-type", "text/calendar; charset=utf-8").body(body)
+    };
+    let good = event("DTSTART;VALUE=DATE:20260509\r\nRRULE:FREQ=YEARLY;COUNT=2");
+    import("/resources/days/value", good.clone()).send().await.ok();
+    let expected = json!({ "rest_days": ["saturday", "sunday"], "holidays": ["2026-05-09", "2027-05-09"],
+        "working_days": ["2026-11-01"] });
+    assert_eq!(value(&world, "/resources/days/value").await, expected);
+    let export = world.call(Method::GET, "/resources/days/value").header("accept", "text/calendar").send().await;
+    assert_eq!(export.content_type(), "text/calendar; charset=utf-8");
+    // What was exported is the same calendar elsewhere.
+    import("/resources/days/overrides/robot/r", export.expect(200).text()).send().await.ok();
+    assert_eq!(value(&world, "/resources/days/value?robot=r").await, expected);
+    let unsure = import("/resources/days/value", event("DTSTART:20260509T090000Z")).send().await.expect(422);
+    assert!(unsure.refused("invalid").to_string().contains("Victory"));
+    import("/resources/text/value", good).send().await.expect(422);
+    import("/resources/days/value", "no calendar".to_owned()).send().await.expect(422);
+    import("/resources/days/value", "x".repeat(1024 * 1024 + 1)).send().await.expect(413);
+    let call = world.call(Method::GET, "/resources/text/value").header("accept", "text/calendar");
+    call.send().await.expect(406);
+    let call = world.call(Method::PUT, "/resources/days/value").header("content-type", "text/plain").body("x");
+    call.send().await.expect(415);
+    assert_eq!(value(&world, "/resources/days/value").await, expected);
+}

@@ -83,7 +83,7 @@ def tell_what_was_called():
     pathlib.Path(os.environ["DROVER_CALLED"]).write_text(json.dumps(sorted(called)))
 
 
-@schemathesis.serializer("application/zip", "application/octet-stream")
+@schemathesis.serializer("application/zip", "application/octet-stream", "text/calendar")
 def bytes_as_they_are(context, value):
     return value if isinstance(value, bytes) else str(value).encode()
 

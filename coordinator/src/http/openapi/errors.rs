@@ -74,7 +74,7 @@ const BY_RULE: &[(&str, &[Code])] = &[
     ("activate_version", &[Code::WrongState]),
     ("create_resource", &[Code::AlreadyExists]),
     ("update_resource", &[Code::AlreadyExists]),
-    ("get_resource_value", &[Code::WrongState, Code::Unavailable, Code::OutOfSpace]),
+    ("get_resource_value", &[Code::NotAcceptable, Code::WrongState, Code::Unavailable, Code::OutOfSpace]),
     ("set_resource_value", &[Code::WrongState]),
     ("set_resource_override", &[Code::WrongState]),
     ("list_audit", &[Code::NotAcceptable]),
