@@ -53,8 +53,8 @@ use crate::{
 /// Searches that run at once; further ones wait for a moment and are refused then.
 pub const MAX_SEARCHES: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A page ends after so much time, or so many blocks.
-const MAX_TIME: Duration = Duration::from_millis(1500);
+/// A page ends after so much time, or so many blocks: whoever waits sees within a second how far it got.
+const MAX_TIME: Duration = Duration::from_millis(800);
 const MAX_PIECES: usize = 4_000;
 /// Blocks that are searched together: few at first, for those who wait for the first lines.
 const FIRST_PIECES: usize = 8;
@@ -370,7 +370,6 @@ impl Search {
             at_once = (at_once * 2).min(MOST_PIECES);
             // Nothing that is worse than the worst of a full page is of interest.
             let wanted = match best.worst().filter(|_| best.is_full()) {
-                Some(Position { seq, .. }) if !newest_first && seq == u64::MAX => window,
                 Some(worst) if newest_first => Window { from: window.from.max(worst), ..window },
                 Some(worst) => Window { below: window.below.min(worst), ..window },
                 None => window,
