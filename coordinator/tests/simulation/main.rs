@@ -13,6 +13,7 @@ mod host;
 mod network;
 mod people;
 mod process;
+mod triggers;
 mod witness;
 mod world;
 
@@ -55,11 +56,16 @@ const TO_REACH: &[&str] = &[
     "deleted",
     "late report",
     "not accepted",
+    "trigger Fired",
+    "trigger Missed",
+    "trigger Skipped",
 ];
 
 async fn live(world: &Rc<World>) {
     world.start_coordinator().await;
     people::prepare(world).await;
+    triggers::prepare(world).await;
+    world.begin_faults();
     world.spawn(world::keep_coordinator(Rc::clone(world)));
     world.spawn(host::die(Rc::clone(world)));
     for number in 0..world::ROBOTS {
@@ -70,6 +76,7 @@ async fn live(world: &Rc<World>) {
     }
     pass(world, FAULTS).await;
     world.end_faults();
+    triggers::disable(world).await;
     let (settled_at, patience_ends) = (Instant::now() + SETTLED, Instant::now() + PATIENCE);
     while Instant::now() < settled_at || !checks::all_finished(world) {
         assert!(Instant::now() < patience_ends, "{}", checks::what_hangs(world));

@@ -93,7 +93,7 @@ pub async fn must(world: &Rc<World>, method: Method, path: &str, body: Value) ->
     panic!("{path} was never answered");
 }
 
-/// Makes processes with a version each, and a group; then the faults begin.
+/// Makes processes with a version each, and a group.
 pub async fn prepare(world: &Rc<World>) {
     let retry = json!({"max_attempts": MAX_TRIES, "on": ["failed", "lost", "timed_out"], "delay_seconds": 5});
     let defaults = [json!({}), json!({"retry": retry}), json!({"max_parallel": MAX_PARALLEL})];
@@ -106,7 +106,6 @@ pub async fn prepare(world: &Rc<World>) {
         let (status, body) = answer.expect("the coordinator lives");
         assert_eq!(status, StatusCode::CREATED, "{}", String::from_utf8_lossy(&body));
     }
-    world.begin_faults();
 }
 
 fn package() -> Vec<u8> {

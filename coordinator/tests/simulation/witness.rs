@@ -26,6 +26,7 @@ use uuid::Uuid;
 use crate::{
     people::{MAX_PARALLEL, MAX_TRIES},
     process::Processes,
+    triggers::Ledger,
 };
 
 type Verdict = Result<(), String>;
@@ -54,6 +55,7 @@ pub struct Witness {
     logs: BTreeMap<AttemptId, u64>,
     /// In which commit the jobs of each wish were made.
     wishes: BTreeMap<String, u64>,
+    triggers: Ledger,
     pub delete_asked: BTreeSet<JobId>,
     pub commits: u64,
     /// What has happened at all, and how often: a rule proves nothing about what never comes about.
@@ -82,6 +84,7 @@ impl Witness {
             groups: BTreeMap::new(),
             logs: BTreeMap::new(),
             wishes: BTreeMap::new(),
+            triggers: Ledger::default(),
             delete_asked: BTreeSet::new(),
             commits: 0,
             reached: BTreeMap::new(),
@@ -140,6 +143,10 @@ impl Witness {
         let report = check_keys(reading.view, written.keys().cloned()).map_err(|error| error.to_string())?;
         hold!(report.is_sound(), "the store is not sound: {report}");
         let commit = self.read(reading, written)?;
+        let new = commit.jobs.iter().filter(|(id, _)| !self.jobs.contains_key(id));
+        let new: Vec<Job> = new.filter_map(|(_, job)| job.clone()).collect();
+        let reached = self.triggers.judge(reading, written, &new)?;
+        reached.into_iter().for_each(|what| self.count(what));
         for (id, after) in &commit.attempts {
             self.judge_attempt(*id, after.as_ref(), &commit)?;
         }

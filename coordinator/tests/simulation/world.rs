@@ -193,7 +193,7 @@ impl World {
     fn app(&self) -> Arc<App> {
         let life = self.disk.next_life();
         let db = Db::paced(life.clone(), self.clock.clone(), self.randomness.clone(), self.disk.pace());
-        let mut topics = vec![Topic::Deadlines, Topic::Sealing, Topic::Garbage];
+        let mut topics = vec![Topic::Deadlines, Topic::Sealing, Topic::Garbage, Topic::Triggers];
         let all = self.disk.read(|reading| robot_group::all(reading));
         topics.extend(all.map(|group| Topic::Group(group.id)));
         life.set_probe(db.watch(&topics));
@@ -299,6 +299,7 @@ pub async fn keep_coordinator(world: Rc<World>) {
             tokio::select! {
                 biased;
                 () = background::deadlines::run(Arc::clone(&coordinator.app)) => {}
+                () = background::triggers::run(Arc::clone(&coordinator.app)) => {}
                 () = tidy_now_and_then(&coordinator.app) => {}
                 () = until_broken(&coordinator.app) => world.kill_coordinator(),
                 () = tokio::time::sleep(lifetime) => {

@@ -1,0 +1,123 @@
+//! Triggers that fire while everything fails and the clock is set: what must hold of their instants after each commit.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use drover_coordinator::{
+    domain::{
+        job::Job,
+        trigger::{Fire, Trigger},
+    },
+    store::{Reader, engine::WriteSet, key::Kind, table},
+};
+use drover_protocol::{JobId, Timestamp, TriggerId, trigger::Decision};
+use http::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{people::must, world::World};
+
+const NAMES: [&str; 3] = ["often", "steady", "kept"];
+
+/// Makes triggers of each kind, which fire from now on.
+pub async fn prepare(world: &Rc<World>) {
+    let base = json!({"process": "plain", "target": {"group": "all"}, "input": {"seconds": 3, "obeys": 1}});
+    let often = json!({"name": "often", "kind": "schedule", "overlap": "allow", "max_parallel": 2,
+        "schedule": {"cron": "*/7 * * * * *", "catch_up": "all", "catch_up_window_seconds": 60}});
+    let steady = json!({"name": "steady", "kind": "schedule", "overlap": "buffer_one",
+        "schedule": {"interval_seconds": 11}});
+    let kept = json!({"name": "kept", "kind": "continuous", "continuous": {"jobs": 1}});
+    for mut trigger in [often, steady, kept] {
+        let members = trigger.as_object_mut().expect("an object");
+        members.extend(base.as_object().expect("an object").clone());
+        must(world, Method::POST, "/triggers", trigger).await;
+    }
+}
+
+/// Lets them fire no more, so that all work can end.
+pub async fn disable(world: &Rc<World>) {
+    for name in NAMES {
+        must(world, Method::POST, &format!("/triggers/{name}/disable"), Value::Null).await;
+    }
+}
+
+type RowId = (TriggerId, Timestamp, Uuid);
+
+/// What was ever written about triggers.
+#[derive(Default)]
+pub struct Ledger {
+    triggers: BTreeMap<TriggerId, Trigger>,
+    rows: BTreeMap<RowId, Fire>,
+}
+
+impl Ledger {
+    /// Judges a commit; gives what has come about in it.
+    pub fn judge(&mut self, reading: &Reader, written: &WriteSet, new: &[Job]) -> Result<Vec<String>, String> {
+        let broken = |error: drover_coordinator::error::Error| error.to_string();
+        let mut named: BTreeSet<JobId> = BTreeSet::new();
+        let mut reached = Vec::new();
+        let uuid = |bytes: &[u8]| Uuid::from_slice(bytes).expect("an id in a key");
+        for key in written.iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key) {
+            if Kind::of(key) != Some(Kind::TriggerFire) {
+                continue;
+            }
+            let millis = u64::from_be_bytes(key[34..42].try_into().expect("eight bytes"));
+            let at = Timestamp::from_millis(i64::try_from(millis).expect("a time"));
+            let id = (TriggerId::from_uuid(uuid(&key[18..34])), at, uuid(&key[42..58]));
+            let row: Fire = table::get(reading, id).map_err(broken)?;
+            self.judge_row(&row, new, &mut named)?;
+            reached.push(format!("trigger {:?}", row.decision));
+            self.rows.insert(id, row);
+        }
+        for job in new.iter().filter(|job| job.trigger_id.is_some()) {
+            if !named.contains(&job.id) {
+                return Err(format!("{} was started by a trigger, and no row of this commit says so", job.id));
+            }
+        }
+        for key in written.keys().filter(|key| Kind::of(key) == Some(Kind::Trigger)) {
+            let id = TriggerId::from_uuid(uuid(&key[18..34]));
+            let after: Trigger = table::get(reading, id).map_err(broken)?;
+            self.judge_instant(reading, &after)?;
+            self.triggers.insert(id, after);
+        }
+        Ok(reached)
+    }
+
+    /// An instant fires once, with jobs that were made for it.
+    fn judge_row(&self, row: &Fire, new: &[Job], named: &mut BTreeSet<JobId>) -> Result<(), String> {
+        let what = format!("the instant {} of {}", row.instant, row.trigger_id);
+        match self.rows.get(&(row.trigger_id, row.instant, row.occasion)) {
+            Some(before) if before != row => return Err(format!("{what} was {before:?} and is {row:?}")),
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        if (row.decision == Decision::Fired) == row.job_ids.is_empty() {
+            return Err(format!("{what} is {:?} with the jobs {:?}", row.decision, row.job_ids));
+        }
+        for id in &row.job_ids {
+            let made = new.iter().any(|job| job.id == *id && job.trigger_id == Some(row.trigger_id));
+            if !made || !named.insert(*id) {
+                return Err(format!("{what} names {id}, which was not made for it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// No instant is passed over without a word.
+    fn judge_instant(&self, reading: &Reader, after: &Trigger) -> Result<(), String> {
+        let Some(before) = self.triggers.get(&after.id) else { return Ok(()) };
+        let Some(instant) = before.next_fire_at else { return Ok(()) };
+        if before.revision != after.revision || after.next_fire_at == Some(instant) || after.buffered.contains(&instant)
+        {
+            return Ok(());
+        }
+        let row: Option<Fire> =
+            table::find(reading, (after.id, instant, Uuid::nil())).map_err(|error| error.to_string())?;
+        match row {
+            Some(_) => Ok(()),
+            None => Err(format!("the instant {instant} of {} was passed over without a word", after.name)),
+        }
+    }
+}
