@@ -8,6 +8,7 @@ mod logs;
 mod logs_search;
 mod start;
 mod store;
+mod tasks;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -33,7 +34,7 @@ pub struct Figure {
     pub measure: fn(&Setting) -> anyhow::Result<Vec<Row>>,
 }
 
-pub const FIGURES: [Figure; 8] = [
+pub const FIGURES: [Figure; 9] = [
     Figure { name: "store", about: "durable transactions, index made anew", measure: store::measure },
     Figure { name: "http", about: "durable job starts over HTTP", measure: http::measure },
     Figure {
@@ -47,6 +48,7 @@ pub const FIGURES: [Figure; 8] = [
         about: "text found among ten million lines of all jobs",
         measure: logs_search::measure,
     },
+    Figure { name: "tasks", about: "lives of tasks, single steps, queues of a million", measure: tasks::measure },
     Figure { name: "agent", about: "memory and CPU time of an agent", measure: agent::measure },
     Figure {
         name: "start",

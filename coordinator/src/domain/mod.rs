@@ -19,3 +19,4 @@ pub mod resource;
 pub mod robot;
 pub mod storage;
 pub mod task;
+pub mod task_batch;

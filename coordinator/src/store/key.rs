@@ -156,6 +156,9 @@ kinds! {
     LogActive = b"la",
     /// Which lines have arrived, in the order of their arrival, for those who follow all logs; kept for a while.
     LogArrival = b"li",
+    /// Lines of a bulk addition that came under a key: stream, first line.
+    TaskBatch = b"tb",
+    TaskBatchByExpiry = b"tx",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -317,7 +320,7 @@ mod tests {
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
-             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li"
+             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li tb tx"
         );
         let mut unique = letters.clone();
         unique.sort();

@@ -29,6 +29,7 @@ use crate::{
         robot::{Robot, RobotGroup, Sample},
         storage::StorageFolder,
         task::{self, Task},
+        task_batch::TaskBatch,
     },
     error::Result,
 };
@@ -579,6 +580,20 @@ impl Record for Act {
 /// Reads a stored record and gives its id and the keys of all its index entries.
 type IndexKeysOf = fn(AccountId, &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)>;
 
+impl Record for TaskBatch {
+    const KIND: Kind = Kind::TaskBatch;
+    const NOUN: &'static str = "batch of tasks";
+    type Id = ([u8; 32], u64);
+
+    fn id(&self) -> ([u8; 32], u64) {
+        (self.stream, self.first_line)
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::many(Kind::TaskBatchByExpiry, self.expires_at)]
+    }
+}
+
 /// A kind of records.
 pub struct RecordKind {
     pub kind: Kind,
@@ -643,6 +658,7 @@ pub const RECORDS: &[RecordKind] = &[
     records::<Resource>(&[Kind::ResourceByName, Kind::ResourceByExpiry]),
     records::<ResourceValue>(&[Kind::ResourceValueByScope, Kind::ResourceValueCurrent, Kind::ResourceValueByHolder]),
     records::<Act>(&[Kind::AuditByActor, Kind::AuditByNoun, Kind::AuditByObject]),
+    records::<TaskBatch>(&[Kind::TaskBatchByExpiry]),
 ];
 
 /// Kinds that are neither records nor indexes: pieces of documents and of log lines, arrivals, what is found by a hash,

@@ -25,5 +25,6 @@ mod storages;
 mod support;
 mod task_lists;
 mod tasks;
+mod tasks_bulk;
 mod tasks_of_jobs;
 mod uploads;
