@@ -10,7 +10,7 @@ fn trigger() -> Value {
     json!({
         "id": ID, "name": "nightly", "description": "", "enabled": true, "process_id": ID, "target": {"group": ID},
         "priority": null, "max_parallel": null, "overlap": "skip", "valid_from": null, "valid_to": null,
-        "window": {"from": "22:00", "to": "06:00"}, "max_runs": null, "max_runs_per_month": null,
+        "window": {"from": "22:00", "to": "06:00"}, "calendar": null, "non_working_days": "skip", "max_runs": null, "max_runs_per_month": null,
         "stop_after_seconds": 90, "abort_after_seconds": null, "busy": "wait_in_group", "kind": "schedule",
         "schedule": {"cron": "30 6 * * 1", "cron_text": "At 06:30, on Monday.", "dialect": "unix",
             "time_zone": "Europe/Berlin", "missing_hour": "run_after", "repeated_hour": "first", "catch_up": "none",
