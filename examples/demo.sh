@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The whole line once, on this machine: a coordinator on an empty store in a temporary folder, an agent beside it,
-# the process examples/invoices published, a job of it followed to its end. Then it keeps running for exploring
-# until Ctrl-C, which ends all of it. With --once, or CI=true, it ends by itself, and not with 0 if anything was
-# not as expected. DROVER_BIN_DIR names the folder of the binaries (default: target/release).
+# The whole line once, on this machine: a coordinator on an empty store in a temporary folder, three agents beside it,
+# and both processes of examples/invoices: one loads a file into a queue, one works the queue off with all three robots
+# at once. Then it keeps running for exploring until Ctrl-C, which ends all of it. With --once, or CI=true, it ends by
+# itself, and not with 0 if anything was not as expected. DROVER_BIN_DIR names the folder of the binaries (default:
+# target/release).
 
 # Traps call the functions that seem to be called by nobody.
 # shellcheck disable=SC2317
@@ -30,7 +31,7 @@ say() { printf '  %s\n' "$*"; }
 
 fail() {
   printf '\n%sThe demo failed: %s%s\n' "$red" "$*" "$plain" >&2
-  for name in coordinator agent; do
+  for name in coordinator robot-1 robot-2 robot-3; do
     if [ -s "$place/$name.log" ]; then
       printf '\nThe last lines of the %s:\n' "$name" >&2
       tail -n 30 "$place/$name.log" >&2
@@ -52,7 +53,7 @@ fi
 
 place=$(mktemp -d "${TMPDIR:-/tmp}/drover-demo.XXXXXX")
 coordinator=
-agent=
+agents=()
 
 # Ends a process in order, by force if it does not end within 20 seconds. Answers its exit code.
 end() {
@@ -75,11 +76,13 @@ clean_up() {
   local code=$?
   trap - EXIT
   trap '' INT TERM HUP
-  if [ -n "$agent$coordinator" ]; then step "Ending agent and coordinator"; fi
-  if [ -n "$agent" ] && ! end "$agent" agent; then
-    echo "  The agent did not end in order." >&2
-    [ "$code" -ne 0 ] || code=1
-  fi
+  if [ -n "$coordinator" ]; then step "Ending agents and coordinator"; fi
+  for agent in "${agents[@]}"; do
+    if ! end "$agent" agent; then
+      echo "  An agent did not end in order." >&2
+      [ "$code" -ne 0 ] || code=1
+    fi
+  done
   if [ -n "$coordinator" ] && ! end "$coordinator" coordinator; then
     echo "  The coordinator did not end in order." >&2
     [ "$code" -ne 0 ] || code=1
@@ -145,7 +148,6 @@ password=$(new_key)
 export DROVER_URL DROVER_KEY
 # Everything happens on this machine: no proxy of the environment has anything to do with it.
 export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
-mkdir "$place/agent"
 # In sessions of their own, so that Ctrl-C reaches this script alone and everything ends in the right order.
 DROVER_HTTP__LISTEN=$listen DROVER_STORE__PATH=$place/store DROVER_LOG__FORMAT=text \
   DROVER_BOOTSTRAP__API_KEY=$DROVER_KEY DROVER_BOOTSTRAP__LOGIN=admin DROVER_BOOTSTRAP__PASSWORD=$password \
@@ -154,52 +156,92 @@ coordinator=$!
 wait_until_ready
 say "It listens at $DROVER_URL; its store is in $place/store."
 
-step "Joining an agent with a one-time token"
-token=$(drover --json join-token create | member token) || fail "no join token could be made"
-# The agent gets no key but its own.
+step "Joining three agents"
+token=$(drover --json join-token create --uses 3 | member token) || fail "no join token could be made"
+# The agents get no key but their own.
 without_key=(env -u DROVER_KEY -u DROVER_URL)
-"${without_key[@]}" "$bin/drover-agent" join --server "$DROVER_URL" --token "$token" --state "$place/agent" --name demo-robot \
-  >"$place/agent.log" 2>&1 || fail "the agent could not join"
-"${without_key[@]}" setsid "$bin/drover-agent" run --state "$place/agent" >>"$place/agent.log" 2>&1 &
-agent=$!
-say "The robot demo-robot is there."
-
-step "Publishing the process examples/invoices"
-drover process publish "$here/invoices" --label demo || fail "the process could not be published"
-
-step "Starting a job and following it"
-# The slower pace is for people, who want to see it work.
-pace=8
-if $once; then pace=1; fi
-started=0
-drover job start invoices --set delay_ms="$pace" --follow || started=$?
-[ "$started" -eq 0 ] || fail "the job did not succeed (exit code $started)"
-
-step "What it has left behind"
-job=$(drover --json job list --process invoices --limit 1 | python3 -c 'import json, sys; print(json.load(sys.stdin)["items"][0]["id"])') ||
-  fail "the job is not listed"
-say "${bold}Output${plain} of job $job:"
-drover --json job show "$job" >"$place/job.json" || fail "the job cannot be shown"
-python3 - "$place/job.json" <<'PYTHON' || fail "the output of the job is not what it should be"
-import json, sys
-job = json.load(open(sys.argv[1], encoding="utf-8"))
-output = job["output"]
-print(f"    {output['checked']} invoices checked, {output['accepted']} accepted, {output['rejected']} rejected")
-print("    " + ", ".join(f"{total} {currency}" for currency, total in output["totals_by_currency"].items()))
-assert job["outcome"] == "succeeded", job["outcome"]
-assert output["checked"] == 400 and output["accepted"] + output["rejected"] == 400, output
-assert output["rejected"] >= 20, output
-PYTHON
-drover job download "$job" --dir "$place/artifacts" >/dev/null || fail "the artifacts cannot be downloaded"
-for name in report.html rejected.csv; do
-  [ -s "$place/artifacts/$name" ] || fail "the artifact $name is missing"
+for robot in robot-1 robot-2 robot-3; do
+  mkdir "$place/$robot"
+  "${without_key[@]}" "$bin/drover-agent" join --server "$DROVER_URL" --token "$token" --state "$place/$robot" \
+    --name "$robot" >"$place/$robot.log" 2>&1 || fail "the agent $robot could not join"
+  "${without_key[@]}" setsid "$bin/drover-agent" run --state "$place/$robot" >>"$place/$robot.log" 2>&1 &
+  agents+=("$!")
 done
-rejected=$(drover job logs "$job" --level warning | grep -c 'is rejected') || fail "the log names no rejected invoice"
-say "$rejected warnings in its log: drover job logs $job --level warning"
-say "${bold}Report${plain}: $place/artifacts/report.html"
-say "  as an artifact: $DROVER_URL/api/v1/storages/jobs%2F$job/files/report.html"
+say "The robots robot-1, robot-2 and robot-3 are there."
+
+step "Publishing two processes, and making the queue between them"
+for process in load work; do
+  drover process publish "$here/invoices/$process" --label demo || fail "a process could not be published"
+done
+drover queue create invoices --unique-references --description "Invoices of suppliers" || fail "the queue could not be made"
+
+step "Loading the invoices into the queue"
+drover job start invoices-load --follow || fail "the invoices could not be loaded"
+
+step "Loading the same file again: references are unique, nothing is added"
+drover job start invoices-load --follow || fail "the invoices could not be loaded again"
+
+step "Working the queue off with three robots at once"
+# The slower pace is for people, who want to see it work.
+pace=60
+if $once; then pace=15; fi
+drover job start invoices-work --count 3 --set delay_ms="$pace" >"$place/jobs" || fail "the jobs could not be started"
+
+# Both figures of the queue that say whether it is done, and all of them for people.
+figures() {
+  drover --json queue stats invoices | python3 -c '
+import json, sys
+counts = json.load(sys.stdin)["counts"]
+print(counts["new"] + counts["in_progress"], "  " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))'
+}
+left=1
+tries=0
+while [ "$left" -gt 0 ]; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 600 ] || fail "the queue is not worked off"
+  sleep 0.5
+  read -r left shown <<<"$(figures)" || fail "the figures of the queue cannot be had"
+  say "$shown"
+done
+drover queue stats invoices
+
+step "What came of it"
+while read -r job; do
+  drover --json job show "$job" >"$place/job.json" || fail "a job cannot be shown"
+  tries=0
+  until [ "$(member state <"$place/job.json")" = finished ]; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 300 ] || fail "job $job does not end"
+    sleep 0.1
+    drover --json job show "$job" >"$place/job.json" || fail "a job cannot be shown"
+  done
+  cat "$place/job.json" >>"$place/ended.ndjson"
+  echo >>"$place/ended.ndjson"
+done <"$place/jobs"
+drover task export --queue invoices --output "$place/invoices.ndjson" >/dev/null || fail "the tasks cannot be exported"
+python3 - "$place/ended.ndjson" "$place/invoices.ndjson" <<'PYTHON' || fail "the result is not what it should be"
+import collections, decimal, json, sys
+jobs, tasks = ([json.loads(line) for line in open(path, encoding="utf-8") if line.strip()] for path in sys.argv[1:])
+for job in jobs:
+    output = job["output"]
+    print(f"    {job['robot_name']}: {output['succeeded']} booked, {output['failed']} refused")
+    assert job["outcome"] == "succeeded", job
+totals = collections.Counter()
+for task in tasks:
+    if task["state"] == "succeeded":
+        totals[task["output"]["currency"]] += decimal.Decimal(task["output"]["booked"])
+print("    " + ", ".join(f"{total} {currency}" for currency, total in sorted(totals.items())))
+states = collections.Counter(task["state"] for task in tasks)
+assert len(tasks) == 395 and states["failed"] >= 20 and states["succeeded"] + states["failed"] == 395, states
+assert sum(job["output"]["succeeded"] for job in jobs) == states["succeeded"], "each task is worked on by one robot"
+assert len({job["robot_name"] for job in jobs}) == 3 and sum(job["output"]["succeeded"] > 0 for job in jobs) >= 2
+PYTHON
+
+step "What a person has to look at: invoices that the rules of bookkeeping refuse"
+drover task list --queue invoices --state failed --error business --limit 5 || fail "the failed tasks are not listed"
+say "All of them as a table: drover task export --queue invoices --state failed --output refused.csv"
 is_ready "$DROVER_URL/docs/" || is_ready "$DROVER_URL/docs" || fail "the API documents are not served at $DROVER_URL/docs"
-kill -0 "$agent" 2>/dev/null || fail "the agent has ended"
+for agent in "${agents[@]}"; do kill -0 "$agent" 2>/dev/null || fail "an agent has ended"; done
 
 if $once; then
   step "Everything was as expected"
@@ -211,11 +253,12 @@ say "API documents: ${bold}$DROVER_URL/docs${plain}"
 say "  the key to paste under Authorize: ${bold}$DROVER_KEY${plain}"
 say "Command line, in another terminal:"
 say "  ${dim}export DROVER_URL=$DROVER_URL DROVER_KEY=$DROVER_KEY PATH=$(cd "$bin" && pwd):\$PATH${plain}"
-say "  ${dim}drover robot list; drover job list; drover job start invoices --follow${plain}"
-say "Logs: $place/coordinator.log, $place/agent.log"
+say "  ${dim}drover robot list; drover job list; drover queue show invoices; drover task list --queue invoices${plain}"
+say "  ${dim}drover task bulk retry --queue invoices --state failed; drover job start invoices-work --follow${plain}"
+say "Logs: $place/coordinator.log, $place/robot-1.log …"
 printf '\n%sCtrl-C ends all of it and removes %s.%s\n' "$bold" "$place" "$plain"
 exploring=true
 # Until Ctrl-C, or until one of both ends by itself, which it must not.
 ended=0
-wait -n "$coordinator" "$agent" || ended=$?
-fail "the coordinator or the agent ended by itself (exit code $ended)"
+wait -n "$coordinator" "${agents[@]}" || ended=$?
+fail "the coordinator or an agent ended by itself (exit code $ended)"

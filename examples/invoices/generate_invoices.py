@@ -6,8 +6,12 @@ import decimal
 import io
 import pathlib
 import random
+import sys
 
-import rules
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "work"))
+
+import rules  # noqa: E402, it lies beside the program that uses it
 
 COUNT = 400
 COLUMNS = ["supplier", "number", "date", "due_date", "currency", "net", "vat_rate", "vat", "total", "iban"]
@@ -121,4 +125,4 @@ def as_csv():
 
 
 if __name__ == "__main__":
-    pathlib.Path(__file__).with_name("invoices.csv").write_text(as_csv(), encoding="utf-8", newline="\n")
+    (HERE / "load" / "invoices.csv").write_text(as_csv(), encoding="utf-8", newline="\n")

@@ -9,6 +9,7 @@ mod logs_search;
 mod start;
 mod storage;
 mod store;
+mod tasks;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -49,6 +50,7 @@ pub const FIGURES: [Figure; 9] = [
         measure: logs_search::measure,
     },
     Figure { name: "storage", about: "a large file up and down, beside a plain copy", measure: storage::measure },
+    Figure { name: "tasks", about: "lives of tasks, single steps, queues of a million", measure: tasks::measure },
     Figure { name: "agent", about: "memory and CPU time of an agent", measure: agent::measure },
     Figure {
         name: "start",

@@ -7,7 +7,7 @@ use crate::{
     app::App,
     domain::log::Gone,
     error::Result,
-    operations::{idempotency, join_token, log_sealing, log_search, retention, trigger},
+    operations::{idempotency, join_token, log_sealing, log_search, retention, task, trigger},
     store::Tx,
 };
 
@@ -41,6 +41,7 @@ pub async fn pass(app: &App, ages: Ages) -> Result<()> {
 
 async fn remove_answers(app: &App, account: AccountId) -> Result<()> {
     while app.db.write(account, |tx| idempotency::expire_page(tx, PAGE)).await? == PAGE {}
+    while app.db.write(account, |tx| task::expire_batches_page(tx, PAGE)).await? == PAGE {}
     Ok(())
 }
 

@@ -20,4 +20,5 @@ pub mod robot;
 pub mod schedule;
 pub mod storage;
 pub mod task;
+pub mod task_batch;
 pub mod trigger;

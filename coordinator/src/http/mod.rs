@@ -96,11 +96,14 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Parts of files and what has a digest of its own go out as they are; streams of events must not be held back.
+/// Parts of files and what has a digest of its own go out as they are; streams of events and of answers to lines must not
+/// be held back.
 fn may_compress() -> impl Predicate {
     use tower_http::compression::predicate::{DefaultPredicate, NotForContentType};
     let not_partial = |_: http::StatusCode, _: http::Version, headers: &http::HeaderMap, _: &http::Extensions| {
-        !headers.contains_key(http::header::CONTENT_RANGE) && !headers.contains_key("content-digest")
+        !headers.contains_key(http::header::CONTENT_RANGE)
+            && !headers.contains_key("content-digest")
+            && !headers.contains_key("x-accel-buffering")
     };
     DefaultPredicate::new().and(NotForContentType::new("application/zip")).and(not_partial)
 }

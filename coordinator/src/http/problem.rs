@@ -51,6 +51,16 @@ impl Fault {
         &self.0.detail
     }
 
+    /// One entry per field that is not valid.
+    pub fn errors(&self) -> &[FieldError] {
+        &self.0.errors
+    }
+
+    /// What only the coordinator's own log is told.
+    pub fn internal(&self) -> Option<&str> {
+        self.0.internal.as_deref()
+    }
+
     /// A request that cannot be read.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(Code::BadRequest, detail)

@@ -1,6 +1,8 @@
 //! Tasks: adding, seeing, changing and deleting them. What takers and holders do is in `work.rs`.
 
+mod add_many;
 mod bulk;
+mod export;
 mod work;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -22,7 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted, id, url_pairs},
+    extract::{Accept, Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted, id, url_pairs},
     once::{self, Answer},
     page::{self, IfNoneMatch},
     robot::event_view,
@@ -49,6 +51,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(list_task_events))
         .merge(work::routes())
         .merge(bulk::routes())
+        .merge(add_many::routes())
 }
 
 fn holder_view(holder: &domain::task::Holder) -> TaskHolder {
@@ -117,16 +120,19 @@ fn plain_view(task: domain::task::Task, lease_ends_at: Option<drover_protocol::T
 
 /// A task with all that belongs to it.
 pub fn full_view(reading: &dyn Reading, record: domain::task::Task, leases: &Leases) -> OperationResult<Task> {
-    let id = record.id;
     let attempts = task::attempts(reading, &record)?.into_iter().map(attempt_view).collect();
+    Ok(Task { attempts: Some(attempts), files: Some(Vec::new()), ..with_documents(reading, record, leases)? })
+}
+
+/// A task as it stands in an export: with its documents, without attempts and files.
+fn with_documents(reading: &dyn Reading, record: domain::task::Task, leases: &Leases) -> OperationResult<Task> {
+    let id = record.id;
     let (has_output, has_checkpoint) = (record.has_output, record.has_checkpoint);
     let document = |wanted: bool, slot| if wanted { task::document(reading, id, slot) } else { Ok(None) };
     Ok(Task {
         payload: document(true, Slot::Payload)?,
         output: document(has_output, Slot::Output)?,
         checkpoint: document(has_checkpoint, Slot::Checkpoint)?,
-        attempts: Some(attempts),
-        files: Some(Vec::new()),
         ..view(reading, record, leases)?
     })
 }
@@ -226,14 +232,29 @@ impl FromRequestParts<Arc<App>> for TaskQuery {
 /// A condition on the payload is written `payload.<path>=<text>`, with names and positions between points, for example
 /// `payload.customer.city=Kazan`; it may be given several times. Payloads are looked at in bounded steps: a page may then
 /// have fewer items than the limit, even none, and go on with `next_cursor`.
+///
+/// With `Accept: text/csv` or `application/x-ndjson` the answer is a file with all tasks that the filters match and their
+/// payloads, outputs and checkpoints, however many they are; it takes no `limit`, `cursor` and `count`.
 #[utoipa::path(get, path = "/tasks", tag = "Task", params(PageQuery, TaskFilter),
-    responses((status = 200, body = Page<Task>)))]
+    responses((status = 200, content((Page<Task> = "application/json"), (String = "text/csv"),
+        (Task = "application/x-ndjson")))))]
 async fn list_tasks(
     State(app): State<Arc<App>>,
     caller: Caller,
+    accept: Accept,
     TaskQuery(query, filter): TaskQuery,
-) -> Result<Json<Page<Task>>, Fault> {
+) -> Result<Response, Fault> {
     let (account, leases) = (caller.account, app.rules.leases);
+    let media_type = accept.choose(&["application/json", export::CSV, export::NDJSON])?;
+    if media_type != "application/json" {
+        let of_pages =
+            [("limit", query.limit.is_some()), ("cursor", query.cursor.is_some()), ("count", query.count.is_some())];
+        if let Some((name, _)) = of_pages.into_iter().find(|(_, given)| *given) {
+            return Err(Error::invalid(name, "an export holds all that the filters match; leave it out").into());
+        }
+        let wanted = app.db.read(account, |reading| task::checked_filter(reading, &caller, &filter, ""))?;
+        return Ok(export::export(app, caller, wanted, media_type));
+    }
     let found = app
         .read_aside(account, move |reading| {
             let wanted = task::checked_filter(reading, &caller, &filter, "")?;
@@ -242,7 +263,7 @@ async fn list_tasks(
             Ok(Page { items: views.collect::<OperationResult<_>>()?, next_cursor: found.next_cursor, total })
         })
         .await?;
-    Ok(Json(found))
+    Ok(Json(found).into_response())
 }
 
 /// A task

@@ -2,6 +2,7 @@
 //! their own.
 
 mod bulk;
+mod bulk_add;
 mod due;
 mod end;
 mod list;
@@ -10,6 +11,7 @@ mod settle;
 mod take;
 
 pub use bulk::{BulkChange, apply_page, change_of};
+pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, stream_id};
 pub use due::{lease_ends_at, next_due, tick_page};
 pub use end::{Checkpoint, Ended, Ending, checkpoint, comment, end, renew};
 pub use list::{Checked, checked_filter, list, needs_payload, page_of_ids};

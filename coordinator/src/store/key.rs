@@ -169,6 +169,9 @@ kinds! {
     JobByTrigger = b"zj",
     /// Jobs of a trigger that have not finished.
     JobActiveByTrigger = b"za",
+    /// Lines of a bulk addition that came under a key: stream, first line.
+    TaskBatch = b"tb",
+    TaskBatchByExpiry = b"tx",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -331,7 +334,8 @@ mod tests {
             letters.join(" "),
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
-             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zc zj za"
+             rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zc zj za \
+             tb tx"
         );
         let mut unique = letters.clone();
         unique.sort();

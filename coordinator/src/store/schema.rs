@@ -29,6 +29,7 @@ use crate::{
         robot::{Robot, RobotGroup, Sample},
         storage::StorageFolder,
         task::{self, Task},
+        task_batch::TaskBatch,
         trigger::{Fire, Trigger},
     },
     error::Result,
@@ -625,6 +626,20 @@ impl Record for Fire {
 /// Reads a stored record and gives its id and the keys of all its index entries.
 type IndexKeysOf = fn(AccountId, &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)>;
 
+impl Record for TaskBatch {
+    const KIND: Kind = Kind::TaskBatch;
+    const NOUN: &'static str = "batch of tasks";
+    type Id = ([u8; 32], u64);
+
+    fn id(&self) -> ([u8; 32], u64) {
+        (self.stream, self.first_line)
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::many(Kind::TaskBatchByExpiry, self.expires_at)]
+    }
+}
+
 /// A kind of records.
 pub struct RecordKind {
     pub kind: Kind,
@@ -699,6 +714,7 @@ pub const RECORDS: &[RecordKind] = &[
         Kind::TriggerByCalendar,
     ]),
     records::<Fire>(&[Kind::TriggerFireByTime]),
+    records::<TaskBatch>(&[Kind::TaskBatchByExpiry]),
 ];
 
 /// Kinds that are neither records nor indexes: pieces of documents and of log lines, arrivals, what is found by a hash,

@@ -130,8 +130,13 @@ async fn slow_bodies_are_given_up() {
             let _ = timeout(LIMIT, reading.read_to_end(&mut answer)).await.expect("it is given up");
             trickle.abort();
             let answer = String::from_utf8_lossy(&answer);
-            assert!(answer.starts_with("HTTP/1.1 400"), "{method} {template} {media_type}: {answer}");
-            assert!(answer.contains("too slowly"), "{method} {template} {media_type}: {answer}");
+            if media_type == "application/x-ndjson" {
+                // Lines were answered before; such an answer ends without its sum.
+                assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("\"added\""), "{template}: {answer}");
+            } else {
+                assert!(answer.starts_with("HTTP/1.1 400"), "{method} {template} {media_type}: {answer}");
+                assert!(answer.contains("too slowly"), "{method} {template} {media_type}: {answer}");
+            }
             assert!(began.elapsed() < Duration::from_secs(90), "{method} {template}: {:?}", began.elapsed());
             tried += 1;
         }

@@ -25,6 +25,7 @@ mod storages;
 mod support;
 mod task_lists;
 mod tasks;
+mod tasks_bulk;
 mod tasks_of_jobs;
 mod triggers;
 mod uploads;

@@ -52,12 +52,12 @@ def iban_is_valid(text):
     return int(digits) % 97 == 1
 
 
-def check(row, as_of, seen):
+def check(row, as_of):
     """
     The rules that the invoice `row` breaks, as a list of (rule, explanation); empty if it can be booked.
 
-    `as_of` is the day that counts as today. `seen` is the set of (supplier, number) met so far; the invoice is
-    added to it, so that the second one with the same number of the same supplier is the duplicate.
+    `as_of` is the day that counts as today. That no number of a supplier comes twice is the queue's business: the
+    reference of a task is made of both, and references are unique.
     """
     broken = []
     supplier = (row.get("supplier") or "").strip()
@@ -66,9 +66,6 @@ def check(row, as_of, seen):
         broken.append(("supplier_missing", "the invoice names no supplier"))
     if not number:
         broken.append(("number_missing", "the invoice has no number"))
-    elif (supplier, number) in seen:
-        broken.append(("number_duplicate", f"number {number} of this supplier has already been seen"))
-    seen.add((supplier, number))
     broken += check_dates(row, as_of)
     broken += check_amounts(row)
     if not iban_is_valid(row.get("iban")):
