@@ -137,6 +137,8 @@ impl Coordinator {
             .env("DROVER_STORE__ENGINE", engine)
             .env("DROVER_HTTP__LISTEN", "127.0.0.1:0")
             .env("DROVER_LOG__FORMAT", "json")
+            // The large log is to be read as a whole.
+            .env("DROVER_LIMITS__JOB_LOG_MIB", "1048576")
             .env("DROVER_BOOTSTRAP__API_KEY", KEY)
             .stdout(Stdio::null());
         let (program, address) = listening("drover-coordinator", &mut command, |line| {
