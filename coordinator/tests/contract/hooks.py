@@ -93,6 +93,11 @@ def bytes_as_they_are(context, value):
     return value if isinstance(value, bytes) else str(value).encode()
 
 
+@schemathesis.serializer("application/x-ndjson")
+def one_line(context, value):
+    return value if isinstance(value, bytes) else json.dumps(value).encode() + b"\n"
+
+
 # Not kept from one call to the next: which key fits depends on the call.
 @schemathesis.auth(refresh_interval=None)
 class Keys:
