@@ -289,7 +289,9 @@ class TaskLoop:
         finally:
             renewing.end()
             self._give_back()
-            self._robot._loops.remove(self)
+            # An error that leaves the body ends this before anybody is told of it: the task at hand waits for its end.
+            if self._current is None or self._current.ended:
+                self._robot._loops.remove(self)
 
     def result(self) -> dict[str, Any]:
         """The figures, as an output of the job."""
