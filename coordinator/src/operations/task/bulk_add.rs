@@ -99,7 +99,7 @@ impl Memory {
     /// What became of this line before.
     fn of(&mut self, tx: &mut Tx, line: u64) -> Result<Option<(LineDigest, LineEnd)>> {
         let Some(stream) = self.stream else { return Ok(None) };
-        if !self.known.as_ref().is_some_and(|(batch, _)| batch.get(line).is_some()) {
+        if self.known.as_ref().is_none_or(|(batch, _)| batch.get(line).is_none()) {
             if self.fresh.is_some() {
                 // Lines that were not there are followed by others that were not there.
                 return Ok(None);
