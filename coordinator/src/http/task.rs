@@ -1,6 +1,7 @@
 //! Tasks: adding, seeing, changing and deleting them. What takers and holders do is in `work.rs`.
 
 mod bulk;
+mod files;
 mod work;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -29,11 +30,11 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{self, job::Leases, task::State as TaskStatus},
+    domain::{self, file::task_folder, job::Leases, task::State as TaskStatus},
     error::{Error, Result as OperationResult},
     json_schema::{self, Side},
     operations::{
-        Caller, event,
+        Caller, event, file,
         queue::{self, Tallies},
         task,
     },
@@ -49,6 +50,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(list_task_events))
         .merge(work::routes())
         .merge(bulk::routes())
+        .merge(files::routes())
 }
 
 fn holder_view(holder: &domain::task::Holder) -> TaskHolder {
@@ -126,7 +128,7 @@ pub fn full_view(reading: &dyn Reading, record: domain::task::Task, leases: &Lea
         output: document(has_output, Slot::Output)?,
         checkpoint: document(has_checkpoint, Slot::Checkpoint)?,
         attempts: Some(attempts),
-        files: Some(Vec::new()),
+        files: Some(file::all_of(reading, &task_folder(id))?.into_iter().map(files::view).collect()),
         ..view(reading, record, leases)?
     })
 }
@@ -173,7 +175,7 @@ async fn add_task(
     once::write(&app, caller, request.call, move |tx, caller| {
         let queue = task::queue_to_add_to(tx, caller, &text)?;
         let mut tallies = Tallies::default();
-        let task = task::add(tx, &mut tallies, queue, &new, &payload)?;
+        let task = task::add(tx, &mut tallies, &queue, &new, &payload)?;
         tallies.close(tx)?;
         let path = format!("/tasks/{}", task.id);
         let given = std::mem::take(&mut new.payload);

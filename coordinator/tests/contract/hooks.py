@@ -15,10 +15,12 @@ NAMES = {
     "robot": "accounting-01",
     "group": "accounting",
     "process": "invoices",
+    "queue": "invoices",
     "version": "1",
     "trigger": "nightly",
     "sha256": WORLD["sha256"],
     "path": "report.html",
+    "name": "report.html",
     "resource": "erp-login",
     "scope": "group",
     "holder": "accounting",
@@ -46,6 +48,8 @@ def real(operation, name, given):
         return WORLD["links"]["put" if method == "put" else "get"]
     if name == "id":
         return turn(path, WORLD["spare"][path.split("/")[3]])
+    if name == "task":
+        return turn(path, WORLD["tasks"])
     if name == "job":
         return turn(path, [WORLD["finished"], *WORLD["running"], *WORLD["waiting"]])
     return NAMES.get(name, given)

@@ -37,14 +37,24 @@ class World:
         self.storage = c.json("POST", "/storages", {"name": "accounting/invoices"})["id"]
         c.call("PUT", f"/storages/{self.storage}/files/report.html", data=b"<p>300 checked</p>", wanted=201)
         self.links = {verb: self.link(verb) for verb in ["get", "put"]}
-        self.spare = {noun: self.make_spare(noun) for noun in ["robots", "robot-groups", "processes", "storages"]}
+        self.spare = {noun: self.make_spare(noun) for noun in ["robots", "robot-groups", "processes", "storages", "queues"]}
         c.json("POST", "/resources", {"name": "erp-login", "kind": "secret", "value": "correct horse"})
         self.spare["resources"] = [f"spare-{n}" for n in range(SPARE)]
         for name in self.spare["resources"]:
             c.json("POST", "/resources", {"name": name, "kind": "text", "value": name})
         self.spare["triggers"] = [self.make_trigger(f"spare-{number}") for number in range(SPARE)]
+        c.json("POST", "/queues", {"name": "invoices", "max_attempts": 1000})
+        self.tasks = self.make_tasks()
         self.spare["keys"] = [c.json("POST", "/keys", {"name": f"spare {n}"})["id"] for n in range(SPARE)]
         self.spare["join-tokens"] = [c.json("POST", "/join-tokens", {})["id"] for _ in range(SPARE)]
+
+    def make_tasks(self):
+        """Tasks that wait, that are held and that have ended."""
+        tasks = [self.c.json("POST", "/queues/invoices/tasks", {"payload": {"n": n}})["id"] for n in range(SPARE)]
+        held = self.c.json("POST", "/queues/invoices/take", {"max": SPARE // 2})["items"]
+        for task in held[: SPARE // 4]:
+            self.c.json("POST", f"/tasks/{task['id']}/succeed", {"attempt": 1, "output": {"booked": True}})
+        return tasks
 
     def join(self, token, machine):
         joined = requests.post(
