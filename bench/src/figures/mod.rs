@@ -6,6 +6,7 @@ mod fleet;
 mod http;
 mod logs;
 mod logs_search;
+mod queues;
 mod start;
 mod storage;
 mod store;
@@ -43,6 +44,7 @@ pub const FIGURES: [Figure; 10] = [
         about: "from the API to the running process, jobs per second",
         measure: dispatch::measure,
     },
+    Figure { name: "queues", about: "lives of tasks, taking from a long queue", measure: queues::measure },
     Figure { name: "logs", about: "lines ingested, pages read, lag of a live log", measure: logs::measure },
     Figure {
         name: "logs_search",

@@ -1,17 +1,20 @@
-//! Removes what has become too old: finished jobs, histories of triggers, lines of logs, kept answers, join tokens.
+//! Removes what has become too old: finished jobs, ended tasks, histories of triggers, lines of logs, kept answers, join
+//! tokens.
 
-use drover_protocol::AccountId;
+use drover_protocol::{AccountId, Timestamp};
 
 use super::{Failures, accounts};
 use crate::{
     app::App,
-    domain::log::Gone,
+    domain::{log::Gone, queue::Queue, task::Phase},
     error::Result,
-    operations::{idempotency, join_token, log_sealing, log_search, retention, task, trigger},
-    store::Tx,
+    operations::{idempotency, join_token, log_sealing, log_search, queue, retention, task, trigger},
+    store::{Reader, Tx},
 };
 
 const PAGE: usize = 200;
+/// Tasks have many entries each.
+const TASKS_PAGE: usize = 50;
 const DAY_SECONDS: u64 = 86_400;
 
 /// How old things may become; 0 means for ever.
@@ -28,6 +31,7 @@ pub async fn pass(app: &App, ages: Ages) -> Result<()> {
         failures.note(account, remove_answers(app, account).await);
         failures.note(account, remove_tokens(app, account).await);
         failures.note(account, forget_arrivals(app, account).await);
+        failures.note(account, remove_tasks(app, account).await);
         if ages.logs_days > 0 {
             failures.note(account, remove_lines(app, account, ages.logs_days).await);
         }
@@ -97,4 +101,42 @@ async fn remove_jobs(app: &App, account: AccountId, days: u64) -> Result<()> {
             None => return Ok(()),
         }
     }
+}
+
+/// Each queue says how long its tasks are kept.
+async fn remove_tasks(app: &App, account: AccountId) -> Result<()> {
+    let mut after = None;
+    loop {
+        let queues = app.db.read(account, |reading| queue::some(reading, after, PAGE))?;
+        let Some(last) = queues.last() else { return Ok(()) };
+        after = Some(last.id);
+        for queue in queues {
+            for too_old in task::too_old_before(&queue.retention, app.db.now()) {
+                remove_tasks_of(app, account, &queue, too_old).await?;
+            }
+        }
+    }
+}
+
+async fn remove_tasks_of(app: &App, account: AccountId, queue: &Queue, too_old: (Phase, Timestamp)) -> Result<()> {
+    let (mut position, mut removed) = (None, 0);
+    loop {
+        let page = |reading: &Reader| task::expired(reading, queue.id, too_old, position.as_deref(), PAGE);
+        let (ids, next) = app.db.read(account, page)?;
+        for ids in ids.chunks(TASKS_PAGE) {
+            if app.stopping.is_cancelled() {
+                return Ok(());
+            }
+            let ids = ids.to_vec();
+            removed += app.db.write(account, move |tx| task::remove_expired(tx, too_old.1, &ids)).await?;
+        }
+        match next {
+            Some(next) => position = Some(next),
+            None => break,
+        }
+    }
+    if removed > 0 {
+        tracing::info!(queue = queue.name, removed, phase = ?too_old.0, "ended tasks were removed by retention");
+    }
+    Ok(())
 }

@@ -108,6 +108,11 @@ pub fn job_of_folder(folder: &str) -> Option<JobId> {
     folder.strip_prefix("jobs/")?.parse().ok()
 }
 
+/// The task whose files the folder holds.
+pub fn task_of_folder(folder: &str) -> Option<TaskId> {
+    folder.strip_prefix("tasks/")?.parse().ok()
+}
+
 /// Why a path cannot name a file: it must be relative, in parts that any system could make a file of.
 pub fn path_fault(path: &str) -> Option<String> {
     if path.is_empty() || path.len() > MAX_PATH_BYTES {

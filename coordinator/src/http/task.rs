@@ -3,6 +3,7 @@
 mod add_many;
 mod bulk;
 mod export;
+mod files;
 mod work;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -31,11 +32,11 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{self, job::Leases, task::State as TaskStatus},
+    domain::{self, file::task_folder, job::Leases, task::State as TaskStatus},
     error::{Error, Result as OperationResult},
     json_schema::{self, Side},
     operations::{
-        Caller, event,
+        Caller, event, file,
         queue::{self, Tallies},
         task,
     },
@@ -52,6 +53,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(work::routes())
         .merge(bulk::routes())
         .merge(add_many::routes())
+        .merge(files::routes())
 }
 
 fn holder_view(holder: &domain::task::Holder) -> TaskHolder {
@@ -121,7 +123,8 @@ fn plain_view(task: domain::task::Task, lease_ends_at: Option<drover_protocol::T
 /// A task with all that belongs to it.
 pub fn full_view(reading: &dyn Reading, record: domain::task::Task, leases: &Leases) -> OperationResult<Task> {
     let attempts = task::attempts(reading, &record)?.into_iter().map(attempt_view).collect();
-    Ok(Task { attempts: Some(attempts), files: Some(Vec::new()), ..with_documents(reading, record, leases)? })
+    let files = file::all_of(reading, &task_folder(record.id))?.into_iter().map(files::view).collect();
+    Ok(Task { attempts: Some(attempts), files: Some(files), ..with_documents(reading, record, leases)? })
 }
 
 /// A task as it stands in an export: with its documents, without attempts and files.
@@ -179,7 +182,7 @@ async fn add_task(
     once::write(&app, caller, request.call, move |tx, caller| {
         let queue = task::queue_to_add_to(tx, caller, &text)?;
         let mut tallies = Tallies::default();
-        let task = task::add(tx, &mut tallies, queue, &new, &payload)?;
+        let task = task::add(tx, &mut tallies, &queue, &new, &payload)?;
         tallies.close(tx)?;
         let path = format!("/tasks/{}", task.id);
         let given = std::mem::take(&mut new.payload);

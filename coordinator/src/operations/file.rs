@@ -333,6 +333,12 @@ pub fn older_than(reading: &dyn Reading, folder: FolderId, before: Timestamp, li
     Ok(found.into_iter().map(|(_, file)| file).collect())
 }
 
+/// All files of a folder, by path; of more than 1000 the first.
+pub fn all_of(reading: &dyn Reading, folder: &str) -> Result<Vec<File>> {
+    let found = Scan::of(reading, Kind::FileByPath, folder).indexed::<File>(reading, 1_000)?;
+    Ok(found.into_iter().map(|(_, file)| file).collect())
+}
+
 /// Removes one page of a folder's files; `true` when none is left.
 pub fn remove_folder_page(tx: &mut Tx, folder: &str, limit: usize) -> Result<bool> {
     let files = Scan::of(tx, Kind::FileByPath, folder).indexed::<File>(tx, limit)?;

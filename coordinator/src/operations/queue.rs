@@ -15,7 +15,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Caller, event,
+    Caller,
+    audit::{self, Act},
+    event,
     list::{self, Page, Via},
     task,
 };
@@ -43,6 +45,8 @@ use crate::{
     },
 };
 
+/// In the audit trail.
+const NOUN: &str = "queue";
 /// The largest schema, in bytes of JSON.
 const MAX_SCHEMA_BYTES: usize = 32 * 1024;
 /// Tasks that are removed in one transaction when a queue is deleted.
@@ -86,6 +90,15 @@ pub fn list(reading: &dyn Reading, caller: &Caller, filter: &QueueFilter, query:
     })
 }
 
+/// Some queues in the order of their ids, after this one: for loops over all.
+pub fn some(reading: &dyn Reading, after: Option<QueueId>, limit: usize) -> Result<Vec<Queue>> {
+    let mut scan = Scan::of(reading, Kind::Queue, ());
+    if let Some(after) = after {
+        scan = scan.after(&table::index_start(reading, Kind::Queue, after));
+    }
+    Ok(scan.records::<Queue>(reading, limit)?.into_iter().map(|(_, queue)| queue).collect())
+}
+
 /// The schema that a queue names.
 pub fn schema(reading: &dyn Reading, name: Uuid) -> Result<Value> {
     let bytes = document::get(reading, name, Slot::Schema)?;
@@ -124,6 +137,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewQueue) -> Result<Queue> {
     table::insert(tx, &queue)?;
     table::insert(tx, &Counters::new(queue.id))?;
     event::note(tx, queue.id.uuid(), "queue_created", "the queue was made", caller.by())?;
+    audit::append(tx, caller, Act::new("create", NOUN, queue.id, &queue.name).after(&queue))?;
     Ok(queue)
 }
 
@@ -185,6 +199,7 @@ pub fn update(tx: &mut Tx, caller: &Caller, text: &str, patch: &QueuePatch, revi
     caller.require(Permission::QueueUpdate)?;
     let mut queue = resolve(tx, text)?;
     table::check_revision(queue.revision, revision)?;
+    let before = queue.clone();
     if patch.unique_references == Some(true) && !queue.unique_references {
         require_unique(tx, &queue)?;
     }
@@ -221,6 +236,7 @@ pub fn update(tx: &mut Tx, caller: &Caller, text: &str, patch: &QueuePatch, revi
     }
     table::update(tx, &mut queue)?;
     event::note(tx, queue.id.uuid(), "queue_changed", "the queue's settings were changed", caller.by())?;
+    audit::append(tx, caller, Act::new("update", NOUN, queue.id, &queue.name).change(&before, &queue))?;
     Ok(queue)
 }
 
@@ -288,6 +304,7 @@ pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseQueue) -> 
     });
     table::update(tx, &mut queue)?;
     event::note(tx, queue.id.uuid(), "queue_paused", format!("paused: {}", request.reason), caller.by())?;
+    audit::append(tx, caller, Act::new("pause", NOUN, queue.id, &queue.name).after(&queue.pause))?;
     Ok(queue)
 }
 
@@ -297,6 +314,7 @@ pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<Queue> {
     if queue.pause.take().is_some() {
         table::update(tx, &mut queue)?;
         event::note(tx, queue.id.uuid(), "queue_resumed", "the pause was ended", caller.by())?;
+        audit::append(tx, caller, Act::new("resume", NOUN, queue.id, &queue.name))?;
         tx.wake(Topic::Queue(queue.id));
     }
     Ok(queue)
@@ -344,18 +362,19 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u6
     }
     table::delete::<Counters>(tx, queue.id)?;
     table::delete::<Queue>(tx, queue.id)?;
+    audit::append(tx, caller, Act::new("delete", NOUN, queue.id, &queue.name).before(&queue))?;
     Ok(true)
 }
 
 /// A queue that hands tasks on to this one.
 fn named_by(reading: &dyn Reading, queue: QueueId) -> Result<Option<Queue>> {
-    let mut scan = Scan::of(reading, Kind::Queue, ());
+    let names = |other: &Queue| [other.on_success_queue, other.on_failure_queue].contains(&Some(queue));
+    let mut after = None;
     loop {
-        let queues = scan.records::<Queue>(reading, 500)?;
-        let Some((last, _)) = queues.last() else { return Ok(None) };
-        scan = scan.clone().after(last);
-        let names = |other: &Queue| [other.on_success_queue, other.on_failure_queue].contains(&Some(queue));
-        if let Some((_, other)) = queues.into_iter().find(|(_, other)| names(other)) {
+        let queues = some(reading, after, 500)?;
+        let Some(last) = queues.last() else { return Ok(None) };
+        after = Some(last.id);
+        if let Some(other) = queues.into_iter().find(names) {
             return Ok(Some(other));
         }
     }

@@ -1,7 +1,7 @@
 //! Storage folders: those that people make, and where files lie in general.
 
 use drover_protocol::{
-    FolderId, JobId,
+    FolderId, JobId, TaskId,
     page::PageQuery,
     storage::{FolderFilter, NewStorageFolder, StorageFolderPatch},
 };
@@ -9,10 +9,11 @@ use drover_protocol::{
 use super::{
     Actor, Caller, event, file,
     list::{self, Page, Via},
+    task,
 };
 use crate::{
     domain::{
-        file::{File, job_folder, job_of_folder},
+        file::{File, job_folder, job_of_folder, task_folder, task_of_folder},
         job::Job,
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
@@ -36,6 +37,8 @@ pub enum Place {
     Made(StorageFolder),
     /// The artifacts of a job.
     Job(JobId),
+    /// The files that are attached to a task.
+    Task(TaskId),
 }
 
 impl Place {
@@ -44,6 +47,7 @@ impl Place {
         match self {
             Self::Made(folder) => folder.key(),
             Self::Job(job) => job_folder(*job),
+            Self::Task(task) => task_folder(*task),
         }
     }
 
@@ -56,7 +60,8 @@ impl Place {
                 let message = format!("the folder {} is read only; set read_only to false first", folder.name);
                 Err(Error::wrong_state(message))
             }
-            (Self::Made(_), _) => Ok(()),
+            // Whoever reaches the queue of a task may attach files to it.
+            (Self::Made(_) | Self::Task(_), _) => Ok(()),
             (Self::Job(own), Actor::Job { job, attempt, robot }) if job == own => {
                 match table::get::<Job>(reading, *job)?.is_held_by(*robot, *attempt) {
                     true => Ok(()),
@@ -94,6 +99,13 @@ pub fn over_quota(folder: &StorageFolder) -> Error {
 
 /// The folder with this id or name, reserved ones included, within the caller's reach.
 pub fn place(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Place> {
+    if let Some(id) = task_of_folder(text) {
+        return match task::get(reading, caller, id) {
+            Ok(task) => Ok(Place::Task(task.id)),
+            Err(Error::NotFound(_)) => Err(MISSING),
+            Err(other) => Err(other),
+        };
+    }
     let Some(job) = job_of_folder(text) else { return resolve(reading, caller, text).map(Place::Made) };
     let own = matches!(caller.actor, Actor::Job { job: own, .. } if own == job);
     if caller.reach.is_some() && !own {

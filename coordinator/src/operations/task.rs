@@ -6,18 +6,22 @@ mod bulk_add;
 mod due;
 mod end;
 mod list;
+mod retain;
 mod select;
 mod settle;
 mod take;
 
-pub use bulk::{BulkChange, apply_page, change_of};
+pub use bulk::{BulkChange, apply_page, change_of, write_down};
 pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, stream_id};
 pub use due::{lease_ends_at, next_due, tick_page};
 pub use end::{Checkpoint, Ended, Ending, checkpoint, comment, end, renew};
-pub use list::{Checked, checked_filter, list, needs_payload, page_of_ids};
+pub use list::{Checked, checked_filter, list, page_of_ids};
+pub use retain::{expired, remove_expired, too_old_before};
 pub use select::{Position, Wanted};
 pub use settle::{next_settling, settle_job, settle_page};
 pub use take::{Look, Taken, check as check_take, find_further, look, take};
+
+use std::sync::Arc;
 
 use drover_protocol::{
     TaskId, Timestamp,
@@ -28,7 +32,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Actor, Caller, event, file,
+    Actor, Caller,
+    audit::{self, Act},
+    event, file,
     queue::{self, Tallies},
 };
 use crate::{
@@ -37,7 +43,7 @@ use crate::{
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
         queue::{MAX_ATTEMPTS, Queue},
-        task::{Attempt, DEFAULT_PRIORITY, Refusal, Rules, State, Task, TaskEvent, step, waiting_state},
+        task::{Attempt, DEFAULT_PRIORITY, Holder, HolderJob, Refusal, State, Task, TaskEvent, step, waiting_state},
     },
     error::{Error, Result},
     store::{
@@ -49,7 +55,9 @@ use crate::{
     },
 };
 
-pub const MAX_REFERENCE_CHARS: usize = 256;
+/// In the audit trail.
+const NOUN: &str = "task";
+const MAX_REFERENCE_CHARS: usize = 256;
 const MAX_TAGS: usize = 20;
 const MAX_TAG_CHARS: usize = 64;
 /// What is removed of one task in one transaction.
@@ -139,7 +147,7 @@ pub fn queue_to_add_to(reading: &dyn Reading, caller: &Caller, text: &str) -> Re
 ///
 /// A reference is taken while a task with it is there, whatever its state; it is free again once that task is deleted, by
 /// hand or by retention.
-pub fn add(tx: &mut Tx, tallies: &mut Tallies, queue: Queue, new: &NewTask, payload: &[u8]) -> Result<Task> {
+pub fn add(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, new: &NewTask, payload: &[u8]) -> Result<Task> {
     let id = TaskId::from_uuid(tx.new_id());
     let now = tx.now();
     let tally = tallies.open(tx, queue)?;
@@ -224,7 +232,7 @@ fn apply(
     event: TaskEvent,
     edit: impl FnOnce(&mut Task),
 ) -> Result<Task> {
-    let queue = std::sync::Arc::clone(&tallies.of(tx, before.queue_id)?.queue);
+    let queue = Arc::clone(&tallies.of(tx, before.queue_id)?.queue);
     let by_itself = matches!(event, TaskEvent::JobHeard { .. });
     let step = step(before.clone(), event, &queue::rules(&queue), tx.now()).map_err(refused)?;
     let mut task = step.task;
@@ -327,7 +335,7 @@ pub fn update(
         caller.require_queue(&queue.name)?;
         task.queue_id = queue.id;
     }
-    let queue = std::sync::Arc::clone(&tallies.of(tx, task.queue_id)?.queue);
+    let queue = Arc::clone(&tallies.of(tx, task.queue_id)?.queue);
     if let Some(until) = patch.postponed_until {
         match task.state {
             State::New { .. } | State::Postponed { .. } => {
@@ -350,6 +358,7 @@ pub fn update(
         false => format!("it was handed over to the queue {}", queue.name),
     };
     event::note(tx, id.uuid(), "changed", text, caller.by())?;
+    audit::append(tx, caller, Act::new("update", NOUN, id, called(&task)).change(&before, &task))?;
     Ok(task)
 }
 
@@ -389,11 +398,14 @@ fn edited(before: &Task, patch: &TaskPatch, payload: Option<&[u8]>) -> Task {
 /// A person wants the task tried again now.
 pub fn retry(tx: &mut Tx, caller: &Caller, id: TaskId) -> Result<Task> {
     caller.require(Permission::TaskRetry)?;
-    let task: Task = table::get(tx, id)?;
-    require_reach(tx, caller, &task)?;
+    let before: Task = table::get(tx, id)?;
+    require_reach(tx, caller, &before)?;
     let mut tallies = Tallies::default();
-    let task = apply(tx, &mut tallies, &task, TaskEvent::Retry { by: caller.by() }, |_| ())?;
+    let task = apply(tx, &mut tallies, &before, TaskEvent::Retry { by: caller.by() }, |_| ())?;
     tallies.close(tx)?;
+    if task != before {
+        audit::append(tx, caller, Act::new("retry", NOUN, id, called(&task)).change(&before, &task))?;
+    }
     Ok(task)
 }
 
@@ -409,6 +421,9 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, id: TaskId, revision: Option<u6
     let mut tallies = Tallies::default();
     let gone = remove_page(tx, &mut tallies, &task)?;
     tallies.close(tx)?;
+    if gone {
+        audit::append(tx, caller, Act::new("delete", NOUN, id, called(&task)).before(&task))?;
+    }
     Ok(gone)
 }
 
@@ -444,17 +459,16 @@ pub fn first_id_of(time: Timestamp) -> TaskId {
     TaskId::from_uuid(Uuid::from_u128(millis << 80))
 }
 
+/// How people call a task.
+fn called(task: &Task) -> &str {
+    task.reference.as_deref().or(task.name.as_deref()).unwrap_or_default()
+}
+
 /// How the caller takes tasks.
-fn holder_of(caller: &Caller) -> crate::domain::task::Holder {
-    use crate::domain::task::{Holder, HolderJob};
+fn holder_of(caller: &Caller) -> Holder {
     let job = match caller.actor {
         Actor::Job { job, attempt, robot } => Some(HolderJob { id: job, attempt, robot }),
         Actor::User { .. } | Actor::Robot { .. } => None,
     };
     Holder { by: caller.by(), job }
-}
-
-/// The rules of a queue, for those who make states of tasks.
-fn rules_of(queue: &Queue) -> Rules<'_> {
-    queue::rules(queue)
 }

@@ -454,3 +454,67 @@ async fn people_change_tasks() {
     let uuid: uuid::Uuid = id.parse().unwrap();
     assert_eq!(world.mentions(uuid.as_bytes()), 0, "nothing is left of it");
 }
+
+/// What has ended is removed when it is too old for its queue, counted from its end; what has not ended never.
+#[tokio::test]
+async fn ended_tasks_are_kept_as_long_as_their_queue_says() {
+    const DAY: i64 = 86_400;
+    let world = World::new().await;
+    world.queue("q", json!({ "retention": { "done_days": 2, "failed_days": 4 } })).await;
+    world.queue("kept", json!({ "retention": { "done_days": 0, "failed_days": 0 } })).await;
+    let old = world.add("q", json!({ "reference": "R" })).await;
+    let failed = world.add("q", json!({})).await;
+    let waiting = world.add("q", json!({})).await;
+    let kept = world.add("kept", json!({})).await;
+    world.move_clock(10 * DAY);
+    world.take("q", 2).await;
+    world.take("kept", 1).await;
+    for id in [&old, &kept] {
+        world.on_task(id, "succeed", json!({ "attempt": 1, "output": 1 })).await.ok();
+    }
+    let fail = json!({ "attempt": 1, "kind": "application", "message": "x" });
+    world.on_task(&failed, "fail", fail).await.ok();
+    let there = async |id: &str| world.get(&format!("/tasks/{id}")).await.status.is_success();
+    world.move_clock(2 * DAY - 1);
+    world.retain(0, 0).await;
+    assert!(there(&old).await, "it was made long ago, but ended lately");
+    world.move_clock(2);
+    world.retain(0, 0).await;
+    assert!(!there(&old).await && there(&failed).await);
+    let uuid: uuid::Uuid = old.parse().unwrap();
+    assert_eq!(world.mentions(uuid.as_bytes()), 0);
+    world.move_clock(2 * DAY);
+    world.retain(0, 0).await;
+    assert!(!there(&failed).await && there(&waiting).await && there(&kept).await);
+    let counts = world.get("/queues/q/stats").await.ok()["counts"].clone();
+    assert_eq!((&counts["succeeded"], &counts["failed"], &counts["new"]), (&json!(0), &json!(0), &json!(1)));
+}
+
+/// Files are attached whatever the state of the task, come with it, and go with it.
+#[tokio::test]
+async fn files_are_attached_to_tasks() {
+    let world = world().await;
+    let id = world.add("q", json!({})).await;
+    let path = format!("/tasks/{id}/files/Rechnung%20%26%20%C3%BC.txt");
+    let put = |content: &str| world.call(Method::PUT, &path).body(content).send();
+    let made = put("first").await.created();
+    assert_eq!((text(&made, "/name"), &made["size_bytes"]), ("Rechnung & ü.txt".into(), &json!(5)));
+    assert_eq!(put("second").await.ok()["size_bytes"], 6);
+    let taken = world.take("q", 1).await.remove(0);
+    assert_eq!(each(&json!({ "items": taken["files"] }), "name"), ["Rechnung & ü.txt"]);
+    let part = world.call(Method::GET, &path).header("range", "bytes=0-2").send().await.expect(206);
+    assert_eq!(part.text(), "sec");
+    let listed = world.get(&format!("/storages/tasks%2F{id}/files")).await.ok();
+    assert_eq!(each(&listed, "path"), ["Rechnung & ü.txt"]);
+    let other = format!("/tasks/{id}/files/b.txt");
+    world.call(Method::PUT, &other).body("b").send().await.created();
+    world.delete(&other).await.done();
+    world.get(&other).await.expect(404);
+    world.call(Method::PUT, &format!("/tasks/{id}/files/a%2Fb")).body("x").send().await.expect(422).invalid(&["name"]);
+    world.on_task(&id, "succeed", json!({ "attempt": 1 })).await.ok();
+    assert_eq!(world.get(&path).await.text(), "second");
+    world.delete(&format!("/tasks/{id}")).await.done();
+    world.get(&path).await.expect(404);
+    world.collect_garbage().await;
+    world.get(&format!("/storages/tasks%2F{id}/files")).await.expect(404);
+}

@@ -3,6 +3,7 @@
 use drover_agent::attempt::AttemptId;
 use drover_coordinator::{
     domain::job::{Job, State},
+    operations,
     store::check,
 };
 use drover_protocol::{JobId, job::Outcome, log::LogPage};
@@ -18,7 +19,20 @@ pub fn store(world: &World) {
 }
 
 pub fn all_finished(world: &World) -> bool {
-    world.disk.witness.lock().jobs().all(Job::is_finished)
+    let witness = world.disk.witness.lock();
+    witness.jobs().all(Job::is_finished) && witness.tasks.unfinished().next().is_none()
+}
+
+/// Every task that was acknowledged is there, and what has succeeded was handed on once.
+pub fn tasks(world: &World) {
+    let witness = world.disk.witness.lock();
+    let lost = world.task_wishes.borrow().iter().find(|reference| !witness.tasks.has_reference(reference)).cloned();
+    assert_eq!(lost, None, "a task was acknowledged and is not there");
+    if let Err(what) = witness.tasks.check_handed_on() {
+        panic!("{what}");
+    }
+    drop(witness);
+    world.disk.read(|reading| operations::queue::check_counters(reading).expect("counters are those of the tasks"));
 }
 
 /// What has not ended, for the one who looks for the reason.
@@ -26,7 +40,8 @@ pub fn what_hangs(world: &World) -> String {
     let witness = world.disk.witness.lock();
     let hanging = witness.jobs().filter(|job| !job.is_finished());
     let lines: Vec<String> = hanging.map(|job| format!("{} {:?} for {:?}", job.id, job.state, job.target)).collect();
-    format!("faults have ended and still this has not:\n{}", lines.join("\n"))
+    let tasks: Vec<String> = witness.tasks.unfinished().map(|task| format!("{} {:?}", task.id, task.state)).collect();
+    format!("faults have ended and still this has not:\n{}\n{}", lines.join("\n"), tasks.join("\n"))
 }
 
 /// No process runs on for an attempt that is over.

@@ -28,6 +28,7 @@ use crate::{
     network::Network,
     people,
     process::Process,
+    workers,
     world::{ROBOTS, World},
 };
 
@@ -54,6 +55,11 @@ impl SimulatedHost {
         assert!(accepted, "{id} was started, and the coordinator has not heard that it was taken on");
         self.world.note(format!("{id} starts on robot-{}", self.robot));
         self.world.processes.start(Process::of(assignment, self.robot));
+        if assignment.job.input.as_ref().is_some_and(|input| input.get("works") == Some(&1.into())) {
+            let (world, key) = (Rc::clone(&self.world), assignment.key.clone());
+            // The process goes on whatever becomes of the agent.
+            self.world.spawn(workers::work(world, self.robot, id, key));
+        }
     }
 
     async fn put_artifact(&self, id: AttemptId, path: &str, content: &str) -> Result<(), CallError> {

@@ -13,8 +13,10 @@ mod host;
 mod network;
 mod people;
 mod process;
+mod task_witness;
 mod triggers;
 mod witness;
+mod workers;
 mod world;
 
 use std::{
@@ -56,6 +58,12 @@ const TO_REACH: &[&str] = &[
     "deleted",
     "late report",
     "not accepted",
+    "task abandoned",
+    "task failed",
+    "task handed on",
+    "task postponed",
+    "task settled with its job",
+    "task succeeded",
     "trigger Fired",
     "trigger Missed",
     "trigger Skipped",
@@ -82,12 +90,14 @@ async fn live(world: &Rc<World>) {
         assert!(Instant::now() < patience_ends, "{}", checks::what_hangs(world));
         people::resume_everything(world).await;
         people::stop_what_waits_for_the_dead(world).await;
+        workers::work_outside(world).await;
         pass(world, Duration::from_secs(10)).await;
     }
     calm::everything_is_prompt(world).await;
     checks::no_process_is_left(world);
     checks::store(world);
     checks::results(world).await;
+    checks::tasks(world);
 }
 
 /// Lets time pass, and looks now and then.
@@ -155,7 +165,8 @@ fn report(seed: u64, history: &[String], what: &str) -> String {
     format!("seed {seed}: {what}\n  again: make simulate SEED={seed} SEEDS=1\n  its history {kept}")
 }
 
-/// Whatever fails and whenever: no attempt has two holders, no job ends twice, no line is lost or doubled, all ends.
+/// Whatever fails and whenever: no attempt has two holders, no job ends twice, no line and no task is lost or doubled, all
+/// ends.
 #[test]
 fn a_fleet_survives_everything() {
     let first = setting("SIMULATION_FIRST_SEED").unwrap_or(0);

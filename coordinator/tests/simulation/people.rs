@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     network::{Network, deliver},
+    workers,
     world::{ADMIN_KEY, ROBOTS, World},
 };
 
@@ -106,6 +107,33 @@ pub async fn prepare(world: &Rc<World>) {
         let (status, body) = answer.expect("the coordinator lives");
         assert_eq!(status, StatusCode::CREATED, "{}", String::from_utf8_lossy(&body));
     }
+    must(world, Method::POST, "/queues", json!({"name": workers::DONE})).await;
+    let retry = json!({"delay_seconds": 2});
+    let queue = json!({"name": workers::QUEUE, "unique_references": true, "max_attempts": workers::MAX_ATTEMPTS,
+        "retry": retry, "lease_seconds": workers::LEASE_SECONDS, "on_success_queue": workers::DONE});
+    must(world, Method::POST, "/queues", queue).await;
+}
+
+/// Adds tasks, each exactly once however often a call has to be repeated.
+async fn add_task(world: &Rc<World>) {
+    for _ in 0..=world.below(4) {
+        let reference = format!("task {}", world.next_wish());
+        let mut new = json!({"payload": {"n": 1}, "reference": reference, "priority": 1 + world.below(3)});
+        if world.below(5) == 0 {
+            new["deadline"] = later(world, 60);
+        }
+        if world.below(8) == 0 {
+            new["postponed_until"] = later(world, 30);
+        }
+        let path = format!("/queues/{}/tasks", workers::QUEUE);
+        let Some((status, answer)) = insist(world, &path, &new, &reference).await else { continue };
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+        assert!(
+            world.disk.witness.lock().tasks.has_reference(&reference),
+            "{reference} was acknowledged and is not there"
+        );
+        world.task_wishes.borrow_mut().push(reference);
+    }
 }
 
 fn package() -> Vec<u8> {
@@ -113,6 +141,9 @@ fn package() -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     zip.start_file("main.sh", zip::write::SimpleFileOptions::default()).expect("a zip in memory");
     zip.write_all(b"true\n").expect("a zip in memory");
+    zip.start_file("process.toml", zip::write::SimpleFileOptions::default()).expect("a zip in memory");
+    let manifest = format!("[run]\ncommand = [\"sh\", \"main.sh\"]\n[requires]\nqueues = [\"{}\"]\n", workers::QUEUE);
+    zip.write_all(manifest.as_bytes()).expect("a zip in memory");
     zip.finish().expect("a zip in memory").into_inner()
 }
 
@@ -147,7 +178,9 @@ async fn act(world: &Rc<World>) {
     tokio::time::sleep(Duration::from_millis(500 + world.below(6_000))).await;
     let robot = world.below(ROBOTS as u64);
     match world.below(100) {
-        0..44 => start(world).await,
+        0..30 => start(world).await,
+        30..40 => add_task(world).await,
+        40..44 => workers::work_outside(world).await,
         44..55 => {
             let mode = if world.below(2) == 0 { "stop" } else { "abort" };
             on_some_job(world, "stop", json!({"mode": mode})).await;
@@ -181,7 +214,7 @@ async fn able(world: &Rc<World>, robot: u64) {
     call(world, Method::POST, &path, Value::Null).await;
 }
 
-fn later(world: &World, seconds: u64) -> Value {
+pub fn later(world: &World, seconds: u64) -> Value {
     use drover_coordinator::clock::Clock;
     let at: Timestamp = world.clock.now().plus_seconds(1 + world.below(seconds));
     json!(at)
@@ -196,7 +229,8 @@ fn new_job(world: &World) -> Value {
     };
     let seconds = world.below(if world.below(10) == 0 { 150 } else { 20 });
     let fails = if world.below(5) == 0 { 9 } else { world.below(3) };
-    let input = json!({"seconds": seconds, "fails": fails, "obeys": world.below(2), "artifacts": world.below(3)});
+    let input = json!({"seconds": seconds, "fails": fails, "obeys": world.below(2), "artifacts": world.below(3),
+        "works": world.below(2)});
     let mut new = json!({"process": process, "target": target, "input": input, "priority": 1 + world.below(3)});
     if world.below(4) == 0 {
         new["timeout_seconds"] = json!(1 + world.below(15));

@@ -26,6 +26,7 @@ use uuid::Uuid;
 use crate::{
     people::{MAX_PARALLEL, MAX_TRIES},
     process::Processes,
+    task_witness::{self, TaskWitness},
     triggers::Ledger,
 };
 
@@ -60,6 +61,8 @@ pub struct Witness {
     pub commits: u64,
     /// What has happened at all, and how often: a rule proves nothing about what never comes about.
     pub reached: BTreeMap<String, u64>,
+    /// All that is about tasks.
+    pub tasks: TaskWitness,
     failure: Option<String>,
 }
 
@@ -88,6 +91,7 @@ impl Witness {
             delete_asked: BTreeSet::new(),
             commits: 0,
             reached: BTreeMap::new(),
+            tasks: TaskWitness::default(),
             failure: None,
         }
     }
@@ -153,9 +157,19 @@ impl Witness {
         for (id, after) in &commit.jobs {
             self.judge_job(*id, after.as_ref(), &commit)?;
         }
+        let attempts = commit.attempts.iter().filter_map(|(_, attempt)| attempt.as_ref());
+        let knew = |attempt: &Attempt| {
+            self.ended_in.contains_key(&AttemptId { job_id: attempt.job_id, attempt: attempt.attempt })
+        };
+        let ended = task_witness::ended(attempts, knew);
         self.remember(&commit);
         for (id, _) in &commit.jobs {
             self.judge_holding(*id)?;
+        }
+        let jobs = &self.jobs;
+        self.tasks.judge(reading, written, |id| jobs.get(&id).map(|seen| seen.job.clone()), &ended)?;
+        for what in self.tasks.take_reached() {
+            self.count(what.to_owned());
         }
         Ok(())
     }

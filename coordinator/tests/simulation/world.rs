@@ -96,6 +96,8 @@ pub struct World {
     pub jobs: RefCell<Vec<JobId>>,
     /// Artifacts that the coordinator has taken: job and path to the newest attempt of which it has.
     pub artifacts: RefCell<BTreeMap<(JobId, String), u32>>,
+    /// References of tasks whose adding was acknowledged.
+    pub task_wishes: RefCell<Vec<String>>,
     wishes: Cell<u64>,
     failure: RefCell<Option<String>>,
     history: RefCell<Vec<String>>,
@@ -124,6 +126,7 @@ impl World {
             dead: Cell::new(None),
             jobs: RefCell::default(),
             artifacts: RefCell::default(),
+            task_wishes: RefCell::default(),
             wishes: Cell::new(0),
             failure: RefCell::default(),
             history: RefCell::default(),
@@ -193,7 +196,8 @@ impl World {
     fn app(&self) -> Arc<App> {
         let life = self.disk.next_life();
         let db = Db::paced(life.clone(), self.clock.clone(), self.randomness.clone(), self.disk.pace());
-        let mut topics = vec![Topic::Deadlines, Topic::Sealing, Topic::Garbage, Topic::Triggers];
+        let mut topics =
+            vec![Topic::Deadlines, Topic::TasksDue, Topic::Settling, Topic::Sealing, Topic::Garbage, Topic::Triggers];
         let all = self.disk.read(|reading| robot_group::all(reading));
         topics.extend(all.map(|group| Topic::Group(group.id)));
         life.set_probe(db.watch(&topics));

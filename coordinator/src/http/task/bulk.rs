@@ -69,8 +69,14 @@ async fn act_on_tasks(
             None => break,
         }
     }
-    match request.call {
-        None => Ok(Json(done).into_response()),
-        call => once::write(&app, caller, call, move |_, _| Ok(Answer::ok(done))).await,
+    if body.dry_run && request.call.is_none() {
+        return Ok(Json(done).into_response());
     }
+    once::write(&app, caller, request.call, move |tx, caller| {
+        if !body.dry_run {
+            task::write_down(tx, caller, &body, done)?;
+        }
+        Ok(Answer::ok(done))
+    })
+    .await
 }

@@ -89,7 +89,13 @@ async fn take_tasks(
     let ends_at = Instant::now() + Duration::from_secs(wait_seconds);
     let taking = Arc::new(Taking { queue, request, wanted, call });
     let look = || app.db.read(caller.account, |reading| task::look(reading, &caller, &taking.queue));
-    let queue = look()?.queue;
+    let first = look()?;
+    let queue = first.queue;
+    if wait_seconds == 0 {
+        let waits = first.ready > 0 && !first.paused;
+        let taken = if waits { take(&app, &caller, queue, &taking).await? } else { None };
+        return Ok(taken.map_or_else(nothing, |(answer, _)| answer));
+    }
     let mut woken: Option<WakeUp> = None;
     loop {
         // Armed before the look, so that nothing in between is missed.

@@ -52,17 +52,17 @@ impl Tallies {
             return Ok(&mut self.0[place]);
         }
         let queue = table::get::<Queue>(tx, id)?;
-        self.open(tx, queue)
+        self.open(tx, &queue)
     }
 
     /// The same for a queue that was read in this transaction.
-    pub fn open(&mut self, tx: &Tx, queue: Queue) -> Result<&mut Tally> {
+    pub fn open(&mut self, tx: &Tx, queue: &Queue) -> Result<&mut Tally> {
         let place = match self.0.iter().position(|tally| tally.queue.id == queue.id) {
             Some(place) => place,
             None => {
                 let mut counters: Counters = table::get(tx, queue.id)?;
                 let ended = counters.turn(tx.now());
-                self.0.push(Tally { queue: Arc::new(queue), counters, ended, changed: false });
+                self.0.push(Tally { queue: Arc::new(queue.clone()), counters, ended, changed: false });
                 self.0.len() - 1
             }
         };

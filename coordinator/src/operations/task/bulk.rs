@@ -1,20 +1,24 @@
 //! The same done to many tasks: found by a filter, changed in pages.
 
+use std::sync::Arc;
+
 use drover_protocol::{
     QueueId, TaskId, Timestamp,
-    task::{BulkAction, BulkActionKind},
+    task::{BulkAction, BulkActionDone, BulkActionKind},
 };
 use serde_json::Value;
 
-use super::{apply, list::Checked, remove_page, require_free_reference, rules_of, write};
+use super::{apply, list::Checked, remove_page, require_free_reference, write};
 use crate::{
     domain::{
         permission::Permission,
-        task::{State, Task, TaskEvent},
+        task::{State, Task, TaskEvent, waiting_state},
     },
     error::{Error, Result},
     operations::{
-        Caller, event,
+        Caller,
+        audit::{self, Act},
+        event,
         queue::{self, Tallies},
     },
     store::{Reading, Tx, table},
@@ -108,7 +112,7 @@ fn change_one(tx: &mut Tx, tallies: &mut Tallies, caller: &Caller, change: BulkC
             event::note(tx, task.id.uuid(), "changed", format!("its priority is {priority} now"), caller.by())?;
         }
         BulkChange::Move(target) => {
-            let queue = std::sync::Arc::clone(&tallies.of(tx, target)?.queue);
+            let queue = Arc::clone(&tallies.of(tx, target)?.queue);
             let mut after = Task { queue_id: target, revision: task.revision + 1, ..task.clone() };
             if queue.unique_references {
                 match require_free_reference(tx, &after) {
@@ -117,7 +121,7 @@ fn change_one(tx: &mut Tx, tallies: &mut Tallies, caller: &Caller, change: BulkC
                 }
             }
             if let State::New { .. } = after.state {
-                after.state = super::waiting_state(None, &rules_of(&queue), tx.now());
+                after.state = waiting_state(None, &queue::rules(&queue), tx.now());
             }
             write(tx, tallies, Some(task), &mut after)?;
             let text = format!("it was handed over to the queue {}", queue.name);
@@ -125,4 +129,11 @@ fn change_one(tx: &mut Tx, tallies: &mut Tallies, caller: &Caller, change: BulkC
         }
     }
     Ok(true)
+}
+
+/// What a bulk action came to is one act, however many tasks it has changed.
+pub fn write_down(tx: &mut Tx, caller: &Caller, request: &BulkAction, done: BulkActionDone) -> Result<()> {
+    let queue = request.filter.queue.clone().unwrap_or_default();
+    let came_to = serde_json::json!({ "request": request, "done": done });
+    audit::append(tx, caller, Act::new("bulk_action", "task", "", &queue).after(came_to))
 }

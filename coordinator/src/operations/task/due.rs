@@ -6,6 +6,7 @@ use super::apply;
 use crate::{
     domain::{
         job::{Job, Leases, State as JobState},
+        queue::Queue,
         task::{HolderJob, State, Task, TaskEvent},
     },
     error::Result,
@@ -42,7 +43,7 @@ fn lease_of_job(
 pub fn lease_ends_at(reading: &dyn Reading, task: &Task, leases: &Leases) -> Result<Option<Timestamp>> {
     let State::InProgress { lease_ends_at } = task.state else { return Ok(None) };
     let Some(holder) = task.held_by_job() else { return Ok(Some(lease_ends_at)) };
-    let queue = table::get::<crate::domain::queue::Queue>(reading, task.queue_id)?;
+    let queue = table::get::<Queue>(reading, task.queue_id)?;
     let of_job = lease_of_job(reading, holder, queue.lease_seconds, leases)?;
     Ok(Some(of_job.map_or(lease_ends_at, |of_job| of_job.max(lease_ends_at))))
 }

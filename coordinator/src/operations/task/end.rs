@@ -345,7 +345,7 @@ pub(super) fn hand_on(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, task: &
         revision: 1,
         ..task.clone()
     };
-    tallies.open(tx, target)?;
+    tallies.open(tx, &target)?;
     for slot in &DOCUMENTS[..2] {
         if let Some(json) = document::get(tx, task.id.uuid(), *slot)? {
             document::insert(tx, id.uuid(), *slot, &json)?;

@@ -58,7 +58,7 @@ pub struct Checked {
 }
 
 /// Whether the filter has to look into payloads.
-pub fn needs_payload(filter: &TaskFilter) -> bool {
+fn needs_payload(filter: &TaskFilter) -> bool {
     !filter.payload.is_empty()
 }
 

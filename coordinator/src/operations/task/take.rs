@@ -82,7 +82,7 @@ pub fn take(tx: &mut Tx, caller: &Caller, text: &str, request: &TakeTasks, wante
     let queue = queue_to_take_from(tx, caller, text)?;
     let mut tallies = Tallies::default();
     let id = queue.id;
-    tallies.open(tx, queue)?;
+    tallies.open(tx, &queue)?;
     let max = request.max.unwrap_or(1) as usize;
     let taken = take_in(tx, &mut tallies, id, &holder_of(caller), wanted, max)?;
     tallies.close(tx)?;
