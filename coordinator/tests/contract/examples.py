@@ -138,30 +138,6 @@ def triggers(e):
     assert e.send("list_fires", trigger=made["id"])["items"]
 
 
-def tasks(e):
-    queue = e.send("create_queue")["name"]
-    e.send("update_queue", queue=queue)
-    e.send("pause_queue", queue=queue)
-    e.send("resume_queue", queue=queue)
-
-    def take(number):
-        added = e.send("add_task", queue=queue, change={"reference": f"INV-{number}"})["id"]
-        taken = e.send("take_tasks", queue=queue)["items"]
-        assert [task["id"] for task in taken] == [added]
-        return added
-
-    task = take(1)
-    for name in ["renew_task", "checkpoint_task", "comment_task", "update_task"]:
-        e.send(name, task=task)
-    assert e.send("succeed_task", task=task)["task"]["state"] == "succeeded"
-    failed = take(2)
-    assert e.send("fail_task", task=failed)["error"]["kind"] == "business"
-    e.send("act_on_tasks")
-    assert e.send("retry_task", task=failed)["state"] == "new"
-    later = e.c.json("POST", f"/queues/{queue}/take", {})["items"][0]
-    e.send("postpone_task", task=later["id"], change={"attempt": later["attempt"]})
-
-
 def keys(e):
     e.send("update_account")
     e.send("create_key")
@@ -182,7 +158,6 @@ def main():
         storage(e)
         tasks(e)
         triggers(e)
-        tasks(e)
         keys(e)
         assert not e.not_sent(), f"these examples were not tried: {sorted(e.not_sent())}"
         print(f"{len(e.sent)} examples of request bodies work as they stand.")

@@ -45,8 +45,6 @@ class World:
         c.json("POST", "/queues", {"name": "invoices", "max_attempts": 1000})
         self.tasks = self.make_tasks()
         self.spare["triggers"] = [self.make_trigger(f"spare-{number}") for number in range(SPARE)]
-        c.json("POST", "/queues", {"name": "invoices", "max_attempts": 1000})
-        self.tasks = self.make_tasks()
         self.spare["keys"] = [c.json("POST", "/keys", {"name": f"spare {n}"})["id"] for n in range(SPARE)]
         self.spare["join-tokens"] = [c.json("POST", "/join-tokens", {})["id"] for _ in range(SPARE)]
 

@@ -75,7 +75,7 @@ pub fn add_batch(
 
 fn add_one(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, line: &BulkLine) -> Result<BulkEnd> {
     let Some((new, payload)) = &line.task else { return Ok(BulkEnd::NotValid) };
-    match add(tx, tallies, queue.clone(), new, payload) {
+    match add(tx, tallies, queue, new, payload) {
         Ok(task) => Ok(BulkEnd::Added(task.id)),
         Err(Error::AlreadyExists { id, .. }) => {
             let id = id.parse().map_err(|_| Error::Internal("a task has no id".to_owned()))?;
