@@ -6,7 +6,6 @@ mod fleet;
 mod http;
 mod logs;
 mod logs_search;
-mod queues;
 mod start;
 mod storage;
 mod store;
@@ -36,7 +35,7 @@ pub struct Figure {
     pub measure: fn(&Setting) -> anyhow::Result<Vec<Row>>,
 }
 
-pub const FIGURES: [Figure; 11] = [
+pub const FIGURES: [Figure; 10] = [
     Figure { name: "store", about: "durable transactions, index made anew", measure: store::measure },
     Figure { name: "http", about: "durable job starts over HTTP", measure: http::measure },
     Figure {
@@ -44,7 +43,6 @@ pub const FIGURES: [Figure; 11] = [
         about: "from the API to the running process, jobs per second",
         measure: dispatch::measure,
     },
-    Figure { name: "queues", about: "lives of tasks, taking from a long queue", measure: queues::measure },
     Figure { name: "logs", about: "lines ingested, pages read, lag of a live log", measure: logs::measure },
     Figure {
         name: "logs_search",

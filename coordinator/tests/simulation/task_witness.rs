@@ -125,7 +125,10 @@ impl TaskWitness {
         match (&before.state, &after.state) {
             (State::New { .. }, State::InProgress { .. }) => {
                 hold!(after.attempt == before.attempt + 1, "attempt {} follows {}", after.attempt, before.attempt);
-                hold!(after.tries <= MAX_ATTEMPTS, "it was tried {} times", after.tries);
+                // Trying again by itself has a limit; a holder that puts a task back wants it taken once more.
+                let put_back =
+                    before.newest.as_ref().is_some_and(|newest| newest.end == Some(TaskAttemptEnd::Postponed));
+                hold!(put_back || after.tries <= MAX_ATTEMPTS, "it was tried {} times", after.tries);
                 let history =
                     before.newest.as_ref().is_none_or(|newest| self.past.contains_key(&(after.id, newest.number)));
                 hold!(history, "attempt {} was forgotten", before.attempt);
