@@ -7,10 +7,9 @@ pub use tally::{Tallies, Tally, rules};
 use drover_protocol::{
     QueueId, Timestamp,
     page::PageQuery,
-    queue::{NewQueue, PauseQueue, QueueFilter, QueuePatch, TaskRetention, TaskRetry},
+    queue::{NewQueue, PauseQueue, QueueFilter, QueuePatch},
     robot::PauseMode,
 };
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -19,6 +18,7 @@ use super::{
     audit::{self, Act},
     event,
     list::{self, Page, Via},
+    process::patched,
     task,
 };
 use crate::{
@@ -35,7 +35,6 @@ use crate::{
     },
     error::{Error, Result},
     json_schema,
-    nearest::{nearest, unknown_name},
     store::{
         Reading, Scan, Topic, Tx,
         document::{self, Slot},
@@ -210,10 +209,10 @@ pub fn update(tx: &mut Tx, caller: &Caller, text: &str, patch: &QueuePatch, revi
         queue.description = description.clone();
     }
     if let Some(members) = &patch.retry {
-        queue.retry = patched::<TaskRetry>(&queue.retry, members, "/retry")?;
+        queue.retry = patched(&queue.retry, members, "/retry")?;
     }
     if let Some(members) = &patch.retention {
-        queue.retention = patched::<TaskRetention>(&queue.retention, members, "/retention")?;
+        queue.retention = patched(&queue.retention, members, "/retention")?;
     }
     queue.unique_references = patch.unique_references.unwrap_or(queue.unique_references);
     queue.max_attempts = patch.max_attempts.unwrap_or(queue.max_attempts);
@@ -250,33 +249,6 @@ fn require_unique(reading: &dyn Reading, queue: &Queue) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// A merge patch of a few settings: a member that is null gets its default.
-fn patched<T: Serialize + DeserializeOwned>(
-    settings: &T,
-    members: &serde_json::Map<String, Value>,
-    pointer: &str,
-) -> Result<T> {
-    let unexpected = |error: serde_json::Error| Error::Internal(format!("settings cannot be patched: {error}"));
-    let mut json = serde_json::to_value(settings).map_err(unexpected)?;
-    let Some(object) = json.as_object_mut() else { return Err(Error::Internal("settings are no object".to_owned())) };
-    for (name, value) in members {
-        if value.is_null() {
-            object.remove(name);
-        } else {
-            object.insert(name.clone(), value.clone());
-        }
-    }
-    serde_path_to_error::deserialize(json).map_err(|error| {
-        let message = error.inner().to_string();
-        let detail = match unknown_name(&message).map(|name| nearest(name, &message)) {
-            Some(Some(near)) => format!("there is no such field; did you mean {near}?"),
-            Some(None) => "there is no such field".to_owned(),
-            None => message,
-        };
-        Error::invalid(format!("{pointer}/{}", error.path().to_string().replace('.', "/")), detail)
-    })
 }
 
 pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseQueue) -> Result<Queue> {
