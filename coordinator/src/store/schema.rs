@@ -51,6 +51,7 @@ impl Record for Account {
 
 impl Record for User {
     const KIND: Kind = Kind::User;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "user";
     type Id = UserId;
 
@@ -79,6 +80,7 @@ impl KeyPart for Owner {
 
 impl Record for ApiKey {
     const KIND: Kind = Kind::ApiKey;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "key";
     type Id = KeyId;
 
@@ -160,6 +162,7 @@ impl Record for HealthSample {
 
 impl Record for Process {
     const KIND: Kind = Kind::Process;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "process";
     type Id = ProcessId;
 
@@ -397,6 +400,7 @@ impl Record for Garbage {
 
 impl Record for Queue {
     const KIND: Kind = Kind::Queue;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "queue";
     type Id = QueueId;
 
