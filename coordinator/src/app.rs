@@ -29,6 +29,8 @@ pub struct Limits {
     pub file_bytes: u64,
     /// The longest log of a job's attempt, in bytes; the middle of a longer one is left out.
     pub job_log_bytes: u64,
+    /// Requests of one key in a second, on average; 0: any number.
+    pub requests_per_second: u32,
 }
 
 /// Settings that requests depend on.
@@ -67,6 +69,7 @@ pub struct App {
     /// Keys whose last use is being written down, so that each is written once.
     pub touching: Arc<Mutex<HashSet<KeyId>>>,
     pub guesses: Guesses,
+    pub rates: crate::http::rate::Rates,
     /// Searches of logs that may still begin.
     pub searches: Arc<Semaphore>,
     pub metrics: crate::http::metrics::Metrics,
@@ -81,6 +84,7 @@ impl App {
         on_disk: Option<OnDisk>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            rates: crate::http::rate::Rates::new(rules.limits.requests_per_second),
             db,
             blobs,
             secrets,

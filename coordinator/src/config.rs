@@ -45,6 +45,8 @@ pub struct Config {
 pub struct Http {
     pub listen: String,
     pub public_url: String,
+    pub certificate_file: PathBuf,
+    pub certificate_key_file: PathBuf,
     pub shutdown_seconds: u64,
 }
 
@@ -142,6 +144,7 @@ pub struct Limits {
     pub artifact_mib: u64,
     pub file_mib: u64,
     pub job_log_mib: u64,
+    pub requests_per_second: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -230,6 +233,9 @@ impl Config {
         let is_root = |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.query().is_none();
         if !public.is_empty() && !url::Url::parse(public).is_ok_and(|url| is_root(&url)) {
             return refuse("http.public_url must be empty or an address such as https://drover.example.com");
+        }
+        if self.http.certificate_file.as_os_str().is_empty() != self.http.certificate_key_file.as_os_str().is_empty() {
+            return refuse("http.certificate_file and http.certificate_key_file belong together: give both or none");
         }
         let key = &self.bootstrap.api_key;
         if !key.chars().all(|char| char.is_ascii_graphic()) {

@@ -15,7 +15,7 @@ use crate::{
     clock::{Randomness, SystemClock, SystemRandomness},
     config::{BlobPlace, Config, EngineKind},
     domain::job::Leases,
-    http::{self, Server},
+    http::{self, Certificate, Server},
     operations::{
         account::{self, Bootstrap},
         key, rotation,
@@ -87,10 +87,23 @@ pub async fn start(config: &Config) -> anyhow::Result<Running> {
     let server = Server::bind(&config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {} (setting http.listen)", config.http.listen))?;
+    let server = encrypted(server, config)?;
     let ages = Ages { jobs_days: config.retention.jobs_days, logs_days: config.retention.logs_days };
     let background = background::start(&app, ages).await.context("the periodic loops cannot be started")?;
     let patience = Duration::from_secs(config.http.shutdown_seconds);
     Ok(Running { app, server, background, engine, new_key, patience })
+}
+
+/// Encrypts connections if the settings name a certificate.
+fn encrypted(server: Server, config: &Config) -> anyhow::Result<Server> {
+    let (certificate, key) = (&config.http.certificate_file, &config.http.certificate_key_file);
+    if certificate.as_os_str().is_empty() {
+        return Ok(server);
+    }
+    let certificate = Certificate::open(certificate, key);
+    certificate
+        .and_then(|certificate| server.encrypted(certificate))
+        .context("connections cannot be encrypted (settings http.certificate_file and http.certificate_key_file)")
 }
 
 async fn open_store(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Blobs, Option<OnDisk>)> {
@@ -141,6 +154,7 @@ fn rules(config: &Config) -> Rules {
             artifact_bytes: config.limits.artifact_mib * MIB,
             file_bytes: config.limits.file_mib * MIB,
             job_log_bytes: config.limits.job_log_mib * MIB,
+            requests_per_second: config.limits.requests_per_second,
         },
         public_metrics: config.metrics.public,
         public_url: config.http.public_url.clone(),

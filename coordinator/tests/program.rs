@@ -119,6 +119,70 @@ async fn join(coordinator: &Coordinator) -> String {
     joined["key"].as_str().expect("a key").to_owned()
 }
 
+/// A certificate for 127.0.0.1, signed by itself, put where the program reads it; gives a client that trusts it alone.
+fn put_certificate(folder: &Path) -> Client {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    std::fs::write(folder.join("key.pem"), made.signing_key.serialize_pem()).expect("written");
+    std::fs::write(folder.join("certificate.pem"), made.cert.pem()).expect("written");
+    let trusted = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).expect("it is in PEM form");
+    // No connection is kept, so that each request sees the certificate that counts.
+    let builder = Client::builder().no_proxy().pool_max_idle_per_host(0).tls_certs_only([trusted]);
+    builder.build().expect("a client")
+}
+
+fn encrypted_program(store: &Path, files: &Path) -> Command {
+    let mut command = program(store);
+    command
+        .env("DROVER_HTTP__CERTIFICATE_FILE", files.join("certificate.pem"))
+        .env("DROVER_HTTP__CERTIFICATE_KEY_FILE", files.join("key.pem"));
+    command
+}
+
+async fn is_ready(client: &Client, address: &str) -> bool {
+    let answer = client.get(format!("{address}/readyz")).send().await;
+    answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
+}
+
+/// With a certificate all connections are encrypted and plain ones are not served. A new certificate counts within seconds
+/// without a restart, and files that are broken meanwhile change nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_encrypted_and_a_new_certificate_counts_without_a_restart() {
+    let (store, files) = (folder(), folder());
+    let first = put_certificate(files.path());
+    let coordinator = Coordinator::start_by(&mut encrypted_program(store.path(), files.path()));
+    let encrypted = coordinator.url.replace("http://", "https://");
+    assert!(is_ready(&first, &encrypted).await);
+    assert!(!is_ready(&client(), &coordinator.url).await, "plain HTTP is served");
+
+    std::fs::write(files.path().join("key.pem"), "nothing of use").expect("written");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(is_ready(&first, &encrypted).await, "a broken file took the certificate away");
+
+    let second = put_certificate(files.path());
+    tokio::time::timeout(LIMIT, async {
+        while !is_ready(&second, &encrypted).await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("the new certificate counts");
+    assert!(!is_ready(&first, &encrypted).await, "the old certificate is still in use");
+}
+
+/// A key that is not the certificate's is said at the start, without a word of the key.
+#[test]
+fn a_certificate_that_cannot_be_used_is_said_at_the_start() {
+    let (store, files, other) = (folder(), folder(), folder());
+    put_certificate(files.path());
+    put_certificate(other.path());
+    std::fs::copy(other.path().join("key.pem"), files.path().join("key.pem")).expect("copied");
+    let (ended_well, _, told) = run(encrypted_program(store.path(), files.path()).arg("run"));
+    assert!(!ended_well);
+    assert!(told.contains("does not belong to the first certificate"), "{told}");
+    let key = std::fs::read_to_string(files.path().join("key.pem")).expect("read");
+    assert!(key.lines().skip(1).all(|line| !told.contains(line) || line.starts_with("-----")), "{told}");
+}
+
 /// SIGTERM answers long polls and streams instead of cutting them, and ends with 0 although they were open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_graceful_stop_answers_those_who_wait() {

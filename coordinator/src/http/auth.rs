@@ -15,7 +15,7 @@ use super::Fault;
 use crate::{
     app::App,
     error::Error,
-    operations::{self, Caller},
+    operations::{self, Actor, Caller},
     store::key::SYSTEM_ACCOUNT,
 };
 
@@ -30,6 +30,10 @@ impl FromRequestParts<Arc<App>> for Caller {
             operations::key::authenticate(reading, key, &app.secrets, &app.manifests)
         })?;
         caller.address = address_of(parts);
+        // What robots report by themselves is never refused: a job would be lost by it.
+        if !matches!(caller.actor, Actor::Robot { .. }) {
+            app.rates.count(caller.key_id)?;
+        }
         if let Some(key) = stale {
             write_last_use(app, caller.account, key);
         }

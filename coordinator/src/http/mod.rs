@@ -23,6 +23,7 @@ mod problem;
 mod process;
 mod process_version;
 mod queue;
+pub mod rate;
 mod resource;
 mod robot;
 mod robot_group;
@@ -30,6 +31,7 @@ mod server;
 mod storage;
 mod system;
 mod task;
+mod tls;
 mod trigger;
 
 use std::sync::Arc;
@@ -47,6 +49,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub use self::{
     problem::Fault,
     server::{Server, serve},
+    tls::{Certificate, TlsError},
 };
 use crate::app::App;
 

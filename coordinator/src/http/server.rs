@@ -6,15 +6,23 @@ use axum::{Router, body::Body, extract::ConnectInfo, http::Request};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    server::{
+        conn::auto::Builder,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use super::activity::{Activity, Watched};
+use super::{
+    activity::{Activity, Watched},
+    tls::{Certificate, TlsError},
+};
 use crate::app::App;
 
 /// A client that does not finish its headers in this time has gone. Longer than agents pause between two calls, so that
@@ -25,6 +33,10 @@ const IDLE_ALLOWANCE: Duration = Duration::from_secs(30);
 const SCARCE_ALLOWANCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether a connection is still worth its place.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A client that does not agree upon encryption in this time has gone.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the files of the certificate are read, so that a new one counts without a restart.
+const CERTIFICATE_EVERY: Duration = Duration::from_secs(2);
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 const MAX_CONNECTIONS: usize = 20_000;
 /// Open files that the store and all else need beside the connections.
@@ -33,17 +45,37 @@ const FILES_BESIDE: usize = 256;
 const MAX_STREAMS: u32 = 100;
 const MAX_UNSENT_BYTES_PER_STREAM: usize = 64 * 1024;
 
+/// How connections are encrypted.
+struct Encryption {
+    acceptor: TlsAcceptor,
+    certificate: Arc<Certificate>,
+}
+
 /// A service that listens.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    encryption: Option<Encryption>,
 }
 
 impl Server {
     pub async fn bind(address: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, encryption: None })
+    }
+
+    /// Encrypts every connection by this certificate.
+    pub fn encrypted(mut self, certificate: Certificate) -> Result<Self, TlsError> {
+        let certificate = Arc::new(certificate);
+        let acceptor = TlsAcceptor::from(Arc::new(certificate.server_config()?));
+        self.encryption = Some(Encryption { acceptor, certificate });
+        Ok(self)
+    }
+
+    /// How the address of the service begins.
+    pub fn scheme(&self) -> &'static str {
+        if self.encryption.is_some() { "https" } else { "http" }
     }
 
     /// Where it listens; the port is the real one if any was asked for.
@@ -58,6 +90,10 @@ pub async fn serve(server: Server, app: Arc<App>, patience: Duration) {
     let graceful = GracefulShutdown::new();
     let most = most_connections();
     let places = Arc::new(Semaphore::new(most));
+    let acceptor = server.encryption.map(|encryption| {
+        tokio::spawn(keep_current(Arc::clone(&app), encryption.certificate));
+        encryption.acceptor
+    });
     loop {
         let accepted = tokio::select! {
             biased;
@@ -65,8 +101,14 @@ pub async fn serve(server: Server, app: Arc<App>, patience: Duration) {
             accepted = accept(&server.listener, &places) => accepted,
         };
         if let Some((stream, peer, place)) = accepted {
+            // Answers are small and awaited: they must not wait for more of them.
+            let _ = stream.set_nodelay(true);
             let scarce = Scarce { places: Arc::clone(&places), below: most / 4 };
-            serve_connection(stream, peer, place, scarce, router.clone(), &graceful);
+            let connection = Connection { peer, place, scarce, router: router.clone(), watcher: graceful.watcher() };
+            match acceptor.clone() {
+                None => tokio::spawn(connection.serve(stream)),
+                Some(acceptor) => tokio::spawn(connection.serve_encrypted(stream, acceptor)),
+            };
         }
     }
     drop(server.listener);
@@ -118,37 +160,60 @@ async fn accept(
     }
 }
 
-fn serve_connection(
-    stream: TcpStream,
+/// Takes a new certificate when its files have changed, until the coordinator stops.
+async fn keep_current(app: Arc<App>, certificate: Arc<Certificate>) {
+    let mut was_unreadable = false;
+    loop {
+        tokio::select! {
+            () = app.stopping.cancelled() => return,
+            () = tokio::time::sleep(CERTIFICATE_EVERY) => {}
+        }
+        let files = Arc::clone(&certificate);
+        let Ok(reloaded) = tokio::task::spawn_blocking(move || files.reload()).await else { continue };
+        let unreadable = matches!(reloaded, Err(TlsError::Unreadable { .. }));
+        match reloaded {
+            Ok(true) => tracing::info!("the certificate has changed; new connections use it"),
+            Ok(false) => {}
+            Err(_) if unreadable && was_unreadable => {}
+            Err(error) => tracing::error!(%error, "the new certificate cannot be used; the one before stays in use"),
+        }
+        was_unreadable = unreadable;
+    }
+}
+
+/// A connection that was accepted.
+struct Connection {
     peer: SocketAddr,
+    /// Free again when the connection ends.
     place: OwnedSemaphorePermit,
     scarce: Scarce,
     router: Router,
-    graceful: &GracefulShutdown,
-) {
-    // Answers are small and awaited: they must not wait for more of them.
-    let _ = stream.set_nodelay(true);
-    let activity = Arc::new(Activity::default());
-    let seen = Arc::clone(&activity);
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let ticket = activity.begin();
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        let answering = router.clone().oneshot(request);
-        async move { answering.await.map(|answer| answer.map(|body| Watched { body, ticket })) }
-    });
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEADER_BYTES as u32)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_send_buf_size(MAX_UNSENT_BYTES_PER_STREAM);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        let mut connection = std::pin::pin!(connection);
+    watcher: Watcher,
+}
+
+impl Connection {
+    async fn serve_encrypted(self, stream: TcpStream, acceptor: TlsAcceptor) {
+        let peer = self.peer;
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => self.serve(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, %peer, "a client did not agree upon encryption"),
+            Err(_) => tracing::debug!(%peer, "a client took too long to agree upon encryption"),
+        }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let Self { peer, place, scarce, router, watcher } = self;
+        let activity = Arc::new(Activity::default());
+        let seen = Arc::clone(&activity);
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let ticket = activity.begin();
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let answering = router.clone().oneshot(request);
+            async move { answering.await.map(|answer| answer.map(|body| Watched { body, ticket })) }
+        });
+        let connection = protocols().serve_connection(TokioIo::new(stream), service).into_owned();
+        let mut connection = std::pin::pin!(watcher.watch(connection));
         loop {
             tokio::select! {
                 biased;
@@ -167,5 +232,18 @@ fn serve_connection(
             }
         }
         drop(place);
-    });
+    }
+}
+
+/// HTTP/1.1 and HTTP/2 within the bounds above.
+fn protocols() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(MAX_UNSENT_BYTES_PER_STREAM);
+    builder
 }

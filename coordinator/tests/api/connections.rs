@@ -147,8 +147,13 @@ async fn slow_bodies_are_given_up() {
 /// Whoever does not take an answer loses the connection after a minute; so does whoever takes a part and then stops.
 #[tokio::test(start_paused = true)]
 async fn answers_that_are_not_taken_are_given_up() {
-    let limits =
-        Limits { package_bytes: 1 << 20, artifact_bytes: 64 << 20, file_bytes: 64 << 20, job_log_bytes: 256 << 20 };
+    let limits = Limits {
+        package_bytes: 1 << 20,
+        artifact_bytes: 64 << 20,
+        file_bytes: 64 << 20,
+        job_log_bytes: 256 << 20,
+        requests_per_second: 0,
+    };
     let world = World::with_rules(Rules { limits, ..rules() }).await;
     let process = world.process("p").await;
     let agent = world.agent("r").await;

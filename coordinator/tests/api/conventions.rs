@@ -1,10 +1,11 @@
 //! What goes for every call: bodies, errors, limits, pages, repetition, conditions, compression, names in addresses.
 
 use bytes::Bytes;
+use drover_coordinator::app::{Limits, Rules};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Call, World, each, packed, text};
+use crate::support::{Answer, Call, World, each, packed, rules, text};
 
 /// A field that does not exist is refused by name, with the one that was probably meant.
 #[tokio::test]
@@ -327,4 +328,26 @@ async fn heads_and_origins() {
     assert_eq!(docs.status(), StatusCode::OK);
     let document = Call::new(world.router.clone(), Method::GET, "/openapi.json").send().await.ok();
     assert_eq!(text(&document, "/openapi")[..3], *"3.1");
+}
+
+/// A key that sends too much is told how long to wait, for itself alone; what agents report is served in any case.
+#[tokio::test]
+async fn a_key_that_sends_too_much_has_to_wait() {
+    let limits = Limits { requests_per_second: 1, ..rules().limits };
+    let world = World::with_rules(Rules { limits, ..rules() }).await;
+    let agent = world.agent("r").await;
+    let mut refused = None;
+    for _ in 0..10 {
+        let answer = world.get("/account/me").await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("ten requests at once are too many");
+    assert_eq!(refused.headers["retry-after"], "1");
+    refused.refused("too_many_requests");
+    for _ in 0..20 {
+        agent.beat(&[]).await;
+    }
 }

@@ -82,6 +82,7 @@ pub fn rules() -> Rules {
             artifact_bytes: 1024 * 1024,
             file_bytes: 1024 * 1024,
             job_log_bytes: 256 << 20,
+            requests_per_second: 0,
         },
         public_metrics: true,
         public_url: String::new(),

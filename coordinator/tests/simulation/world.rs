@@ -209,6 +209,7 @@ impl World {
                 artifact_bytes: 1 << 20,
                 file_bytes: 1 << 20,
                 job_log_bytes: 256 << 20,
+                requests_per_second: 0,
             },
             public_metrics: true,
             public_url: String::new(),

@@ -156,6 +156,7 @@ pub fn possible(id: &str, nature: &Nature) -> Vec<Code> {
         // Where no body is taken one is refused.
         (Code::Invalid, nature.has_body || nature.in_query || nature.takes(IDEMPOTENCY_KEY)),
         (Code::IdempotencyKeyReused, nature.takes(IDEMPOTENCY_KEY)),
+        (Code::TooManyRequests, !nature.open),
         (Code::Internal, true),
         (Code::Unavailable, nature.writes),
         (Code::OutOfSpace, nature.writes),
