@@ -11,11 +11,14 @@ use crate::{
     domain::job::Leases,
     error::{Error, Result},
     json_schema::Schemas,
+    mail_client::{MailClient, MailRules},
     manifests::Manifests,
+    operations::alert_watch::Disk,
     password::Guesses,
     queue_schemas::QueueSchemas,
     secrets::Secrets,
     store::{Db, Reader, backup::BlobHold, blob::Blobs, embedded::Embedded},
+    webhook_client::{WebhookClient, WebhookRules},
 };
 
 /// Sizes that the operator may set.
@@ -41,12 +44,16 @@ pub struct Rules {
     pub public_metrics: bool,
     /// The root under which people reach the coordinator; empty: whatever they called.
     pub public_url: String,
+    pub webhooks: WebhookRules,
+    pub mail: MailRules,
 }
 
 /// What lies on the disk.
 #[derive(Clone)]
 pub struct OnDisk {
     pub engine: Arc<Embedded>,
+    /// The store's folder.
+    pub folder: PathBuf,
     /// Blobs that belong into a backup; absent when they lie outside of the store's folder.
     pub blobs_folder: Option<PathBuf>,
 }
@@ -70,6 +77,8 @@ pub struct App {
     /// Searches of logs that may still begin.
     pub searches: Arc<Semaphore>,
     pub metrics: crate::http::metrics::Metrics,
+    pub webhooks: WebhookClient,
+    pub mail: MailClient,
 }
 
 impl App {
@@ -80,6 +89,8 @@ impl App {
         rules: Rules,
         on_disk: Option<OnDisk>,
     ) -> Arc<Self> {
+        let webhooks = WebhookClient::new(rules.webhooks);
+        let mail = MailClient::new(rules.mail.clone());
         Arc::new(Self {
             db,
             blobs,
@@ -95,6 +106,18 @@ impl App {
             guesses: Guesses::default(),
             searches: crate::log_search::permits(),
             metrics: crate::http::metrics::Metrics::default(),
+            webhooks,
+            mail,
+        })
+    }
+
+    /// How much room the disk of the store has; nothing is known of a store in memory.
+    pub fn disk(&self) -> Option<Disk> {
+        let stat = rustix::fs::statvfs(&self.on_disk.as_ref()?.folder).ok()?;
+        Some(Disk {
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            is_full: self.db.read_only(),
         })
     }
 

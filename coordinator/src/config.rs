@@ -6,6 +6,7 @@ use config::{Config as Sources, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    mail_client::MailTls,
     nearest::{nearest, unknown_name},
     store::blob::S3Settings,
 };
@@ -36,6 +37,8 @@ pub struct Config {
     pub leases: Leases,
     pub limits: Limits,
     pub retention: Retention,
+    pub webhooks: Webhooks,
+    pub mail: Mail,
     pub metrics: Metrics,
     pub log: Log,
 }
@@ -149,6 +152,46 @@ pub struct Limits {
 pub struct Retention {
     pub jobs_days: u64,
     pub logs_days: u64,
+    pub deliveries_days: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhooks {
+    pub allow_private_targets: bool,
+    pub timeout_seconds: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mail {
+    pub host: String,
+    /// 0: the usual one.
+    pub port: u16,
+    pub tls: MailTls,
+    pub from: String,
+    pub user: String,
+    #[serde(serialize_with = "masked")]
+    pub password: String,
+    pub password_file: PathBuf,
+}
+
+impl Mail {
+    /// The port as set, or the usual one for this way to secure the connection.
+    pub fn port(&self) -> u16 {
+        match (self.port, self.tls) {
+            (0, MailTls::Starttls) => 587,
+            (0, MailTls::Tls) => 465,
+            (0, MailTls::None) => 25,
+            (port, _) => port,
+        }
+    }
+}
+
+impl std::fmt::Debug for Mail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mail").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -205,6 +248,12 @@ impl Config {
         if self.store.checkpoint_mib == 0 || self.store.checkpoint_seconds == 0 || self.store.export_mib == 0 {
             return refuse("store.checkpoint_mib, checkpoint_seconds and export_mib must be at least 1");
         }
+        if !self.mail.host.is_empty() && self.mail.from.parse::<lettre::message::Mailbox>().is_err() {
+            return refuse("mail.from must be an address such as drover@example.com or Drover <drover@example.com>");
+        }
+        if self.webhooks.timeout_seconds == 0 {
+            return refuse("webhooks.timeout_seconds must be at least 1");
+        }
         if self.limits.job_log_mib == 0 {
             return refuse("limits.job_log_mib must be at least 1");
         }
@@ -219,6 +268,8 @@ impl Config {
             ("limits.job_log_mib", self.limits.job_log_mib, 1_048_576),
             ("retention.jobs_days", self.retention.jobs_days, 36_500),
             ("retention.logs_days", self.retention.logs_days, 36_500),
+            ("retention.deliveries_days", self.retention.deliveries_days, 36_500),
+            ("webhooks.timeout_seconds", self.webhooks.timeout_seconds, 300),
             ("leases.job_seconds", leases.job_seconds, 86_400),
             ("leases.accept_seconds", leases.accept_seconds, 86_400),
             ("leases.lost_after_seconds", leases.lost_after_seconds, 31_536_000),
@@ -248,6 +299,7 @@ impl Config {
         read_secret("bootstrap.password_file", &bootstrap.password_file, &mut bootstrap.password)?;
         let blobs = &mut self.blobs;
         read_secret("blobs.secret_access_key_file", &blobs.secret_access_key_file, &mut blobs.secret_access_key)?;
+        read_secret("mail.password_file", &self.mail.password_file, &mut self.mail.password)?;
         read_secret("bootstrap.api_key_file", &bootstrap.api_key_file, &mut bootstrap.api_key)?;
         Ok(self)
     }
@@ -340,6 +392,7 @@ mod tests {
         let config = load(&[]).expect("the built-in file is whole");
         assert_eq!(config.http.listen, "127.0.0.1:7070");
         assert_eq!(config.leases.lost_after_seconds, 300);
+        assert!(!config.webhooks.allow_private_targets);
         assert_eq!(config.key_file(), Path::new("/var/lib/drover/secrets.key"));
     }
 
@@ -365,6 +418,19 @@ mod tests {
         assert!(load(&[("DROVER_LEASES__HEARTBEAT_SECONDS", "0")]).is_err());
         assert!(load(&[("DROVER_STORE__CACHE_MIB", "much")]).is_err());
         assert!(load(&[("DROVER_STORE__EXPORT_MIB", "0")]).is_err());
+        assert!(load(&[("DROVER_WEBHOOKS__TIMEOUT_SECONDS", "0")]).is_err());
+        assert!(load(&[("DROVER_MAIL__HOST", "mail.example.com")]).is_err(), "nobody knows whose mail it is");
+    }
+
+    #[test]
+    fn the_port_of_the_mail_server_follows_from_how_it_is_secured() {
+        let given = [("DROVER_MAIL__HOST", "mail.example.com"), ("DROVER_MAIL__FROM", "Drover <drover@example.com>")];
+        let load = |more: &[(&str, &str)]| load(&[&given, more].concat()).expect("these settings are fine");
+        assert_eq!(load(&[]).mail.port(), 587);
+        assert_eq!(load(&[("DROVER_MAIL__TLS", "tls")]).mail.port(), 465);
+        assert_eq!(load(&[("DROVER_MAIL__TLS", "none"), ("DROVER_MAIL__PORT", "2525")]).mail.port(), 2525);
+        let secret = load(&[("DROVER_MAIL__USER", "drover"), ("DROVER_MAIL__PASSWORD", "secret-word")]);
+        assert!(!secret.printed().contains("secret-word") && !format!("{secret:?}").contains("secret-word"));
     }
 
     /// A short lease with the usual heartbeat would make every job silent again and again.

@@ -16,6 +16,7 @@ use crate::{
     config::{BlobPlace, Config, EngineKind},
     domain::job::Leases,
     http::{self, Server},
+    mail_client::MailRules,
     operations::{
         account::{self, Bootstrap},
         key, rotation,
@@ -30,6 +31,7 @@ use crate::{
         key::{Key, Kind, SYSTEM_ACCOUNT},
         memory::Memory,
     },
+    webhook_client::WebhookRules,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -87,7 +89,11 @@ pub async fn start(config: &Config) -> anyhow::Result<Running> {
     let server = Server::bind(&config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {} (setting http.listen)", config.http.listen))?;
-    let ages = Ages { jobs_days: config.retention.jobs_days, logs_days: config.retention.logs_days };
+    let ages = Ages {
+        jobs_days: config.retention.jobs_days,
+        logs_days: config.retention.logs_days,
+        deliveries_days: config.retention.deliveries_days,
+    };
     let background = background::start(&app, ages).await.context("the periodic loops cannot be started")?;
     let patience = Duration::from_secs(config.http.shutdown_seconds);
     Ok(Running { app, server, background, engine, new_key, patience })
@@ -105,7 +111,7 @@ async fn open_store(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Blobs, 
     });
     let engine = Arc::new(engine.await??);
     let (blobs, blobs_folder) = open_blobs(config).await?;
-    Ok((engine.clone(), blobs, Some(OnDisk { engine, blobs_folder })))
+    Ok((engine.clone(), blobs, Some(OnDisk { engine, folder: config.store.path.clone(), blobs_folder })))
 }
 
 /// Opens the place of blobs, and gives its folder if that belongs into a backup. The store is open already: nobody else
@@ -144,6 +150,18 @@ fn rules(config: &Config) -> Rules {
         },
         public_metrics: config.metrics.public,
         public_url: config.http.public_url.clone(),
+        webhooks: WebhookRules {
+            allow_private_targets: config.webhooks.allow_private_targets,
+            timeout_seconds: config.webhooks.timeout_seconds,
+        },
+        mail: MailRules {
+            host: config.mail.host.clone(),
+            port: config.mail.port(),
+            tls: config.mail.tls,
+            from: config.mail.from.clone(),
+            user: config.mail.user.clone(),
+            password: config.mail.password.clone(),
+        },
     }
 }
 

@@ -9,9 +9,11 @@ use drover_coordinator::{
     app::{App, Limits, Rules},
     clock::{Clock, Randomness},
     domain::job::Leases,
+    mail_client::MailRules,
     operations::account::{self, Bootstrap},
     secrets::Secrets,
     store::{Db, blob::Blobs, memory::Memory},
+    webhook_client::WebhookRules,
 };
 use drover_protocol::{AccountId, Timestamp};
 use uuid::Uuid;
@@ -55,6 +57,8 @@ pub async fn app() -> Arc<App> {
         },
         public_metrics: true,
         public_url: String::new(),
+        webhooks: WebhookRules { allow_private_targets: false, timeout_seconds: 15 },
+        mail: MailRules::none(),
     };
     let secrets = Arc::new(Secrets::from_bytes(&[3; 32]));
     let app = App::new(db(), Arc::new(Blobs::memory()), Arc::clone(&secrets), rules, None);

@@ -5,7 +5,9 @@
 
 pub mod account;
 pub mod agent;
+pub mod alert;
 pub mod audit;
+pub mod change;
 pub mod event;
 pub mod id;
 pub mod job;
@@ -15,6 +17,7 @@ pub mod key;
 mod labels;
 pub mod log;
 pub mod manifest;
+pub mod news;
 pub mod page;
 pub mod patch;
 pub mod problem;
@@ -28,6 +31,7 @@ pub mod system;
 pub mod task;
 pub mod time;
 pub mod trigger;
+pub mod webhook;
 mod words;
 
 pub use id::*;

@@ -1,5 +1,5 @@
-//! Removes what has become too old: finished jobs, ended tasks, histories of triggers, lines of logs, kept answers, join
-//! tokens.
+//! Removes what has become too old: finished jobs, ended tasks, histories of triggers, lines of logs, deliveries to
+//! webhooks, kept answers, join tokens.
 
 use drover_protocol::{AccountId, Timestamp};
 
@@ -8,7 +8,7 @@ use crate::{
     app::App,
     domain::{log::Gone, queue::Queue, task::Phase},
     error::Result,
-    operations::{idempotency, join_token, log_sealing, log_search, queue, retention, task, trigger},
+    operations::{alert, idempotency, join_token, log_sealing, log_search, queue, retention, task, trigger, webhook},
     store::{Reader, Tx},
 };
 
@@ -22,6 +22,7 @@ const DAY_SECONDS: u64 = 86_400;
 pub struct Ages {
     pub jobs_days: u64,
     pub logs_days: u64,
+    pub deliveries_days: u64,
 }
 
 /// Removes everything that is too old now.
@@ -34,6 +35,10 @@ pub async fn pass(app: &App, ages: Ages) -> Result<()> {
         failures.note(account, remove_tasks(app, account).await);
         if ages.logs_days > 0 {
             failures.note(account, remove_lines(app, account, ages.logs_days).await);
+        }
+        if ages.deliveries_days > 0 {
+            failures.note(account, remove_deliveries(app, account, ages.deliveries_days).await);
+            failures.note(account, remove_raised(app, account, ages.deliveries_days).await);
         }
         if ages.jobs_days > 0 {
             failures.note(account, remove_jobs(app, account, ages.jobs_days).await);
@@ -66,6 +71,30 @@ async fn remove_fires(app: &App, account: AccountId, days: u64) -> Result<()> {
     let before = app.db.now().minus_seconds(days * DAY_SECONDS);
     while app.db.write(account, move |tx| trigger::expire_page(tx, before, PAGE)).await? == PAGE {}
     Ok(())
+}
+
+async fn remove_deliveries(app: &App, account: AccountId, days: u64) -> Result<()> {
+    let before = app.db.now().minus_seconds(days * DAY_SECONDS);
+    let mut position = None;
+    loop {
+        let from = position.take();
+        position = app.db.write(account, move |tx| webhook::expire_page(tx, before, from, PAGE)).await?;
+        if position.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+async fn remove_raised(app: &App, account: AccountId, days: u64) -> Result<()> {
+    let before = app.db.now().minus_seconds(days * DAY_SECONDS);
+    let mut position = None;
+    loop {
+        let from = position.take();
+        position = app.db.write(account, move |tx| alert::expire_page(tx, before, from, PAGE)).await?;
+        if position.is_none() {
+            return Ok(());
+        }
+    }
 }
 
 async fn remove_tokens(app: &App, account: AccountId) -> Result<()> {

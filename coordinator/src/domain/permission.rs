@@ -1,5 +1,6 @@
 //! Permissions (`noun:verb`) and the built-in roles.
 
+use drover_protocol::change::Noun;
 use enumset::{EnumSet, EnumSetType};
 use serde::{Deserialize, Serialize};
 
@@ -86,8 +87,39 @@ permissions! {
     TriggerUpdate = "trigger:update",
     TriggerDelete = "trigger:delete",
     TriggerFire = "trigger:fire",
+    WebhookRead = "webhook:read",
+    WebhookCreate = "webhook:create",
+    WebhookUpdate = "webhook:update",
+    WebhookDelete = "webhook:delete",
+    WebhookSend = "webhook:send",
+    AlertRead = "alert:read",
+    AlertCreate = "alert:create",
+    AlertUpdate = "alert:update",
+    AlertDelete = "alert:delete",
+    AlertAcknowledge = "alert:acknowledge",
     SystemBackup = "system:backup",
     AgentWork = "agent:work",
+}
+
+/// What a caller must have to see objects of this kind, and so to be told of their changes.
+pub fn to_see(noun: Noun) -> Permission {
+    match noun {
+        Noun::Account | Noun::User => Permission::AccountRead,
+        Noun::Key => Permission::KeyManage,
+        Noun::JoinToken => Permission::JoinTokenRead,
+        Noun::Robot => Permission::RobotRead,
+        Noun::RobotGroup => Permission::RobotGroupRead,
+        Noun::Process => Permission::ProcessRead,
+        Noun::Version => Permission::VersionRead,
+        Noun::Job => Permission::JobRead,
+        Noun::Queue => Permission::QueueRead,
+        Noun::Task => Permission::TaskRead,
+        Noun::Trigger => Permission::TriggerRead,
+        Noun::Resource => Permission::ResourceRead,
+        Noun::Storage | Noun::File => Permission::StorageRead,
+        Noun::Webhook => Permission::WebhookRead,
+        Noun::Alert | Noun::RaisedAlert => Permission::AlertRead,
+    }
 }
 
 /// Kept as a list of their texts.
@@ -137,6 +169,7 @@ impl Role {
             P::TaskRead,
             P::ResourceRead,
             P::TriggerRead,
+            P::AlertRead,
         ];
         let more: &[P] = match self {
             Self::Robot => return P::AgentWork | P::LogWrite,
@@ -172,6 +205,12 @@ impl Role {
                 P::TriggerUpdate,
                 P::TriggerDelete,
                 P::TriggerFire,
+                P::WebhookRead,
+                P::WebhookSend,
+                P::AlertCreate,
+                P::AlertUpdate,
+                P::AlertDelete,
+                P::AlertAcknowledge,
             ],
             Self::Developer => &[
                 P::LogWrite,
@@ -206,6 +245,9 @@ impl Role {
                 P::TriggerUpdate,
                 P::TriggerDelete,
                 P::TriggerFire,
+                P::WebhookRead,
+                P::WebhookSend,
+                P::AlertAcknowledge,
             ],
         };
         look.iter().chain(more).copied().collect()

@@ -3,8 +3,10 @@
 mod account;
 mod activity;
 mod agent;
+mod alert;
 mod audit;
 mod auth;
+mod change;
 mod content;
 mod extract;
 mod file;
@@ -31,6 +33,7 @@ mod storage;
 mod system;
 mod task;
 mod trigger;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -55,7 +58,9 @@ fn routes() -> OpenApiRouter<Arc<App>> {
     let versioned = OpenApiRouter::new()
         .merge(account::routes())
         .merge(agent::routes())
+        .merge(alert::routes())
         .merge(audit::routes())
+        .merge(change::routes())
         .merge(file::routes())
         .merge(job::routes())
         .merge(join_token::routes())
@@ -72,7 +77,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(storage::routes())
         .merge(system::versioned_routes())
         .merge(task::routes())
-        .merge(trigger::routes());
+        .merge(trigger::routes())
+        .merge(webhook::routes());
     OpenApiRouter::with_openapi(openapi::base()).nest(drover_protocol::API_BASE, versioned).merge(system::routes())
 }
 

@@ -57,6 +57,8 @@ const SCHEMAS: &str = "#/components/schemas/";
         (name = "Log", description = "What robots said about their jobs."),
         (name = "Account", description = "The account of the key, and who is asking."),
         (name = "Agent", description = "What agents say; with the robot's key, except to join."),
+        (name = "Webhook", description = "Addresses outside to which events are sent, signed, until they are taken."),
+        (name = "Alert", description = "Rules that say what people want to be told of, and what was raised by them."),
         (name = "System", description = "Operation of the coordinator itself.")
     ),
     components(schemas(Problem, Direction))

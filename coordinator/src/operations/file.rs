@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use drover_protocol::{FileId, FolderId, JobId, Timestamp, page::PageQuery, storage::FileTransfer};
+use drover_protocol::{FileId, FolderId, JobId, Timestamp, news::NewsType, page::PageQuery, storage::FileTransfer};
 use uuid::Uuid;
 
 use super::{
     Caller, garbage,
     list::{self, Page, Via},
+    news,
     storage::{self, Place},
 };
 use crate::{
@@ -152,6 +153,7 @@ fn write(
         file.created_at = old.created_at;
     }
     settle(tx, place, old.as_ref(), &file)?;
+    tell(tx, &file)?;
     garbage::keep(tx, &BlobName::file(file.id).to_string())?;
     Ok((file, old.is_none()))
 }
@@ -163,6 +165,14 @@ fn settle(tx: &mut Tx, place: &mut Place, old: Option<&File>, file: &File) -> Re
         remove_record(tx, old)?;
     }
     table::insert(tx, file)
+}
+
+/// Files of folders that people made are news; artifacts of jobs and attachments of tasks belong to those.
+fn tell(tx: &mut Tx, file: &File) -> Result<()> {
+    match file.made_folder() {
+        Some(folder) => news::tell(tx, NewsType::FileAdded, |tx| Ok(news::of_file(file, &table::get(tx, folder)?))),
+        None => Ok(()),
+    }
 }
 
 fn find(reading: &dyn Reading, folder: &str, path: &str) -> Result<Option<File>> {
@@ -245,6 +255,7 @@ pub fn transfer(
         file.modified_at = tx.now();
     }
     settle(tx, &mut to, old.as_ref(), &file)?;
+    tell(tx, &file)?;
     Ok(file)
 }
 

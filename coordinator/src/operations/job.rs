@@ -4,6 +4,7 @@ use drover_protocol::{
     JobId, TriggerId,
     job::{Cause, CauseCode, CloseJob, JobFilter, JobState, NewJob, Source, SourceKind, StopMode},
     json::{MAX_DEPTH, is_too_deep},
+    news::NewsType,
     page::PageQuery,
 };
 
@@ -12,7 +13,7 @@ use super::{
     audit::{self, Act},
     event, file,
     list::{self, Page, Via},
-    log, process, process_version, robot, robot_group, task, trigger,
+    log, news, process, process_version, robot, robot_group, task, trigger,
 };
 use crate::{
     domain::{
@@ -163,6 +164,7 @@ pub fn start_as(tx: &mut Tx, origin: &Origin, new: &NewJob, draft: &Draft, input
         document::insert(tx, job.id.uuid(), Slot::Input, input)?;
         let text = format!("version {} of {} was started", job.version_number, job.process_name);
         event::note(tx, job.id.uuid(), "created", text, origin.by.clone())?;
+        news::tell(tx, NewsType::JobCreated, |_| Ok(news::of_job(&job)))?;
         wake_for(tx, None, &job);
         jobs.push(job);
     }
@@ -224,6 +226,7 @@ pub fn apply(tx: &mut Tx, before: Job, event: JobEvent, leases: &Leases) -> Resu
     if !before.is_finished() && job.is_finished() {
         trigger::job_ended(tx, &job)?;
     }
+    news::job_changed(tx, &before, &job)?;
     for note in step.notes {
         event::note(tx, job.id.uuid(), note.code, note.text, note.by)?;
     }

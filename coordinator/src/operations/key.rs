@@ -151,7 +151,7 @@ pub fn touch(tx: &mut Tx, id: KeyId) -> Result<()> {
         }
     }
     key.last_used_at = Some(tx.now());
-    table::update(tx, &mut key)
+    table::rewrite(tx, &key)
 }
 
 fn add(tx: &mut Tx, key: &ApiKey) -> Result<()> {

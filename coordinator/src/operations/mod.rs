@@ -5,10 +5,14 @@
 
 pub mod account;
 pub mod agent;
+pub mod alert;
+pub mod alert_raise;
+pub mod alert_watch;
 pub mod assignment;
 pub mod attempt;
 pub mod audit;
 pub mod caller;
+pub mod change;
 pub mod event;
 pub mod file;
 pub mod garbage;
@@ -21,6 +25,7 @@ pub mod list;
 pub mod log;
 pub mod log_sealing;
 pub mod log_search;
+pub mod news;
 pub mod process;
 pub mod process_version;
 pub mod queue;
@@ -35,5 +40,6 @@ pub mod system;
 pub mod task;
 pub mod trigger;
 pub mod trigger_fire;
+pub mod webhook;
 
 pub use caller::{Actor, Caller, Reach};

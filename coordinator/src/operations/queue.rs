@@ -395,6 +395,11 @@ pub(super) fn ready_of(reading: &dyn Reading, counters: &Counters, phase: Phase)
     Scan::of(reading, Kind::TaskByPhase, (queue, phase as u8)).from(head)
 }
 
+/// When the task came that waits longest to be taken.
+pub fn oldest_new_of(reading: &dyn Reading, queue: &Queue) -> Result<Option<Timestamp>> {
+    oldest_new(reading, queue, &table::get(reading, queue.id)?)
+}
+
 fn oldest_new(reading: &dyn Reading, queue: &Queue, counters: &Counters) -> Result<Option<Timestamp>> {
     debug_assert_eq!(queue.id, counters.queue_id);
     let mut oldest: Option<Timestamp> = None;

@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 
 use drover_protocol::{
-    JobId, RobotGroupId, RobotId,
+    JobId, RobotGroupId, RobotId, Timestamp,
     job::{Cause, CauseCode, StopMode},
+    news::NewsType,
     page::PageQuery,
     robot::{NewRobot, PauseMode, PauseRequest, RobotFilter, RobotPatch, RobotState},
 };
+use serde_json::Value;
 
 use super::{
     Caller,
     audit::{self, Act},
     event, job, join_token, key,
     list::{self, Page, Via},
-    resource_value, robot_group,
+    news, resource_value, robot_group,
 };
 use crate::{
     domain::{
@@ -23,7 +25,9 @@ use crate::{
         name::{Faults, MAX_DESCRIPTION_CHARS, MAX_REASON_CHARS},
         permission::Permission,
         resource::Scope,
-        robot::{HEALTH_SLOTS, MAX_CAPACITY, Pause, Robot, RobotGroup, Sample, Standing, standing},
+        robot::{
+            HEALTH_SLOTS, MAX_CAPACITY, OFFLINE_AFTER_SECONDS, Pause, Robot, RobotGroup, Sample, Standing, standing,
+        },
     },
     error::{Error, Result},
     secrets::Secrets,
@@ -133,7 +137,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewRobot, secrets: &Secrets) -
 }
 
 /// A robot of which nothing is known but its name.
-pub fn blank(id: RobotId, name: String, now: drover_protocol::Timestamp) -> Robot {
+pub fn blank(id: RobotId, name: String, now: Timestamp) -> Robot {
     Robot {
         id,
         name,
@@ -149,6 +153,7 @@ pub fn blank(id: RobotId, name: String, now: drover_protocol::Timestamp) -> Robo
         pause: None,
         last_seen_at: None,
         joined_at: None,
+        offline_at: None,
         created_at: now,
         revision: 1,
     }
@@ -307,6 +312,11 @@ pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseRequest, l
     table::update(tx, &mut robot)?;
     event::note(tx, robot.id.uuid(), "robot_paused", format!("paused: {}", request.reason), caller.by())?;
     audit::append(tx, caller, Act::new("pause", NOUN, robot.id, &robot.name).after(&pause))?;
+    news::tell(tx, NewsType::RobotPaused, |_| {
+        let more =
+            serde_json::json!({ "mode": pause.mode, "reason": pause.reason, "until": pause.until, "by": pause.by });
+        Ok(news::of_robot(&robot, more))
+    })?;
     end_jobs_of_pause(tx, robot.id, &pause, leases)?;
     tx.wake(Topic::Robot(robot.id));
     in_full(tx, robot)
@@ -369,4 +379,45 @@ pub fn health(reading: &dyn Reading, caller: &Caller, text: &str, hours: u32) ->
     samples.retain(|sample| sample.at >= from);
     samples.sort_by_key(|sample| sample.at);
     Ok(samples)
+}
+
+/// The robot was heard of just now; whether it comes back by that. When it is looked at again is not moved each time: a
+/// record with its index is more to write than the record alone.
+pub fn heard_of(tx: &Tx, robot: &mut Robot) -> bool {
+    robot.last_seen_at = Some(tx.now());
+    let is_back = robot.offline_at.is_none();
+    robot.offline_at.get_or_insert(tx.now().plus_seconds(OFFLINE_AFTER_SECONDS));
+    is_back
+}
+
+/// Tells that a robot is heard of again.
+pub fn tell_online(tx: &mut Tx, robot: &Robot) -> Result<()> {
+    event::note(tx, robot.id.uuid(), "robot_online", "its agent reports itself", "coordinator")?;
+    table::tell_changed(tx, robot);
+    news::tell(tx, NewsType::RobotOnline, |_| Ok(news::of_robot(robot, Value::Null)))
+}
+
+/// When the next robot of the account is to be looked at.
+pub fn next_offline(reading: &dyn Reading) -> Result<Option<Timestamp>> {
+    let found = Scan::of(reading, Kind::RobotByOffline, ()).indexed::<Robot>(reading, 1)?;
+    Ok(found.first().and_then(|(_, robot)| robot.offline_at))
+}
+
+/// Tells which robots have not been heard of for too long, a page at a time; how many were looked at.
+pub fn offline_page(tx: &mut Tx, limit: usize) -> Result<usize> {
+    let end = table::index_start(tx, Kind::RobotByOffline, Timestamp::from_millis(tx.now().millis() + 1));
+    let due = Scan::of(tx, Kind::RobotByOffline, ()).below(end).indexed::<Robot>(tx, limit)?;
+    let count = due.len();
+    for (_, mut robot) in due {
+        let silent_at = robot.last_seen_at.unwrap_or_default().plus_seconds(OFFLINE_AFTER_SECONDS);
+        robot.offline_at = Some(silent_at).filter(|at| *at > tx.now());
+        table::rewrite(tx, &robot)?;
+        if robot.offline_at.is_none() {
+            let text = format!("nothing was heard of its agent for {OFFLINE_AFTER_SECONDS} s");
+            event::note(tx, robot.id.uuid(), "robot_offline", text, "coordinator")?;
+            table::tell_changed(tx, &robot);
+            news::tell(tx, NewsType::RobotOffline, |_| Ok(news::of_robot(&robot, Value::Null)))?;
+        }
+    }
+    Ok(count)
 }

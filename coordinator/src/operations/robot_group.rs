@@ -2,6 +2,7 @@
 
 use drover_protocol::{
     RobotGroupId,
+    news::NewsType,
     page::PageQuery,
     robot::PauseRequest,
     robot_group::{NewRobotGroup, RobotGroupPatch},
@@ -12,12 +13,14 @@ use super::{
     audit::{self, Act},
     event,
     list::{self, Page, Via},
+    news::{self, Facts},
     resource_value, robot,
 };
 use crate::{
     domain::{
         job::{Job, Target},
         name::{Faults, MAX_DESCRIPTION_CHARS},
+        news::Subject,
         permission::Permission,
         resource::Scope,
         robot::{ALL_GROUP, Robot, RobotGroup},
@@ -200,6 +203,13 @@ pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseRequest) -
     group.pause = Some(robot::checked_pause(tx, caller, request)?);
     table::update(tx, &mut group)?;
     event::note(tx, group.id.uuid(), "group_paused", format!("paused: {}", request.reason), caller.by())?;
+    news::tell(tx, NewsType::RobotPaused, |_| {
+        let data = serde_json::json!({
+            "robots": group.robot_count, "mode": request.mode, "reason": request.reason, "until": request.until,
+            "by": caller.name(),
+        });
+        Ok(Facts { subject: Subject::new("robot_group", group.id.uuid(), Some(&group.name)), data })
+    })?;
     audit::append(tx, caller, Act::new("pause", NOUN, group.id, &group.name).after(&group.pause))?;
     tx.wake(Topic::Group(group.id));
     Ok(group)

@@ -1,8 +1,13 @@
 //! Seals everything anew, after the sealing key was changed: a page at a time, each of which may be done again.
 
-use super::resource_value;
+use super::{resource_value, webhook};
 use crate::{
-    domain::{idempotency::Answer, key::ApiKey, resource::ResourceValue},
+    domain::{
+        idempotency::Answer,
+        key::ApiKey,
+        resource::ResourceValue,
+        webhook::{SealedSecret, Webhook},
+    },
     error::Result,
     secrets::Secrets,
     store::{
@@ -37,6 +42,10 @@ pub const SEALED: &[Sealed] = &[
     Sealed {
         noun: ResourceValue::NOUN,
         page: |tx, secrets, after, limit| page(tx, after, limit, |tx, value| reseal_value(tx, value, secrets)),
+    },
+    Sealed {
+        noun: Webhook::NOUN,
+        page: |tx, secrets, after, limit| page(tx, after, limit, |tx, webhook| reseal_webhook(tx, webhook, secrets)),
     },
 ];
 
@@ -103,4 +112,20 @@ fn reseal_value(tx: &mut Tx, mut value: ResourceValue, secrets: &Secrets) -> Res
     resource_value::put_content(tx, &mut value, sealed)?;
     table::rewrite(tx, &value)?;
     Ok(true)
+}
+
+fn reseal_webhook(tx: &mut Tx, mut webhook: Webhook, secrets: &Secrets) -> Result<bool> {
+    let context = webhook::context(webhook.id);
+    let old = webhook.old_secret.iter_mut().map(|(secret, _)| secret);
+    let mut sealed_anew = false;
+    for SealedSecret(secret) in std::iter::once(&mut webhook.secret).chain(old) {
+        if let Some(sealed) = anew(tx, secrets, &context, secret)? {
+            *secret = sealed;
+            sealed_anew = true;
+        }
+    }
+    if sealed_anew {
+        table::rewrite(tx, &webhook)?;
+    }
+    Ok(sealed_anew)
 }

@@ -34,7 +34,7 @@ use uuid::Uuid;
 use super::{
     Actor, Caller,
     audit::{self, Act},
-    event, file,
+    event, file, news,
     queue::{self, Tallies},
 };
 use crate::{
@@ -213,6 +213,8 @@ fn write(tx: &mut Tx, tallies: &mut Tallies, before: Option<&Task>, task: &mut T
         }
         _ => tallies.of(tx, task.queue_id)?.record(tx, before, Some(task)),
     }
+    let queue = Arc::clone(&tallies.of(tx, task.queue_id)?.queue);
+    news::task_changed(tx, before, task, &queue.name)?;
     let was_ready = before.is_some_and(|old| old.phase().is_ready() && old.queue_id == task.queue_id);
     if task.phase().is_ready() && !was_ready {
         tx.wake(Topic::Queue(task.queue_id));

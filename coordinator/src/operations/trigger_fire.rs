@@ -5,6 +5,7 @@
 use drover_protocol::{
     JobId, Timestamp, TriggerId,
     job::{Cause, CauseCode, NewJob, StopMode, Target as WireTarget},
+    news::NewsType,
     trigger::{Backfill, Busy, Decision, Overlap},
 };
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use super::{
     audit::{self, Act},
     event,
     job::{self, Draft, Origin},
+    news::{self, Facts},
     robot,
     trigger::{NOUN, calendar, resolve, timetable},
 };
@@ -21,6 +23,7 @@ use crate::{
     domain::{
         assignment::unfit,
         job::{Job, JobEvent, Leases, State, Target},
+        news::Subject,
         permission::Permission,
         robot::{Robot, RobotGroup},
         trigger::{self, Due, Fire, MAX_BUFFERED, Missed, Rule, Trigger},
@@ -211,7 +214,30 @@ fn note(
         event_id: None,
     };
     table::insert(tx, &row)?;
+    tell(tx, &row)?;
     Ok(row)
+}
+
+/// What became of an instant, to those who want to know.
+fn tell(tx: &mut Tx, row: &Fire) -> Result<()> {
+    if tx.changes_are_followed()
+        && let Some(trigger) = table::find::<Trigger>(tx, row.trigger_id)?
+    {
+        table::tell_changed(tx, &trigger);
+    }
+    let kind = match row.decision {
+        Decision::Fired => NewsType::TriggerFired,
+        Decision::Missed | Decision::Failed => NewsType::TriggerMissed,
+        Decision::Skipped => return Ok(()),
+    };
+    news::tell(tx, kind, |tx| {
+        let trigger: Trigger = table::get(tx, row.trigger_id)?;
+        let data = serde_json::json!({
+            "process_id": trigger.process_id, "instant": row.instant, "decision": row.decision, "reason": row.reason,
+            "job_ids": row.job_ids,
+        });
+        Ok(Facts { subject: Subject::new(NOUN, trigger.id.uuid(), Some(&trigger.name)), data })
+    })
 }
 
 fn note_missed(tx: &mut Tx, trigger_id: TriggerId, missed: &Missed) -> Result<()> {

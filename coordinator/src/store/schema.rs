@@ -1,19 +1,22 @@
 //! Every record of the store with its indexes and version, on one page.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, QueueId, ResourceId,
-    RobotGroupId, RobotId, TaskId, Timestamp, TriggerId, UserId, job::JobState, task::TaskError,
+    AccountId, AlertId, DeliveryId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, NewsId, ProcessId,
+    ProcessVersionId, QueueId, RaisedAlertId, ResourceId, RobotGroupId, RobotId, TaskId, Timestamp, TriggerId, UserId,
+    WebhookId, change::Noun, job::JobState, task::TaskError,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
+    changes::Public,
     key::{KeyPart, Kind},
     table::{IndexEntry, Record, index_keys_of},
 };
 use crate::{
     domain::{
         account::{Account, User},
+        alert::{Alert, Mail, Raised},
         attempt::Attempt,
         audit::Act,
         event::Event,
@@ -23,6 +26,7 @@ use crate::{
         job::{Job, State, Target},
         key::{ApiKey, JoinToken, Owner},
         log::{LogBlock, LogHead},
+        news::{News, Wanted},
         process::{Process, ProcessVersion},
         queue::{Counters, Hour, Queue},
         resource::{Resource, ResourceValue, Scope},
@@ -31,6 +35,7 @@ use crate::{
         task::{self, Task},
         task_batch::TaskBatch,
         trigger::{Fire, Trigger},
+        webhook::{Delivery, Faring, Webhook},
     },
     error::Result,
 };
@@ -46,6 +51,10 @@ impl Record for Account {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Account, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -64,6 +73,10 @@ impl Record for User {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::User, id: self.id.uuid(), name: Some(&self.login), revision: Some(self.revision) })
     }
 }
 
@@ -89,6 +102,12 @@ impl Record for ApiKey {
     fn indexes(&self) -> Vec<IndexEntry> {
         vec![IndexEntry::many(Kind::ApiKeyByOwner, self.owner)]
     }
+
+    fn public(&self) -> Option<Public<'_>> {
+        // Keys of attempts come and go with their jobs.
+        let is_peoples = !matches!(self.owner, Owner::Job { .. });
+        is_peoples.then(|| Public { noun: Noun::Key, id: self.id.uuid(), name: self.name.as_deref(), revision: None })
+    }
 }
 
 impl Record for JoinToken {
@@ -98,6 +117,10 @@ impl Record for JoinToken {
 
     fn id(&self) -> JoinTokenId {
         self.id
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::JoinToken, id: self.id.uuid(), name: None, revision: None })
     }
 }
 
@@ -114,11 +137,16 @@ impl Record for Robot {
         let mut entries = vec![IndexEntry::unique(Kind::RobotByName, self.name.as_str())];
         entries.extend(self.machine_id.as_deref().map(|id| IndexEntry::unique(Kind::RobotByMachine, id)));
         entries.extend(self.groups.iter().map(|group| IndexEntry::many(Kind::RobotByGroup, *group)));
+        entries.extend(self.offline_at.map(|at| IndexEntry::many(Kind::RobotByOffline, at)));
         entries
     }
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Robot, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -137,6 +165,11 @@ impl Record for RobotGroup {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let name = Some(self.name.as_str());
+        Some(Public { noun: Noun::RobotGroup, id: self.id.uuid(), name, revision: Some(self.revision) })
     }
 }
 
@@ -174,6 +207,10 @@ impl Record for Process {
     fn touch(&mut self) {
         self.revision += 1;
     }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Process, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
+    }
 }
 
 impl Record for ProcessVersion {
@@ -194,6 +231,11 @@ impl Record for ProcessVersion {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let name = self.label.as_deref();
+        Some(Public { noun: Noun::Version, id: self.id.uuid(), name, revision: Some(self.revision) })
     }
 }
 
@@ -258,6 +300,11 @@ impl Record for Job {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let name = Some(self.process_name.as_str());
+        Some(Public { noun: Noun::Job, id: self.id.uuid(), name, revision: Some(self.revision) })
     }
 }
 
@@ -344,6 +391,10 @@ impl Record for File {
         entries.extend(self.content_of.map(|id| IndexEntry::many(Kind::FileByContent, id)));
         entries
     }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::File, id: self.id.uuid(), name: Some(&self.path), revision: None })
+    }
 }
 
 impl Record for StorageFolder {
@@ -368,6 +419,10 @@ impl Record for StorageFolder {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Storage, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -410,6 +465,10 @@ impl Record for Queue {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Queue, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -471,6 +530,11 @@ impl Record for Task {
     fn touch(&mut self) {
         self.revision += 1;
     }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let name = self.name.as_deref().or(self.reference.as_deref());
+        Some(Public { noun: Noun::Task, id: self.id.uuid(), name, revision: Some(self.revision) })
+    }
 }
 
 /// An attempt at a task before its newest one.
@@ -531,6 +595,10 @@ impl Record for Resource {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Resource, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -607,6 +675,10 @@ impl Record for Trigger {
     fn touch(&mut self) {
         self.revision += 1;
     }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Trigger, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
+    }
 }
 
 impl Record for Fire {
@@ -640,6 +712,141 @@ impl Record for TaskBatch {
     }
 }
 
+impl Record for Wanted {
+    const KIND: Kind = Kind::NewsWanted;
+    const NOUN: &'static str = "list of wanted news";
+    type Id = ();
+
+    fn id(&self) {}
+}
+
+impl Record for News {
+    const KIND: Kind = Kind::News;
+    const NOUN: &'static str = "news";
+    type Id = NewsId;
+
+    fn id(&self) -> NewsId {
+        self.id
+    }
+}
+
+impl Record for Webhook {
+    const KIND: Kind = Kind::Webhook;
+    const NOUN: &'static str = "webhook";
+    type Id = WebhookId;
+
+    fn id(&self) -> WebhookId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::unique(Kind::WebhookByName, self.name.as_str())]
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let revision = Some(self.revision);
+        Some(Public { noun: Noun::Webhook, id: self.id.uuid(), name: Some(&self.name), revision })
+    }
+}
+
+/// How a webhook fares.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FaringOf {
+    pub webhook_id: WebhookId,
+    pub faring: Faring,
+}
+
+impl Record for FaringOf {
+    const KIND: Kind = Kind::WebhookFaring;
+    const NOUN: &'static str = "webhook";
+    type Id = WebhookId;
+
+    fn id(&self) -> WebhookId {
+        self.webhook_id
+    }
+}
+
+impl Record for Delivery {
+    const KIND: Kind = Kind::Delivery;
+    const NOUN: &'static str = "delivery";
+    type Id = DeliveryId;
+
+    fn id(&self) -> DeliveryId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        let mut entries = vec![IndexEntry::many(Kind::DeliveryByWebhook, self.webhook_id)];
+        entries.extend(self.next_try_at.map(|at| IndexEntry::many(Kind::DeliveryDue, (self.webhook_id, at))));
+        entries
+    }
+}
+
+impl Record for Alert {
+    const KIND: Kind = Kind::Alert;
+    const NOUN: &'static str = "alert";
+    type Id = AlertId;
+
+    fn id(&self) -> AlertId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::unique(Kind::AlertByName, self.name.as_str())]
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let revision = Some(self.revision);
+        Some(Public { noun: Noun::Alert, id: self.id.uuid(), name: Some(&self.name), revision })
+    }
+}
+
+impl Record for Raised {
+    const KIND: Kind = Kind::Raised;
+    const NOUN: &'static str = "raised alert";
+    type Id = RaisedAlertId;
+
+    fn id(&self) -> RaisedAlertId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        let mut entries = vec![IndexEntry::many(Kind::RaisedByAlert, self.alert_id)];
+        if self.ended.is_none() {
+            entries.push(IndexEntry::unique(Kind::RaisedBySubject, (self.alert_id, self.subject.id)));
+            entries.push(IndexEntry::many(Kind::RaisedOpen, ()));
+        }
+        entries
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let name = Some(self.alert_name.as_str());
+        Some(Public { noun: Noun::RaisedAlert, id: self.id.uuid(), name, revision: None })
+    }
+}
+
+impl Record for Mail {
+    const KIND: Kind = Kind::Mail;
+    const NOUN: &'static str = "mail";
+    type Id = NewsId;
+
+    fn id(&self) -> NewsId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::many(Kind::MailDue, self.next_try_at)]
+    }
+}
+
 /// A kind of records.
 pub struct RecordKind {
     pub kind: Kind,
@@ -659,7 +866,7 @@ pub const RECORDS: &[RecordKind] = &[
     records::<User>(&[Kind::UserByLogin]),
     records::<ApiKey>(&[Kind::ApiKeyByOwner]),
     records::<JoinToken>(&[]),
-    records::<Robot>(&[Kind::RobotByName, Kind::RobotByMachine, Kind::RobotByGroup]),
+    records::<Robot>(&[Kind::RobotByName, Kind::RobotByMachine, Kind::RobotByGroup, Kind::RobotByOffline]),
     records::<RobotGroup>(&[Kind::RobotGroupByName]),
     records::<HealthSample>(&[]),
     records::<Process>(&[Kind::ProcessByName]),
@@ -715,6 +922,14 @@ pub const RECORDS: &[RecordKind] = &[
     ]),
     records::<Fire>(&[Kind::TriggerFireByTime]),
     records::<TaskBatch>(&[Kind::TaskBatchByExpiry]),
+    records::<Wanted>(&[]),
+    records::<News>(&[]),
+    records::<Webhook>(&[Kind::WebhookByName]),
+    records::<FaringOf>(&[]),
+    records::<Delivery>(&[Kind::DeliveryByWebhook, Kind::DeliveryDue]),
+    records::<Alert>(&[Kind::AlertByName]),
+    records::<Raised>(&[Kind::RaisedByAlert, Kind::RaisedBySubject, Kind::RaisedOpen]),
+    records::<Mail>(&[Kind::MailDue]),
 ];
 
 /// Kinds that are neither records nor indexes: pieces of documents and of log lines, arrivals, what is found by a hash,

@@ -51,6 +51,14 @@ pub enum Topic {
     Storage,
     /// A trigger is due sooner than was known.
     Triggers,
+    /// News wait to be handed out.
+    News,
+    /// A delivery to a webhook is due.
+    Deliveries,
+    /// The alerts have changed.
+    Alerts,
+    /// An e-mail waits to be sent.
+    Mail,
 }
 
 impl Topic {

@@ -2,9 +2,14 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
-use drover_coordinator::domain::permission::Role;
+use drover_coordinator::{
+    domain::{alert::Matter, news::Subject, permission::Role},
+    operations::alert_raise,
+    store::Tx,
+};
 use drover_protocol::AccountId;
 use http::{Method, StatusCode};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -63,6 +68,15 @@ impl Things {
         let trigger = json!({ "name": "t", "process": process, "target": { "group": "all" }, "kind": "schedule",
             "schedule": { "cron": "0 0 1 1 *" } });
         let trigger = world.post("/triggers", trigger).await.created();
+        let webhook = json!({ "name": "w", "url": "http://127.0.0.1:9/", "events": ["task.added"] });
+        let webhook = world.post("/webhooks", webhook).await.created();
+        world.add("q", json!({})).await;
+        drover_coordinator::background::news::pass(&world.app).await.unwrap();
+        let delivery = world.get("/webhooks/w/deliveries").await.ok();
+        let alert =
+            json!({ "name": "a", "when": "job_waiting", "after_seconds": 1, "channels": [{ "console": true }] });
+        let alert = world.post("/alerts", alert).await.created();
+        let raised = raise(world, &text(&alert, "/id")).await;
         let things = BTreeMap::from([
             ("{robot}", agent.id.clone()),
             ("{resource}", text(&resource, "/id")),
@@ -81,6 +95,10 @@ impl Things {
             ("{queue}", queue),
             ("{task}", task),
             ("{trigger}", text(&trigger, "/id")),
+            ("{webhook}", text(&webhook, "/id")),
+            ("{delivery}", text(&delivery, "/items/0/id")),
+            ("{alert}", text(&alert, "/id")),
+            ("{raised}", raised),
             ("token", text(&token, "/token")),
             ("/join-tokens/{id}", format!("/join-tokens/{}", text(&token, "/id"))),
             ("/keys/{id}", format!("/keys/{}", text(&key, "/id"))),
@@ -108,6 +126,10 @@ impl Things {
             ("{queue}", id()),
             ("{task}", id()),
             ("{trigger}", id()),
+            ("{webhook}", id()),
+            ("{delivery}", id()),
+            ("{alert}", id()),
+            ("{raised}", id()),
             ("token", "x".to_owned()),
             ("/join-tokens/{id}", format!("/join-tokens/{}", id())),
             ("/keys/{id}", format!("/keys/{}", id())),
@@ -164,6 +186,10 @@ impl Things {
             "POST /logs" => json!({ "level": "info", "message": "by hand" }),
             "POST /triggers" => json!({ "name": "new", "process": self.0["{process}"], "target": { "group": "all" },
                 "kind": "continuous", "continuous": { "jobs": 1 } }),
+            "POST /alerts" => json!({ "name": "new", "when": "disk_low", "channels": [{ "console": true }] }),
+            "POST /alerts/raised/{raised}/acknowledge" => json!({ "note": "seen" }),
+            "POST /webhooks" => json!({ "name": "new", "url": "https://x.example/", "events": ["job.finished"] }),
+            "POST /webhooks/{webhook}/rotate-secret" => json!({ "grace_seconds": 60 }),
             "POST /triggers/{trigger}/backfill" => {
                 json!({ "from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z" })
             }
@@ -213,8 +239,26 @@ impl Things {
             }
             (None, _) => call,
         };
+        if operation == "GET /events" {
+            let (parts, body) = call.open().await.into_parts();
+            // A stream has no end.
+            let body = match parts.status {
+                StatusCode::OK => Default::default(),
+                _ => body.collect().await.unwrap().to_bytes(),
+            };
+            return Answer { status: parts.status, headers: parts.headers, body };
+        }
         call.send().await
     }
+}
+
+/// Raises an alert for something, and gives its id.
+async fn raise(world: &World, alert: &str) -> String {
+    let matter = Matter { subject: Subject::new("process", Uuid::from_u128(1), None), text: "it waits".to_owned() };
+    let id = alert.parse().unwrap();
+    let settle = move |tx: &mut Tx| alert_raise::settle(tx, id, 1, &[matter]);
+    world.app.db.write(world.account, settle).await.unwrap();
+    text(&world.get("/alerts/raised").await.ok(), "/items/0/id")
 }
 
 /// Every route with every key. The table is what reviewers read: a change of rights is a changed line of it.
@@ -365,6 +409,9 @@ async fn another_account_sees_nothing() {
         "/audit",
         "/storages",
         "/triggers",
+        "/webhooks",
+        "/alerts",
+        "/alerts/raised",
     ] {
         let call = Call::new(world.router.clone(), Method::GET, list).key(&other_admin);
         let page = call.send().await.ok();

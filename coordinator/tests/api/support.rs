@@ -12,6 +12,7 @@ use drover_coordinator::{
     background::{self, retention::Ages},
     clock::{Clock, Randomness},
     domain::job::Leases,
+    mail_client::MailRules,
     operations::account::{self, Bootstrap},
     secrets::Secrets,
     store::{
@@ -22,6 +23,7 @@ use drover_coordinator::{
         engine::{Engine, KeyRange, Order, Pair},
         memory::Memory,
     },
+    webhook_client::WebhookRules,
 };
 use drover_protocol::{AccountId, Timestamp};
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -85,6 +87,8 @@ pub fn rules() -> Rules {
         },
         public_metrics: true,
         public_url: String::new(),
+        webhooks: WebhookRules { allow_private_targets: true, timeout_seconds: 15 },
+        mail: MailRules::none(),
     }
 }
 
@@ -138,7 +142,10 @@ impl World {
         assert!(report.is_sound(), "{report}");
         self.app
             .db
-            .read(self.account, |reading| drover_coordinator::operations::queue::check_counters(reading))
+            .read(self.account, |reading| {
+                drover_coordinator::operations::queue::check_counters(reading)?;
+                drover_coordinator::operations::webhook::check_faring(reading)
+            })
             .unwrap();
     }
 
@@ -166,7 +173,8 @@ impl World {
     }
 
     pub async fn retain(&self, jobs_days: u64, logs_days: u64) {
-        background::retention::pass(&self.app, Ages { jobs_days, logs_days }).await.unwrap();
+        let ages = Ages { jobs_days, logs_days, deliveries_days: 7 };
+        background::retention::pass(&self.app, ages).await.unwrap();
     }
 
     pub async fn tend_storage(&self) {

@@ -21,12 +21,14 @@ use drover_coordinator::{
     clock::{Clock, Randomness},
     domain::job::Leases,
     http::router,
+    mail_client::MailRules,
     operations::{
         account::{self, Bootstrap},
         robot_group,
     },
     secrets::Secrets,
     store::{Db, Topic, blob::Blobs},
+    webhook_client::WebhookRules,
 };
 use drover_protocol::{AccountId, JobId, Timestamp};
 use futures::FutureExt;
@@ -212,6 +214,8 @@ impl World {
             },
             public_metrics: true,
             public_url: String::new(),
+            webhooks: WebhookRules { allow_private_targets: false, timeout_seconds: 15 },
+            mail: MailRules::none(),
         };
         App::new(Arc::new(db), Arc::clone(&self.blobs), Arc::clone(&self.secrets), rules, None)
     }
@@ -326,7 +330,7 @@ async fn tidy_now_and_then(app: &App) {
         // A full disk and a broken engine are part of this world; the next pass tries again.
         let _ = background::sealing::pass(app).await;
         let _ = background::garbage::pass(app).await;
-        let _ = background::retention::pass(app, Ages { jobs_days: 0, logs_days: 0 }).await;
+        let _ = background::retention::pass(app, Ages { jobs_days: 0, logs_days: 0, deliveries_days: 0 }).await;
     }
 }
 

@@ -120,6 +120,13 @@ const BY_RULE: &[(&str, &[Code])] = &[
     ("update_trigger", &[Code::AlreadyExists]),
     ("fire_trigger", &[Code::WrongState, Code::TooLarge]),
     ("backfill_trigger", &[Code::WrongState]),
+    ("create_webhook", &[Code::AlreadyExists, Code::WrongState]),
+    ("update_webhook", &[Code::AlreadyExists]),
+    ("replay_delivery", &[Code::WrongState]),
+    ("delete_webhook", &[Code::InUse]),
+    ("create_alert", &[Code::AlreadyExists, Code::WrongState]),
+    ("update_alert", &[Code::AlreadyExists]),
+    ("follow_changes", &[Code::NotAcceptable, Code::TooManyRequests, Code::Unavailable]),
     ("get_metrics", &[Code::Unauthenticated]),
     ("get_backup", &[Code::WrongState]),
 ];

@@ -96,6 +96,8 @@ fn every_operation_is_named_described_and_in_one_section() {
             "Log",
             "Account",
             "Agent",
+            "Webhook",
+            "Alert",
             "System"
         ]
     );
