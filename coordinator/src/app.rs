@@ -21,6 +21,9 @@ use crate::{
     webhook_client::{WebhookClient, WebhookRules},
 };
 
+/// First pages that are put together at once.
+const MAX_OVERVIEWS: usize = 4;
+
 /// Sizes that the operator may set.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -76,6 +79,8 @@ pub struct App {
     pub guesses: Guesses,
     /// Searches of logs that may still begin.
     pub searches: Arc<Semaphore>,
+    /// First pages that may be put together at once.
+    pub overviews: Semaphore,
     pub metrics: crate::http::metrics::Metrics,
     pub webhooks: WebhookClient,
     pub mail: MailClient,
@@ -105,6 +110,7 @@ impl App {
             touching: Arc::default(),
             guesses: Guesses::default(),
             searches: crate::log_search::permits(),
+            overviews: Semaphore::new(MAX_OVERVIEWS),
             metrics: crate::http::metrics::Metrics::default(),
             webhooks,
             mail,

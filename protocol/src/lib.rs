@@ -18,6 +18,7 @@ mod labels;
 pub mod log;
 pub mod manifest;
 pub mod news;
+pub mod overview;
 pub mod page;
 pub mod patch;
 pub mod problem;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod dispatch;
+mod events;
 mod fleet;
 mod http;
 mod logs;
@@ -35,7 +36,7 @@ pub struct Figure {
     pub measure: fn(&Setting) -> anyhow::Result<Vec<Row>>,
 }
 
-pub const FIGURES: [Figure; 10] = [
+pub const FIGURES: [Figure; 11] = [
     Figure { name: "store", about: "durable transactions, index made anew", measure: store::measure },
     Figure { name: "http", about: "durable job starts over HTTP", measure: http::measure },
     Figure {
@@ -51,6 +52,7 @@ pub const FIGURES: [Figure; 10] = [
     },
     Figure { name: "storage", about: "a large file up and down, beside a plain copy", measure: storage::measure },
     Figure { name: "tasks", about: "lives of tasks, single steps, queues of a million", measure: tasks::measure },
+    Figure { name: "events", about: "changes streamed to hundreds of listeners", measure: events::measure },
     Figure { name: "agent", about: "memory and CPU time of an agent", measure: agent::measure },
     Figure {
         name: "start",

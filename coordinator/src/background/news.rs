@@ -5,9 +5,6 @@ use drover_protocol::AccountId;
 use super::{Failures, accounts};
 use crate::{app::App, error::Result, operations::news};
 
-/// Each of them may be for many, so that a page is small.
-const PAGE: usize = 20;
-
 /// Hands out everything that waits.
 pub async fn pass(app: &App) -> Result<()> {
     let mut failures = Failures::default();
@@ -22,7 +19,7 @@ async fn pass_of(app: &App, account: AccountId) -> Result<()> {
         app.db.write(account, news::begin).await?;
     }
     while app.db.read(account, |reading| news::waits(reading))? {
-        app.db.write(account, |tx| news::hand_out_page(tx, PAGE)).await?;
+        app.db.write(account, news::hand_out_page).await?;
         if app.stopping.is_cancelled() {
             break;
         }

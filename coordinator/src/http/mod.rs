@@ -20,6 +20,7 @@ mod log_search;
 pub mod metrics;
 mod once;
 pub mod openapi;
+mod overview;
 mod page;
 mod problem;
 mod process;
@@ -68,6 +69,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(link::routes())
         .merge(log::routes())
         .merge(log_search::routes())
+        .merge(overview::routes())
         .merge(process::routes())
         .merge(process_version::routes())
         .merge(queue::routes())

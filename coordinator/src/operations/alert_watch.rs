@@ -99,12 +99,13 @@ impl LateJobs {
         late.worst = late.worst.min(worst);
     }
 
-    fn matters(self, what: &str) -> Vec<Matter> {
+    /// `one` and `many` say what a job, and what several, do.
+    fn matters(self, one: &str, many: &str) -> Vec<Matter> {
         let matter = |(id, late): (ProcessId, Late)| {
             let (since, job) = late.worst;
             let text = match late.count {
-                1 => format!("job {job} of {} {what} since {since}", late.process),
-                count => format!("{count} jobs of {} {what}, job {job} since {since}", late.process),
+                1 => format!("job {job} of {} {one} since {since}", late.process),
+                count => format!("{count} jobs of {} {many}, job {job} since {since}", late.process),
             };
             Matter { subject: Subject::new("process", id.uuid(), Some(&late.process)), text }
         };
@@ -134,7 +135,7 @@ fn waiting(reading: &Reader, alert: &Alert) -> Result<Vec<Matter>> {
         }
         Ok(job.created_at <= before)
     })?;
-    Ok(late.matters("waits"))
+    Ok(late.matters("waits", "wait"))
 }
 
 fn running_long(reading: &Reader, alert: &Alert) -> Result<Vec<Matter>> {
@@ -149,7 +150,7 @@ fn running_long(reading: &Reader, alert: &Alert) -> Result<Vec<Matter>> {
             Ok(job.created_at <= before)
         })?;
     }
-    Ok(late.matters("runs"))
+    Ok(late.matters("runs", "run"))
 }
 
 fn over_sla(reading: &Reader, alert: &Alert) -> Result<Vec<Matter>> {

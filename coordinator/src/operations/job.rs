@@ -13,7 +13,7 @@ use super::{
     audit::{self, Act},
     event, file,
     list::{self, Page, Via},
-    log, news, process, process_version, robot, robot_group, task, trigger,
+    log, news, overview, process, process_version, robot, robot_group, task, trigger,
 };
 use crate::{
     domain::{
@@ -225,6 +225,9 @@ pub fn apply(tx: &mut Tx, before: Job, event: JobEvent, leases: &Leases) -> Resu
     table::update(tx, &mut job)?;
     if !before.is_finished() && job.is_finished() {
         trigger::job_ended(tx, &job)?;
+    }
+    if let (State::Finished { outcome, .. }, false) = (&job.state, before.is_finished()) {
+        overview::count_finished(tx, *outcome)?;
     }
     news::job_changed(tx, &before, &job)?;
     for note in step.notes {

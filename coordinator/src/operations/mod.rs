@@ -26,6 +26,7 @@ pub mod log;
 pub mod log_sealing;
 pub mod log_search;
 pub mod news;
+pub mod overview;
 pub mod process;
 pub mod process_version;
 pub mod queue;

@@ -8,7 +8,7 @@
 use drover_protocol::{NewsId, news::NewsType};
 use serde_json::{Map, Value, json};
 
-use super::{alert_raise, webhook};
+use super::{alert, alert_raise, webhook};
 use crate::{
     domain::{
         file::File,
@@ -17,10 +17,15 @@ use crate::{
         robot::Robot,
         storage::StorageFolder,
         task::Task,
+        webhook::Webhook,
     },
-    error::Result,
+    error::{Error, Result},
     store::{Reading, Scan, Topic, Tx, key::Kind, table},
 };
+
+/// News of one page, and about how much may be written for them.
+const PAGE: usize = 200;
+const PAGE_WRITES: usize = 1_000;
 
 /// Takes news over, within the transaction that removes them.
 type Listener = fn(&mut Tx, &News) -> Result<()>;
@@ -81,16 +86,33 @@ pub fn waits(reading: &dyn Reading) -> Result<bool> {
     Ok(!Scan::of(reading, Kind::News, ()).pairs(reading, 1)?.is_empty())
 }
 
-/// Hands out a page of news, the oldest first; how many there were.
-pub fn hand_out_page(tx: &mut Tx, limit: usize) -> Result<usize> {
-    let page = Scan::of(tx, Kind::News, ()).records::<News>(tx, limit)?;
-    for (_, news) in &page {
+/// Hands out a page of news, the oldest first: fewer where many want them, so that the transaction stays short.
+pub fn hand_out_page(tx: &mut Tx) -> Result<()> {
+    for (_, news) in Scan::of(tx, Kind::News, ()).records::<News>(tx, PAGE)? {
         for listener in LISTENERS {
-            listener(tx, news)?;
+            listener(tx, &news)?;
         }
         table::delete::<News>(tx, news.id)?;
+        if tx.written() > PAGE_WRITES {
+            break;
+        }
     }
-    Ok(page.len())
+    Ok(())
+}
+
+/// What is said to be wanted must be wanted by as many at least as there are webhooks and alerts that want it. For tests.
+pub fn check_wanted(reading: &dyn Reading) -> Result<()> {
+    let counted = wanted(reading)?.unwrap_or_default();
+    let mut found = Wanted::default();
+    webhook::all(reading)?.iter().flat_map(Webhook::wants).for_each(|kind| found.add(kind));
+    alert::all(reading)?.iter().flat_map(|alert| alert.wants().to_vec()).for_each(|kind| found.add(kind));
+    for (kind, count) in found.counts() {
+        let said = counted.counts().get(kind).copied().unwrap_or_default();
+        if said < *count {
+            return Err(Error::Internal(format!("{kind} is wanted by {count}, and not by {said}")));
+        }
+    }
+    Ok(())
 }
 
 /// What is told of a job.

@@ -200,6 +200,8 @@ kinds! {
     /// E-mails on their way.
     Mail = b"nm",
     MailDue = b"ne",
+    /// How many jobs have finished in an hour, by outcome.
+    JobHour = b"ng",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -368,7 +370,7 @@ mod tests {
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
              rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zc zj za \
-             tb tx nw no nl nh nn nf nd nv nt na nb nr ns nu np nm ne"
+             tb tx nw no nl nh nn nf nd nv nt na nb nr ns nu np nm ne ng"
         );
         let mut unique = letters.clone();
         unique.sort();

@@ -3,7 +3,10 @@
 use drover_protocol::{
     AccountId, AlertId, DeliveryId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, NewsId, ProcessId,
     ProcessVersionId, QueueId, RaisedAlertId, ResourceId, RobotGroupId, RobotId, TaskId, Timestamp, TriggerId, UserId,
-    WebhookId, change::Noun, job::JobState, task::TaskError,
+    WebhookId,
+    change::Noun,
+    job::{JobState, Outcome},
+    task::TaskError,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -847,6 +850,25 @@ impl Record for Mail {
     }
 }
 
+/// How many jobs have finished in an hour.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HourOfJobs {
+    /// Hours since 1970.
+    pub number: u64,
+    /// By outcome.
+    pub finished: [u64; Outcome::ALL.len()],
+}
+
+impl Record for HourOfJobs {
+    const KIND: Kind = Kind::JobHour;
+    const NOUN: &'static str = "hour of jobs";
+    type Id = u64;
+
+    fn id(&self) -> u64 {
+        self.number
+    }
+}
+
 /// A kind of records.
 pub struct RecordKind {
     pub kind: Kind,
@@ -930,6 +952,7 @@ pub const RECORDS: &[RecordKind] = &[
     records::<Alert>(&[Kind::AlertByName]),
     records::<Raised>(&[Kind::RaisedByAlert, Kind::RaisedBySubject, Kind::RaisedOpen]),
     records::<Mail>(&[Kind::MailDue]),
+    records::<HourOfJobs>(&[]),
 ];
 
 /// Kinds that are neither records nor indexes: pieces of documents and of log lines, arrivals, what is found by a hash,

@@ -107,6 +107,11 @@ impl<'a> Tx<'a> {
         self.overlay.writes.insert(key, None);
     }
 
+    /// How many keys are written so far.
+    pub fn written(&self) -> usize {
+        self.overlay.writes.len()
+    }
+
     /// The same transaction as seen from another account; see the exception above.
     pub fn in_account<R>(&mut self, account: AccountId, body: impl FnOnce(&mut Self) -> R) -> R {
         let own = std::mem::replace(&mut self.account, account);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where something is not as it must be")]
 
 mod agents;
+mod alerts;
 mod artifacts;
 mod audit;
 mod changes;
@@ -16,8 +17,10 @@ mod keys;
 mod links;
 mod log_search;
 mod logs;
+mod mail_server;
 mod model;
 mod news;
+mod overview;
 mod permissions;
 mod processes;
 mod queues;

@@ -144,6 +144,7 @@ impl World {
             .db
             .read(self.account, |reading| {
                 drover_coordinator::operations::queue::check_counters(reading)?;
+                drover_coordinator::operations::news::check_wanted(reading)?;
                 drover_coordinator::operations::webhook::check_faring(reading)
             })
             .unwrap();

@@ -1,5 +1,7 @@
 """What the calls of the contract tests need to find: robots, a process, and jobs in every stage of their life."""
 
+import time
+
 import requests
 
 from coordinator import package
@@ -45,8 +47,33 @@ class World:
         c.json("POST", "/queues", {"name": "invoices", "max_attempts": 1000})
         self.tasks = self.make_tasks()
         self.spare["triggers"] = [self.make_trigger(f"spare-{number}") for number in range(SPARE)]
+        self.make_outbound()
         self.spare["keys"] = [c.json("POST", "/keys", {"name": f"spare {n}"})["id"] for n in range(SPARE)]
         self.spare["join-tokens"] = [c.json("POST", "/join-tokens", {})["id"] for _ in range(SPARE)]
+
+    def make_outbound(self):
+        """Webhooks at an address that nobody listens at, with something on its way, and alerts, one of them raised."""
+        hook = {"url": "http://127.0.0.1:9/", "events": ["trigger.fired"]}
+        self.spare["webhooks"] = [f"spare-{number}" for number in range(SPARE)]
+        for name in ["chat", *self.spare["webhooks"]]:
+            self.c.json("POST", "/webhooks", hook | {"name": name})
+        self.c.json("POST", "/triggers/nightly/fire")
+        self.delivery = self.until(lambda: self.c.json("GET", "/webhooks/chat/deliveries")["items"])[0]["id"]
+        alert = {"when": "robot_offline", "channels": [{"console": True}]}
+        self.spare["alerts"] = [f"spare-{number}" for number in range(SPARE)]
+        for name in self.spare["alerts"]:
+            self.c.json("POST", "/alerts", alert | {"name": name})
+        self.c.json("POST", "/alerts", {"name": "waiting", "when": "job_waiting", "after_seconds": 1} | {"channels": alert["channels"]})
+        self.raised = self.until(lambda: self.c.json("GET", "/alerts/raised")["items"])[0]["id"]
+
+    @staticmethod
+    def until(look):
+        """What is found as soon as there is something."""
+        ends_at = time.monotonic() + 30
+        while not (found := look()):
+            assert time.monotonic() < ends_at, "nothing comes"
+            time.sleep(0.1)
+        return found
 
     def make_tasks(self):
         """Tasks that wait, that are held and that have ended."""
