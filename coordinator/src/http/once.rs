@@ -95,11 +95,16 @@ where
         })
         .await?;
     Ok(match made {
-        Made::New(answer) => response(first_answer(answer)?, false),
+        Made::New(new) => answer(new)?,
         Made::Kept(first) => response(first, false),
         Made::Repeated(first) => response(first, true),
         Made::Refused(refusal) => return Err(refusal.into()),
     })
+}
+
+/// An answer that nobody will repeat.
+pub fn answer<T: Serialize>(answer: Answer<T>) -> Result<Response> {
+    Ok(response(first_answer(answer)?, false))
 }
 
 fn first_answer<T: Serialize>(answer: Answer<T>) -> Result<FirstAnswer> {

@@ -8,6 +8,7 @@ pub mod check_audit;
 pub mod check_blobs;
 pub mod commit_log;
 pub mod db;
+mod decoded;
 mod disk;
 pub mod document;
 pub mod embedded;

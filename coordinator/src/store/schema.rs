@@ -63,6 +63,7 @@ impl Record for Account {
 
 impl Record for User {
     const KIND: Kind = Kind::User;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "user";
     type Id = UserId;
 
@@ -95,6 +96,7 @@ impl KeyPart for Owner {
 
 impl Record for ApiKey {
     const KIND: Kind = Kind::ApiKey;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "key";
     type Id = KeyId;
 
@@ -196,6 +198,7 @@ impl Record for HealthSample {
 
 impl Record for Process {
     const KIND: Kind = Kind::Process;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "process";
     type Id = ProcessId;
 
@@ -455,6 +458,7 @@ impl Record for Garbage {
 
 impl Record for Queue {
     const KIND: Kind = Kind::Queue;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "queue";
     type Id = QueueId;
 
@@ -717,6 +721,7 @@ impl Record for TaskBatch {
 
 impl Record for Wanted {
     const KIND: Kind = Kind::NewsWanted;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "list of wanted news";
     type Id = ();
 
@@ -735,6 +740,7 @@ impl Record for News {
 
 impl Record for Webhook {
     const KIND: Kind = Kind::Webhook;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "webhook";
     type Id = WebhookId;
 
@@ -791,6 +797,7 @@ impl Record for Delivery {
 
 impl Record for Alert {
     const KIND: Kind = Kind::Alert;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "alert";
     type Id = AlertId;
 

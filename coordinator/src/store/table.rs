@@ -5,6 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     changes::{Public, Verb},
+    decoded,
     engine::{KeyRange, Order, View},
     key::{Key, KeyPart, Kind},
     tx::Tx,
@@ -73,12 +74,14 @@ impl IndexEntry {
 }
 
 /// A typed value of the store.
-pub trait Record: Serialize + DeserializeOwned + Clone {
+pub trait Record: Serialize + DeserializeOwned + Clone + 'static {
     const KIND: Kind;
     /// How people call it, for errors.
     const NOUN: &'static str;
     /// Version of the stored form; readers accept all older ones through [`Record::upgrade`].
     const VERSION: u8 = 1;
+    /// It is read at nearly every request and seldom changes: see [`super::decoded`].
+    const IS_READ_OFTEN: bool = false;
     type Id: KeyPart;
 
     fn id(&self) -> Self::Id;
@@ -120,6 +123,10 @@ pub(super) fn encode<R: Record>(record: &R) -> Result<Vec<u8>> {
 }
 
 pub(super) fn decode<R: Record>(bytes: &[u8]) -> Result<R> {
+    if R::IS_READ_OFTEN { decoded::kept(bytes, decode_anew) } else { decode_anew(bytes) }
+}
+
+fn decode_anew<R: Record>(bytes: &[u8]) -> Result<R> {
     match bytes.split_first() {
         Some((version, rest)) if *version == R::VERSION => rmp_serde::from_slice(rest)
             .map_err(|error| Error::Internal(format!("a {} in the store cannot be read: {error}", R::NOUN))),

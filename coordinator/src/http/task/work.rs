@@ -22,7 +22,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{check_schema, full_view, view};
 use crate::{
     app::App,
-    domain,
+    domain::{self, job::Leases},
     error::{Error, Result as OperationResult},
     http::{
         Fault,
@@ -35,7 +35,7 @@ use crate::{
         idempotency::Repeatable,
         task::{self, Checkpoint, Ended, Ending, Taken, Wanted},
     },
-    store::{Topic, Tx, WakeUp, table},
+    store::{Reading, Topic, Tx, WakeUp, table},
 };
 
 const MAX_WAIT_SECONDS: u64 = 60;
@@ -56,7 +56,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 
 /// A request to take tasks, read and checked.
 struct Taking {
-    queue: String,
+    queue: QueueId,
     request: TakeTasks,
     wanted: Wanted,
     call: Option<Repeatable>,
@@ -74,7 +74,7 @@ struct Taking {
 async fn take_tasks(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Path(queue): Path<String>,
+    Path(text): Path<String>,
     MaybePosted(posted): MaybePosted<TakeTasks>,
 ) -> Result<Response, Fault> {
     let (request, call) = (posted.body, posted.call);
@@ -87,13 +87,13 @@ async fn take_tasks(
         return Err(Error::invalid("/wait_seconds", format!("must be from 0 to {MAX_WAIT_SECONDS}")).into());
     }
     let ends_at = Instant::now() + Duration::from_secs(wait_seconds);
-    let taking = Arc::new(Taking { queue, request, wanted, call });
-    let look = || app.db.read(caller.account, |reading| task::look(reading, &caller, &taking.queue));
+    let look = || app.db.read(caller.account, |reading| task::look(reading, &caller, &text));
     let first = look()?;
     let queue = first.queue;
+    let taking = Arc::new(Taking { queue, request, wanted, call });
     if wait_seconds == 0 {
         let waits = first.ready > 0 && !first.paused;
-        let taken = if waits { take(&app, &caller, queue, &taking).await? } else { None };
+        let taken = if waits { take(&app, &caller, &taking).await? } else { None };
         return Ok(taken.map_or_else(nothing, |(answer, _)| answer));
     }
     let mut woken: Option<WakeUp> = None;
@@ -106,7 +106,7 @@ async fn take_tasks(
                 // The next one need not wait for this one's transaction.
                 woken = None;
             }
-            if let Some((answer, more_waits)) = take(&app, &caller, queue, &taking).await? {
+            if let Some((answer, more_waits)) = take(&app, &caller, &taking).await? {
                 if !more_waits {
                     watch.end().settle();
                     woken.into_iter().for_each(WakeUp::settle);
@@ -135,12 +135,8 @@ fn nothing() -> Response {
 }
 
 /// Takes what is there; the answer, if that is anything, and whether more waits.
-async fn take(
-    app: &Arc<App>,
-    caller: &Caller,
-    queue: QueueId,
-    taking: &Arc<Taking>,
-) -> Result<Option<(Response, bool)>, Fault> {
+async fn take(app: &Arc<App>, caller: &Caller, taking: &Arc<Taking>) -> Result<Option<(Response, bool)>, Fault> {
+    let queue = taking.queue;
     let mut wanted = taking.wanted.clone();
     for _ in 0..MAX_CONTESTS {
         let (taken, answer) = match &taking.call {
@@ -180,7 +176,7 @@ async fn take(
 async fn take_once(app: &Arc<App>, caller: &Caller, taking: &Arc<Taking>, wanted: Wanted) -> Result<Taken, Fault> {
     let (caller, taking) = (caller.clone(), Arc::clone(taking));
     let account = caller.account;
-    Ok(app.db.write(account, move |tx| task::take(tx, &caller, &taking.queue, &taking.request, &wanted)).await?)
+    Ok(app.db.write(account, move |tx| task::take(tx, &caller, taking.queue, &taking.request, &wanted)).await?)
 }
 
 /// The same with an answer that is kept for repetitions, which has to be made in the transaction. That nothing was there is
@@ -196,7 +192,7 @@ async fn take_and_keep(
     let seen = Arc::new(parking_lot::Mutex::new(Taken::default()));
     let (told, taking) = (Arc::clone(&seen), Arc::clone(taking));
     let answer = once::write_or_refuse(app, caller.clone(), Some(call), move |tx: &mut Tx, caller: &Caller| {
-        let taken = task::take(tx, caller, &taking.queue, &taking.request, &wanted)?;
+        let taken = task::take(tx, caller, taking.queue, &taking.request, &wanted)?;
         *told.lock() = Taken { tasks: Vec::new(), more_waits: taken.more_waits, further: taken.further };
         if taken.tasks.is_empty() {
             return Ok(Err(Error::NotFound("task")));
@@ -381,20 +377,37 @@ impl End {
     ) -> Result<Response, Fault> {
         ending.check()?;
         let leases = app.rules.leases;
-        let make = move |tx: &Tx, ended: Ended, output: Option<Value>, take_next: bool| {
-            let (task, next) = match ended {
-                Ended::Done { task, next } => (task, next),
-                Ended::Late(refusal) => return Ok(Err(refusal)),
-            };
-            let task = Box::new(Task { output, ..view(tx, *task, &leases)? });
-            let next = next.map(|next| full_view(tx, *next, &leases)).transpose()?.map(Box::new);
-            let answer = if take_next { EndedTask::WithNext { task, next } } else { EndedTask::Alone(task) };
-            Ok(Ok(Answer::ok(answer)))
+        let Self { id, attempt, output, take_next } = self;
+        let Some(call) = call else {
+            let account = caller.account;
+            let end = move |tx: &mut Tx| task::end(tx, &caller, id, attempt, ending, take_next);
+            let ended = app.db.write(account, end).await?;
+            // What is told of the next task is read here and not in the transaction: the writer is one thread for all.
+            let answer = app.db.read(account, |reading| told(reading, ended, output, take_next, &leases))??;
+            return Ok(once::answer(answer)?);
         };
-        once::write_or_refuse(&app, caller, call, move |tx, caller| {
-            let ended = task::end(tx, caller, self.id, self.attempt, ending, self.take_next)?;
-            make(tx, ended, self.output, self.take_next)
+        once::write_or_refuse(&app, caller, Some(call), move |tx, caller| {
+            let ended = task::end(tx, caller, id, attempt, ending, take_next)?;
+            told(tx, ended, output, take_next, &leases)
         })
         .await
     }
+}
+
+/// The answer to an end; the inner error is the refusal of a late one.
+fn told(
+    reading: &dyn Reading,
+    ended: Ended,
+    output: Option<Value>,
+    take_next: bool,
+    leases: &Leases,
+) -> OperationResult<OperationResult<Answer<EndedTask>>> {
+    let (task, next) = match ended {
+        Ended::Done { task, next } => (task, next),
+        Ended::Late(refusal) => return Ok(Err(refusal)),
+    };
+    let task = Box::new(Task { output, ..view(reading, *task, leases)? });
+    let next = next.map(|next| full_view(reading, *next, leases)).transpose()?.map(Box::new);
+    let answer = if take_next { EndedTask::WithNext { task, next } } else { EndedTask::Alone(task) };
+    Ok(Ok(Answer::ok(answer)))
 }

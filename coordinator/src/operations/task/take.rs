@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{
         permission::Permission,
-        queue::{Counters, Queue},
+        queue::Counters,
         task::{Holder, Task, TaskEvent},
     },
     error::{Error, Result},
@@ -39,7 +39,9 @@ pub struct Look {
 /// Whether it is worth while to begin a transaction. Refuses who may not take tasks of this queue (any more).
 pub fn look(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Look> {
     key::still_good(reading, caller)?;
-    let queue = queue_to_take_from(reading, caller, text)?;
+    caller.require(Permission::TaskTake)?;
+    let queue = queue::resolve(reading, text)?;
+    caller.require_queue(&queue.name)?;
     let counters: Counters = table::get(reading, queue.id)?;
     let paused = queue.is_paused(reading.now());
     let pause_ends = queue.pause.as_ref().filter(|_| paused).and_then(|pause| pause.until);
@@ -49,13 +51,6 @@ pub fn look(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Look> 
         paused,
         pause_ends_in: pause_ends.map(|until| until.since(reading.now())),
     })
-}
-
-fn queue_to_take_from(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Queue> {
-    caller.require(Permission::TaskTake)?;
-    let queue = queue::resolve(reading, text)?;
-    caller.require_queue(&queue.name)?;
-    Ok(queue)
 }
 
 /// What was taken.
@@ -78,11 +73,10 @@ pub fn check(request: &TakeTasks) -> Result<Wanted> {
 }
 
 /// Takes up to as many tasks as asked, in the order of the queue.
-pub fn take(tx: &mut Tx, caller: &Caller, text: &str, request: &TakeTasks, wanted: &Wanted) -> Result<Taken> {
-    let queue = queue_to_take_from(tx, caller, text)?;
+pub fn take(tx: &mut Tx, caller: &Caller, id: QueueId, request: &TakeTasks, wanted: &Wanted) -> Result<Taken> {
     let mut tallies = Tallies::default();
-    let id = queue.id;
-    tallies.open(tx, &queue)?;
+    caller.require(Permission::TaskTake)?;
+    caller.require_queue(&tallies.of(tx, id)?.queue.name)?;
     let max = request.max.unwrap_or(1) as usize;
     let taken = take_in(tx, &mut tallies, id, &holder_of(caller), wanted, max)?;
     tallies.close(tx)?;
