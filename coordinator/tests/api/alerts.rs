@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     mail_server::MailServer,
     receiver::Receiver,
-    support::{Agent, World, each, rules, text},
+    support::{Agent, World, each, package, rules, text},
 };
 
 async fn make(world: &World, when: &str, more: Value) -> Value {
@@ -143,7 +143,8 @@ async fn jobs_that_wait_or_run_too_long_are_told_by_their_process() {
 async fn tasks_robots_triggers_and_resources_are_watched() {
     let world = World::new().await;
     let agent = world.agent("r").await;
-    world.process("p").await;
+    // It has no version yet, so that its trigger can start no job.
+    world.post("/processes", json!({ "name": "p" })).await.created();
     world.queue("q", json!({ "sla_seconds": 100 })).await;
     world.queue("patient", json!({})).await;
     for (name, when) in
@@ -176,6 +177,7 @@ async fn tasks_robots_triggers_and_resources_are_watched() {
     agent.beat(&[]).await;
     world.move_clock(30);
     agent.beat(&[]).await;
+    world.upload("p", "?activate=true", &package(&[("main.sh", "true")])).await.created();
     background::triggers::pass(&world.app).await.unwrap();
     world.patch("/resources/login", json!({ "expires_at": null })).await.ok();
     look(&world).await;

@@ -149,6 +149,24 @@ async fn nothing_is_lost_when_the_coordinator_ends_in_between() {
     assert_eq!(receiver.take()[0].header("webhook-id"), first.header("webhook-id"));
 }
 
+/// However many hand out at the same time, each event becomes one delivery.
+#[tokio::test]
+async fn what_happens_is_handed_out_once() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    world.queue("q", json!({})).await;
+    hook(&world, &receiver, &["task.added"]).await;
+    let tasks: Vec<String> = (0..450).map(|number| json!({ "payload": number }).to_string()).collect();
+    let call = world.call(Method::POST, "/queues/q/tasks/bulk").header("content-type", "application/x-ndjson");
+    call.body(tasks.join("\n")).send().await.expect(200);
+    let hand_out = || background::news::pass(&world.app);
+    let (one, two, three) = tokio::join!(hand_out(), hand_out(), hand_out());
+    one.and(two).and(three).unwrap();
+    let mut objects: Vec<String> = deliveries(&world).await.iter().map(|one| text(one, "/object_id")).collect();
+    objects.sort();
+    objects.dedup();
+    assert_eq!((objects.len(), deliveries(&world).await.len()), (450, 450));
+}
+
 /// One that never answers must not hold up another.
 #[tokio::test]
 async fn a_receiver_that_hangs_holds_up_nobody_else() {

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import queue
+import socket
 import subprocess
 import threading
 
@@ -135,14 +136,16 @@ def run(c, url, mailbox):
 
 def main():
     mailbox = Mailbox()
-    mail_server = Controller(mailbox, hostname="127.0.0.1", port=0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    mail_server = Controller(mailbox, hostname="127.0.0.1", port=port)
     mail_server.start()
     receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
     settings = {
         "DROVER_WEBHOOKS__ALLOW_PRIVATE_TARGETS": "true",
         "DROVER_MAIL__HOST": "127.0.0.1",
-        "DROVER_MAIL__PORT": str(mail_server.server.sockets[0].getsockname()[1]),
+        "DROVER_MAIL__PORT": str(port),
         "DROVER_MAIL__TLS": "none",
         "DROVER_MAIL__FROM": "Drover <drover@example.com>",
     }
