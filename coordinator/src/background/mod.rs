@@ -5,6 +5,7 @@ pub mod alerts;
 pub mod deadlines;
 pub mod garbage;
 pub mod mail;
+pub mod mailboxes;
 pub mod news;
 pub mod orphans;
 pub mod resources;
@@ -38,6 +39,7 @@ pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result
     loops.spawn(deadlines::run(Arc::clone(app)));
     loops.spawn(triggers::run(Arc::clone(app)));
     loops.spawn(webhooks::run(Arc::clone(app)));
+    loops.spawn(mailboxes::run(Arc::clone(app)));
     loops.spawn(repeat(Arc::clone(app), "sealing", Topic::Sealing, Duration::from_secs(5), sealing::pass));
     loops.spawn(repeat(Arc::clone(app), "garbage", Topic::Garbage, Duration::from_secs(60), garbage::pass));
     loops.spawn(repeat(Arc::clone(app), "storage", Topic::Storage, Duration::from_secs(60), storage::pass));

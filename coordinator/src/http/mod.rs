@@ -11,6 +11,7 @@ mod content;
 mod extract;
 mod file;
 mod form;
+mod hook;
 mod job;
 mod join_token;
 mod key;
@@ -63,6 +64,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(audit::routes())
         .merge(change::routes())
         .merge(file::routes())
+        .merge(hook::routes())
         .merge(job::routes())
         .merge(join_token::routes())
         .merge(key::routes())

@@ -18,6 +18,7 @@ use crate::{
         job::Job,
         name::Faults,
         permission::Permission,
+        storage::StorageFolder,
     },
     error::{Error, Result},
     store::{
@@ -82,7 +83,7 @@ pub fn put_artifact(
         garbage::discard(tx, BlobName::file(content.id).to_string())?;
         return Ok(old);
     }
-    write(tx, caller, &mut Place::Job(job), path, content, &Described::default()).map(|(file, _)| file)
+    write(tx, &caller.by(), &mut Place::Job(job), path, content, &Described::default()).map(|(file, _)| file)
 }
 
 /// Checks that the caller may write the file, before its content is read. Gives where it will lie.
@@ -124,12 +125,32 @@ pub fn put(
     conditions: &Conditions,
 ) -> Result<(File, bool)> {
     let mut place = check_put(tx, caller, folder, path, described, conditions)?;
-    write(tx, caller, &mut place, path, content, described)
+    write(tx, &caller.by(), &mut place, path, content, described)
+}
+
+/// The same for what the coordinator puts away by itself, into a folder that people made.
+pub fn put_by(
+    tx: &mut Tx,
+    by: &str,
+    folder: FolderId,
+    path: &str,
+    content: &Content,
+    described: &Described,
+) -> Result<File> {
+    check_path("path", path)?;
+    let folder: StorageFolder = table::get(tx, folder)?;
+    if folder.deleted {
+        return Err(Error::NotFound("storage folder"));
+    }
+    if folder.read_only {
+        return Err(Error::wrong_state(format!("the folder {} is read only", folder.name)));
+    }
+    write(tx, by, &mut Place::Made(folder), path, content, described).map(|(file, _)| file)
 }
 
 fn write(
     tx: &mut Tx,
-    caller: &Caller,
+    by: &str,
     place: &mut Place,
     path: &str,
     content: &Content,
@@ -142,7 +163,7 @@ fn write(
         size_bytes: content.size_bytes,
         sha256: content.sha256.clone(),
         content_type: described.content_type.clone().unwrap_or_else(|| content_type(path).to_owned()),
-        created_by: caller.by(),
+        created_by: by.to_owned(),
         created_at: tx.now(),
         modified_at: tx.now(),
         metadata: described.metadata.clone(),

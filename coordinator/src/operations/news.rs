@@ -8,7 +8,7 @@
 use drover_protocol::{NewsId, news::NewsType};
 use serde_json::{Map, Value, json};
 
-use super::{alert, alert_raise, webhook};
+use super::{alert, alert_raise, trigger, webhook};
 use crate::{
     domain::{
         file::File,
@@ -31,7 +31,7 @@ const PAGE_WRITES: usize = 1_000;
 type Listener = fn(&mut Tx, &News) -> Result<()>;
 
 /// Everybody to whom news are handed.
-const LISTENERS: &[Listener] = &[webhook::hear, alert_raise::hear];
+const LISTENERS: &[Listener] = &[webhook::hear, alert_raise::hear, trigger::by_event::hear];
 
 /// Whom something happened to, and what is to know about it.
 pub struct Facts {

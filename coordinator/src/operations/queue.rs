@@ -2,7 +2,7 @@
 
 mod tally;
 
-pub use tally::{Tallies, Tally, rules};
+pub use tally::{Stir, Tallies, Tally, rules};
 
 use drover_protocol::{
     QueueId, Timestamp,
@@ -19,7 +19,7 @@ use super::{
     event,
     list::{self, Page, Via},
     process::patched,
-    task,
+    task, trigger,
 };
 use crate::{
     domain::{
@@ -125,6 +125,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewQueue) -> Result<Queue> {
         on_success_queue: None,
         on_failure_queue: None,
         settle_with_job: new.settle_with_job.unwrap_or(true),
+        is_watched: false,
         created_at: tx.now(),
         revision: 1,
     };
@@ -288,6 +289,9 @@ pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<Queue> {
         event::note(tx, queue.id.uuid(), "queue_resumed", "the pause was ended", caller.by())?;
         audit::append(tx, caller, Act::new("resume", NOUN, queue.id, &queue.name))?;
         tx.wake(Topic::Queue(queue.id));
+        if queue.is_watched {
+            trigger::by_queue::queue_resumed(tx, queue.id)?;
+        }
     }
     Ok(queue)
 }
@@ -306,6 +310,12 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u6
     }
     if let Some(other) = named_by(tx, queue.id)? {
         return Err(Error::in_use(format!("the queue {} hands tasks on to it; change that one first", other.name)));
+    }
+    if let Some(trigger) = trigger::by_queue::first_of(tx, queue.id)? {
+        return Err(Error::in_use(format!(
+            "the trigger {} starts jobs for its tasks; delete or change it first",
+            trigger.name
+        )));
     }
     let mut left = DELETE_PAGE;
     for phase in Phase::ALL {
@@ -389,7 +399,7 @@ pub fn stats(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Stats
 }
 
 /// Waiting tasks of one priority in the order of their ids, without stepping over those that were taken lately.
-pub(super) fn ready_of(reading: &dyn Reading, counters: &Counters, phase: Phase) -> Scan {
+pub fn ready_of(reading: &dyn Reading, counters: &Counters, phase: Phase) -> Scan {
     let queue = counters.queue_id;
     let head = table::index_start(reading, Kind::TaskByPhase, (queue, phase as u8, counters.heads[phase as usize]));
     Scan::of(reading, Kind::TaskByPhase, (queue, phase as u8)).from(head)

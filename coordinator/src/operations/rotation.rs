@@ -1,17 +1,22 @@
 //! Seals everything anew, after the sealing key was changed: a page at a time, each of which may be done again.
 
-use super::{resource_value, webhook};
+use super::{
+    resource_value,
+    trigger::by_webhook::{Part, context},
+    webhook,
+};
 use crate::{
     domain::{
         idempotency::Answer,
         key::ApiKey,
         resource::ResourceValue,
+        trigger::{Rule, Trigger},
         webhook::{SealedSecret, Webhook},
     },
     error::Result,
     secrets::Secrets,
     store::{
-        Record, Scan, Tx,
+        Reading, Record, Scan, Tx,
         document::{self, Slot},
         table,
     },
@@ -46,6 +51,10 @@ pub const SEALED: &[Sealed] = &[
     Sealed {
         noun: Webhook::NOUN,
         page: |tx, secrets, after, limit| page(tx, after, limit, |tx, webhook| reseal_webhook(tx, webhook, secrets)),
+    },
+    Sealed {
+        noun: Trigger::NOUN,
+        page: |tx, secrets, after, limit| page(tx, after, limit, |tx, trigger| reseal_trigger(tx, trigger, secrets)),
     },
 ];
 
@@ -128,4 +137,22 @@ fn reseal_webhook(tx: &mut Tx, mut webhook: Webhook, secrets: &Secrets) -> Resul
         table::rewrite(tx, &webhook)?;
     }
     Ok(sealed_anew)
+}
+
+fn reseal_trigger(tx: &mut Tx, mut trigger: Trigger, secrets: &Secrets) -> Result<bool> {
+    let Rule::Webhook(webhook) = &mut trigger.rule else { return Ok(false) };
+    let (account, id) = (tx.account(), trigger.id);
+    let old = webhook.old_secret.iter_mut().map(|old| (Part::Secret, &mut old.secret_sealed));
+    let parts = [(Part::Token, &mut webhook.token_sealed), (Part::Secret, &mut webhook.secret_sealed)];
+    let mut resealed = false;
+    for (part, sealed) in parts.into_iter().chain(old) {
+        if let Some(new) = anew(tx, secrets, &context(account, id, part), sealed)? {
+            *sealed = new;
+            resealed = true;
+        }
+    }
+    if resealed {
+        table::rewrite(tx, &trigger)?;
+    }
+    Ok(resealed)
 }

@@ -3,6 +3,7 @@
 
 mod bulk;
 mod bulk_add;
+mod count;
 mod due;
 mod end;
 mod list;
@@ -13,6 +14,7 @@ mod take;
 
 pub use bulk::{BulkChange, apply_page, change_of, write_down};
 pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, stream_id};
+pub use count::{count_ready, is_holder};
 pub use due::{lease_ends_at, next_due, tick_page};
 pub use end::{Checkpoint, Ended, Ending, checkpoint, comment, end, renew};
 pub use list::{Checked, checked_filter, list, page_of_ids};

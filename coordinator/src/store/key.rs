@@ -200,6 +200,20 @@ kinds! {
     /// E-mails on their way.
     Mail = b"nm",
     MailDue = b"ne",
+    /// Triggers that start jobs for the tasks of a queue.
+    TriggerByQueue = b"zq",
+    /// Fires of occasions that may fire only once: trigger, occasion.
+    TriggerFireByOccasion = b"zo",
+    /// System account: hash of the last part of a webhook's address → account and trigger id.
+    HookByHash = b"zw",
+    /// How far a trigger has come in its mailbox.
+    MailMark = b"zm",
+    /// Triggers by when they look into their mailboxes.
+    MailMarkDue = b"zl",
+    /// Triggers that fire on one type of news.
+    TriggerByEvent = b"ze",
+    /// What has happened and a trigger is still to fire for: trigger, news.
+    TriggerPending = b"zv",
     /// How many jobs have finished in an hour, by outcome.
     JobHour = b"ng",
 }
@@ -370,7 +384,7 @@ mod tests {
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
              rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zc zj za \
-             tb tx nw no nl nh nn nf nd nv nt na nb nr ns nu np nm ne ng"
+             tb tx nw no nl nh nn nf nd nv nt na nb nr ns nu np nm ne zq zo zw zm zl ze zv ng"
         );
         let mut unique = letters.clone();
         unique.sort();

@@ -37,7 +37,12 @@ use crate::{
         storage::StorageFolder,
         task::{self, Task},
         task_batch::TaskBatch,
-        trigger::{Fire, Trigger},
+        trigger::{
+            Fire, Rule, Trigger,
+            by_event::{Pending, news_of},
+            by_mail::MailMark,
+            by_webhook::is_once,
+        },
         webhook::{Delivery, Faring, Webhook},
     },
     error::Result,
@@ -675,6 +680,13 @@ impl Record for Trigger {
             IndexEntry::many(Kind::TriggerByTarget, self.target),
         ];
         entries.extend(self.calendar.as_deref().map(|name| IndexEntry::many(Kind::TriggerByCalendar, name)));
+        match &self.rule {
+            Rule::Queue { queue_id, .. } => entries.push(IndexEntry::many(Kind::TriggerByQueue, *queue_id)),
+            Rule::Event(settings) if self.enabled => {
+                entries.push(IndexEntry::many(Kind::TriggerByEvent, news_of(settings.on).as_str()));
+            }
+            _ => {}
+        }
         entries.extend(self.due_at().map(|at| IndexEntry::many(Kind::TriggerDue, at)));
         entries
     }
@@ -698,7 +710,35 @@ impl Record for Fire {
     }
 
     fn indexes(&self) -> Vec<IndexEntry> {
-        vec![IndexEntry::many(Kind::TriggerFireByTime, self.decided_at)]
+        let mut entries = vec![IndexEntry::many(Kind::TriggerFireByTime, self.decided_at)];
+        if is_once(self.occasion) {
+            entries.push(IndexEntry::unique(Kind::TriggerFireByOccasion, (self.trigger_id, self.occasion)));
+        }
+        entries
+    }
+}
+
+impl Record for Pending {
+    const KIND: Kind = Kind::TriggerPending;
+    const NOUN: &'static str = "event that waits for a trigger";
+    type Id = (TriggerId, NewsId);
+
+    fn id(&self) -> (TriggerId, NewsId) {
+        (self.trigger_id, self.news_id)
+    }
+}
+
+impl Record for MailMark {
+    const KIND: Kind = Kind::MailMark;
+    const NOUN: &'static str = "mark of a mailbox";
+    type Id = TriggerId;
+
+    fn id(&self) -> TriggerId {
+        self.trigger_id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        self.look_at.map(|at| IndexEntry::many(Kind::MailMarkDue, at)).into_iter().collect()
     }
 }
 
@@ -948,8 +988,12 @@ pub const RECORDS: &[RecordKind] = &[
         Kind::TriggerByProcess,
         Kind::TriggerByTarget,
         Kind::TriggerByCalendar,
+        Kind::TriggerByQueue,
+        Kind::TriggerByEvent,
     ]),
-    records::<Fire>(&[Kind::TriggerFireByTime]),
+    records::<Fire>(&[Kind::TriggerFireByTime, Kind::TriggerFireByOccasion]),
+    records::<MailMark>(&[Kind::MailMarkDue]),
+    records::<Pending>(&[]),
     records::<TaskBatch>(&[Kind::TaskBatchByExpiry]),
     records::<Wanted>(&[]),
     records::<News>(&[]),
@@ -967,6 +1011,7 @@ pub const RECORDS: &[RecordKind] = &[
 pub const PLAIN: &[Kind] = &[
     Kind::KeyByHash,
     Kind::JoinTokenByHash,
+    Kind::HookByHash,
     Kind::Document,
     Kind::LogChunk,
     Kind::LogArrival,

@@ -59,6 +59,8 @@ pub enum Topic {
     Alerts,
     /// An e-mail waits to be sent.
     Mail,
+    /// A mailbox is to be looked into sooner than was known.
+    Mailboxes,
 }
 
 impl Topic {

@@ -38,6 +38,13 @@ impl Route {
         routes
     }
 
+    /// The same without webhooks: what those are sent is the caller's own, and any object will do.
+    async fn all_with_fields(media_type: &str) -> Vec<Self> {
+        let mut routes = Self::all(media_type).await;
+        routes.retain(|route| !route.template.contains("{hook}"));
+        routes
+    }
+
     fn name(&self) -> String {
         format!("{} {}", self.method, self.template)
     }
@@ -107,7 +114,7 @@ fn nested(depth: usize, array: bool) -> Value {
 /// What is no JSON at all is a 400 wherever it is sent, a fault of the media type a 415, too much a 413.
 #[tokio::test]
 async fn bodies_that_cannot_be_read() {
-    let routes = Route::all("application/json").await;
+    let routes = Route::all_with_fields("application/json").await;
     assert!(routes.len() > 20, "{}", routes.len());
     for route in routes {
         let name = route.name();
@@ -150,7 +157,7 @@ async fn bodies_that_cannot_be_read() {
 /// text, text with NUL and half a surrogate, values nested deeply. A field that nobody knows is always refused.
 #[tokio::test]
 async fn bodies_with_values_that_do_not_fit() {
-    for mut route in Route::all("application/json").await {
+    for mut route in Route::all_with_fields("application/json").await {
         let good = route.good_body();
         let (mut all, mut tried) = (Vec::new(), 0);
         pointers(&good, "", &mut all);

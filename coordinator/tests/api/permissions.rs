@@ -77,7 +77,11 @@ impl Things {
             json!({ "name": "a", "when": "job_waiting", "after_seconds": 1, "channels": [{ "console": true }] });
         let alert = world.post("/alerts", alert).await.created();
         let raised = raise(world, &text(&alert, "/id")).await;
+        let hook = json!({ "name": "hook", "process": process, "target": { "group": "all" }, "kind": "webhook",
+            "webhook": { "auth": "none" } });
+        let hook = text(&world.post("/triggers", hook).await.created(), "/url");
         let things = BTreeMap::from([
+            ("{hook}", hook.rsplit('/').next().unwrap().to_owned()),
             ("{robot}", agent.id.clone()),
             ("{resource}", text(&resource, "/id")),
             ("{scope}", "robot".to_owned()),
@@ -110,6 +114,7 @@ impl Things {
     fn none() -> Self {
         let id = || Uuid::from_u128(0x0192_f6c4_7a10_7cc3_98c4_dc0c_0c07_398f).to_string();
         Self(BTreeMap::from([
+            ("{hook}", "none".to_owned()),
             ("{robot}", id()),
             ("{resource}", id()),
             ("{scope}", "robot".to_owned()),
@@ -190,6 +195,7 @@ impl Things {
             "POST /alerts/raised/{raised}/acknowledge" => json!({ "note": "seen" }),
             "POST /webhooks" => json!({ "name": "new", "url": "https://x.example/", "events": ["job.finished"] }),
             "POST /webhooks/{webhook}/rotate-secret" => json!({ "grace_seconds": 60 }),
+            "POST /triggers/{trigger}/rotate-secret" => json!({ "grace_seconds": 60 }),
             "POST /triggers/{trigger}/backfill" => {
                 json!({ "from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z" })
             }
@@ -296,6 +302,7 @@ async fn every_route_with_every_key() {
                 // Whoever gets past the rights must find a call that is in order, or the test would prove nothing.
                 StatusCode::OK
                 | StatusCode::CREATED
+                | StatusCode::ACCEPTED
                 | StatusCode::NO_CONTENT
                 | StatusCode::NOT_FOUND
                 | StatusCode::CONFLICT => "yes",
@@ -377,8 +384,9 @@ async fn another_account_sees_nothing() {
     let other_robot = text(&world.join(&token, "m2", Some("r2"), json!({})).await.created(), "/key");
     let other_job = job_key_of(&world, &other_admin, &other_robot).await;
     let mut seen = 0;
-    // A link is for whoever has it, whatever key goes along.
-    let about_things = |(_, path): &(Method, String)| path.contains('{') && !path.contains("{token}");
+    // A link and a webhook are for whoever has them, whatever key goes along.
+    let about_things =
+        |(_, path): &(Method, String)| path.contains('{') && !path.contains("{token}") && !path.contains("{hook}");
     for (method, path) in operations().into_iter().filter(about_things) {
         let may = if path.contains("/agent/") { &other_robot } else { &other_admin };
         for key in [&other_admin, &other_robot, &other_job] {

@@ -50,6 +50,8 @@ def real(operation, name, given):
         return turn("folder", [WORLD["storage"], WORLD["storage"], urllib.parse.quote(f"jobs/{WORLD['finished']}", safe="")])
     if name == "token":
         return WORLD["links"]["put" if method == "put" else "get"]
+    if name == "hook":
+        return WORLD["hook"]
     if name == "id":
         return turn(path, WORLD["spare"][path.split("/")[3]])
     if name == "task":

@@ -35,6 +35,8 @@ class World:
             self.agent("POST", f"/agent/jobs/{job['job']['id']}/accept", {"attempt": job["attempt"]})
         self.waiting = [self.start(None) for _ in range(6)]
         self.make_trigger("nightly")
+        hook = {"name": "called", "kind": "webhook", "process": "invoices", "target": {"group": "accounting"}}
+        self.hook = c.json("POST", "/triggers", hook | {"webhook": {"auth": "none"}})["url"].rsplit("/", 1)[1]
         self.join_token = c.json("POST", "/join-tokens", {"uses": 10000})["token"]
         self.storage = c.json("POST", "/storages", {"name": "accounting/invoices"})["id"]
         c.call("PUT", f"/storages/{self.storage}/files/report.html", data=b"<p>300 checked</p>", wanted=201)

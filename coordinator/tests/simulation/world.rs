@@ -100,6 +100,8 @@ pub struct World {
     pub artifacts: RefCell<BTreeMap<(JobId, String), u32>>,
     /// References of tasks whose adding was acknowledged.
     pub task_wishes: RefCell<Vec<String>>,
+    /// Where the trigger is called that is called from outside, below the API's base.
+    pub hook: RefCell<String>,
     wishes: Cell<u64>,
     failure: RefCell<Option<String>>,
     history: RefCell<Vec<String>>,
@@ -129,6 +131,7 @@ impl World {
             jobs: RefCell::default(),
             artifacts: RefCell::default(),
             task_wishes: RefCell::default(),
+            hook: RefCell::default(),
             wishes: Cell::new(0),
             failure: RefCell::default(),
             history: RefCell::default(),

@@ -127,6 +127,8 @@ const BY_RULE: &[(&str, &[Code])] = &[
     ("create_alert", &[Code::AlreadyExists, Code::WrongState]),
     ("update_alert", &[Code::AlreadyExists]),
     ("follow_changes", &[Code::NotAcceptable, Code::TooManyRequests, Code::Unavailable]),
+    ("rotate_trigger_secret", &[Code::WrongState]),
+    ("call_webhook", &[Code::Unauthenticated, Code::WrongState]),
     ("get_metrics", &[Code::Unauthenticated]),
     ("get_backup", &[Code::WrongState]),
 ];
