@@ -3,8 +3,8 @@
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::commands::{
-    audit, backup, file, group, job, join_token, key, keys, login, logs, process, queue, resource, robot, storage,
-    task, trigger,
+    account, audit, backup, file, group, job, join_token, key, keys, login, logs, process, queue, resource, robot,
+    role, storage, task, trigger, user,
 };
 
 const AFTER_HELP: &str = "\
@@ -95,6 +95,15 @@ pub enum Command {
     /// The audit trail: who did what
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Users of the account, and your own password
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Roles: what users may do, and to what
+    #[command(subcommand)]
+    Role(role::RoleCommand),
+    /// Your account; and all accounts, for those who run the coordinator
+    #[command(subcommand)]
+    Account(account::AccountCommand),
     /// Your own API key
     #[command(subcommand)]
     Key(key::KeyCommand),

@@ -10,8 +10,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::job::Leases,
     error::{Error, Result},
+    external::{
+        ldap::{self, Directory},
+        openid::{self, Provider},
+    },
     json_schema::Schemas,
     manifests::Manifests,
+    operations::session::SessionRules,
     password::Guesses,
     queue_schemas::QueueSchemas,
     secrets::Secrets,
@@ -41,6 +46,12 @@ pub struct Rules {
     pub public_metrics: bool,
     /// The root under which people reach the coordinator; empty: whatever they called.
     pub public_url: String,
+    pub sessions: SessionRules,
+    /// Other ways to sign in, if there are any.
+    pub openid: Option<openid::Settings>,
+    pub ldap: Option<ldap::Settings>,
+    /// For so many days acts are kept at the least; absent: for ever.
+    pub audit_retention_days: Option<u32>,
 }
 
 /// What lies on the disk.
@@ -67,6 +78,8 @@ pub struct App {
     /// Keys whose last use is being written down, so that each is written once.
     pub touching: Arc<Mutex<HashSet<KeyId>>>,
     pub guesses: Guesses,
+    pub openid: Option<Provider>,
+    pub directory: Option<Directory>,
     /// Searches of logs that may still begin.
     pub searches: Arc<Semaphore>,
     pub metrics: crate::http::metrics::Metrics,
@@ -80,6 +93,8 @@ impl App {
         rules: Rules,
         on_disk: Option<OnDisk>,
     ) -> Arc<Self> {
+        let openid = rules.openid.clone().map(Provider::new);
+        let directory = rules.ldap.clone().map(Directory::new);
         Arc::new(Self {
             db,
             blobs,
@@ -93,6 +108,8 @@ impl App {
             stopping: CancellationToken::new(),
             touching: Arc::default(),
             guesses: Guesses::default(),
+            openid,
+            directory,
             searches: crate::log_search::permits(),
             metrics: crate::http::metrics::Metrics::default(),
         })

@@ -33,9 +33,13 @@ pub struct Config {
     pub blobs: Blobs,
     pub secrets: Secrets,
     pub bootstrap: Bootstrap,
+    pub sessions: Sessions,
+    pub openid: Openid,
+    pub ldap: Ldap,
     pub leases: Leases,
     pub limits: Limits,
     pub retention: Retention,
+    pub audit: Audit,
     pub metrics: Metrics,
     pub log: Log,
 }
@@ -121,6 +125,75 @@ impl std::fmt::Debug for Bootstrap {
     }
 }
 
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sessions {
+    pub idle_minutes: u64,
+    pub lifetime_hours: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Openid {
+    pub issuer: String,
+    pub client_id: String,
+    #[serde(serialize_with = "masked")]
+    pub client_secret: String,
+    pub client_secret_file: PathBuf,
+    pub scopes: String,
+    pub account: String,
+    pub login_claim: String,
+    pub groups_claim: String,
+    pub roles: String,
+    pub default_roles: String,
+    pub create_users: bool,
+}
+
+impl std::fmt::Debug for Openid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Openid").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ldap {
+    pub url: String,
+    pub start_tls: bool,
+    pub bind_dn: String,
+    #[serde(serialize_with = "masked")]
+    pub bind_password: String,
+    pub bind_password_file: PathBuf,
+    pub base_dn: String,
+    pub filter: String,
+    pub name_attribute: String,
+    pub email_attribute: String,
+    pub groups_attribute: String,
+    pub account: String,
+    pub roles: String,
+    pub default_roles: String,
+    pub create_users: bool,
+}
+
+impl std::fmt::Debug for Ldap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ldap").field("url", &self.url).field("base_dn", &self.base_dn).finish_non_exhaustive()
+    }
+}
+
+/// `group=role` pairs between commas, or between semicolons where there is one: names in directories have commas. A group may have `=` in its name, as those of directories do: the last one counts.
+pub fn role_pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let between = if text.contains(';') { ';' } else { ',' };
+    let pairs = text.split(between).map(str::trim).filter(|pair| !pair.is_empty());
+    let parse = |pair: &str| match pair.rsplit_once('=') {
+        Some((group, role)) if !group.trim().is_empty() && !role.trim().is_empty() => {
+            Ok((group.trim().to_owned(), role.trim().to_owned()))
+        }
+        _ => Err(format!("{pair:?} is not group=role")),
+    };
+    pairs.map(parse).collect()
+}
+
 /// Secrets are never printed, not even to the one who set them.
 fn masked<S: serde::Serializer>(secret: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(if secret.is_empty() { "" } else { "••••" })
@@ -149,6 +222,12 @@ pub struct Limits {
 pub struct Retention {
     pub jobs_days: u64,
     pub logs_days: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    pub retention_days: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -195,6 +274,21 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let refuse = |text: &str| Err(ConfigError::Unusable(text.to_owned()));
+        if self.sessions.idle_minutes == 0 || self.sessions.lifetime_hours == 0 {
+            return refuse("sessions.idle_minutes and sessions.lifetime_hours must be at least 1");
+        }
+        for (name, roles) in [("openid.roles", &self.openid.roles), ("ldap.roles", &self.ldap.roles)] {
+            role_pairs(roles).map_err(|error| ConfigError::Unusable(format!("{name}: {error}")))?;
+        }
+        if !self.openid.issuer.is_empty() && (self.openid.client_id.is_empty() || self.http.public_url.is_empty()) {
+            return refuse("openid.issuer needs openid.client_id and http.public_url");
+        }
+        if !self.ldap.url.is_empty() && (self.ldap.base_dn.is_empty() || !self.ldap.filter.contains("{login}")) {
+            return refuse("ldap.url needs ldap.base_dn, and ldap.filter with {login} in it");
+        }
+        if (1..30).contains(&self.audit.retention_days) {
+            return refuse("audit.retention_days must be 0 (for ever) or at least 30");
+        }
         let leases = &self.leases;
         if leases.heartbeat_seconds == 0 || leases.accept_seconds == 0 || leases.job_seconds == 0 {
             return refuse("leases.job_seconds, accept_seconds and heartbeat_seconds must be at least 1");
@@ -249,6 +343,10 @@ impl Config {
         let blobs = &mut self.blobs;
         read_secret("blobs.secret_access_key_file", &blobs.secret_access_key_file, &mut blobs.secret_access_key)?;
         read_secret("bootstrap.api_key_file", &bootstrap.api_key_file, &mut bootstrap.api_key)?;
+        let openid = &mut self.openid;
+        read_secret("openid.client_secret_file", &openid.client_secret_file, &mut openid.client_secret)?;
+        let ldap = &mut self.ldap;
+        read_secret("ldap.bind_password_file", &ldap.bind_password_file, &mut ldap.bind_password)?;
         Ok(self)
     }
 
@@ -285,6 +383,11 @@ impl Config {
             })),
             _ => Err(refusal()),
         }
+    }
+
+    /// For how many days acts are kept at the least; nothing for ever.
+    pub fn audit_retention_days(&self) -> Option<u32> {
+        Some(self.audit.retention_days).filter(|days| *days > 0)
     }
 
     /// Where the key file lies.
@@ -364,6 +467,8 @@ mod tests {
         assert_eq!(error.to_string(), "the settings have no listn; did you mean listen?");
         assert!(load(&[("DROVER_LEASES__HEARTBEAT_SECONDS", "0")]).is_err());
         assert!(load(&[("DROVER_STORE__CACHE_MIB", "much")]).is_err());
+        assert!(load(&[("DROVER_SESSIONS__IDLE_MINUTES", "0")]).is_err());
+        assert!(load(&[("DROVER_AUDIT__RETENTION_DAYS", "1")]).is_err());
         assert!(load(&[("DROVER_STORE__EXPORT_MIB", "0")]).is_err());
     }
 
@@ -396,6 +501,35 @@ mod tests {
         assert_eq!(config.blobs.secret_access_key, "much-secret");
         assert!(!config.printed().contains("much-secret"));
         assert!(!format!("{config:?}").contains("much-secret"));
+    }
+
+    #[test]
+    fn groups_give_roles_between_commas_or_semicolons() {
+        let pair = |group: &str, role: &str| (group.to_owned(), role.to_owned());
+        assert_eq!(role_pairs(" ops = operator,boss=admin,"), Ok(vec![pair("ops", "operator"), pair("boss", "admin")]));
+        assert_eq!(
+            role_pairs("cn=ops,dc=x=operator;cn=boss,dc=x=admin"),
+            Ok(vec![pair("cn=ops,dc=x", "operator"), pair("cn=boss,dc=x", "admin")])
+        );
+        assert!(role_pairs("ops").is_err() && role_pairs("=operator").is_err() && role_pairs("ops=").is_err());
+    }
+
+    /// Ways to sign in that could not work are refused at the start, and their secrets are never shown.
+    #[test]
+    fn other_ways_to_sign_in_are_whole_or_not_there() {
+        let issuer = ("DROVER_OPENID__ISSUER", "https://id.example.com");
+        let public = ("DROVER_HTTP__PUBLIC_URL", "https://drover.example.com");
+        let secret = ("DROVER_OPENID__CLIENT_SECRET", "much-secret");
+        assert!(load(&[issuer]).is_err() && load(&[issuer, public]).is_err());
+        let config = load(&[issuer, public, secret, ("DROVER_OPENID__CLIENT_ID", "drover")]).expect("it is whole");
+        assert!(!config.printed().contains("much-secret") && !format!("{config:?}").contains("much-secret"));
+        let url = ("DROVER_LDAP__URL", "ldaps://directory.example.com");
+        let base = ("DROVER_LDAP__BASE_DN", "dc=example,dc=com");
+        let password = ("DROVER_LDAP__BIND_PASSWORD", "much-secret");
+        assert!(load(&[url]).is_err() && load(&[url, base, ("DROVER_LDAP__FILTER", "(uid=x)")]).is_err());
+        let config = load(&[url, base, password]).expect("it is whole");
+        assert!(!config.printed().contains("much-secret") && !format!("{config:?}").contains("much-secret"));
+        assert!(load(&[("DROVER_LDAP__ROLES", "ops")]).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Four layers, one direction: `http` and `background` → `operations` → `domain` and `store`.
 
+pub mod account_archive;
 pub mod app;
 pub mod background;
 pub mod clock;
@@ -9,6 +10,7 @@ pub mod config;
 pub mod domain;
 mod drafting;
 pub mod error;
+pub mod external;
 pub mod http;
 pub mod ical;
 pub mod json_schema;

@@ -9,7 +9,10 @@ use drover_coordinator::{
     app::{App, Limits, Rules},
     clock::{Clock, Randomness},
     domain::job::Leases,
-    operations::account::{self, Bootstrap},
+    operations::{
+        account::{self, Bootstrap},
+        session::SessionRules,
+    },
     secrets::Secrets,
     store::{Db, blob::Blobs, memory::Memory},
 };
@@ -55,6 +58,10 @@ pub async fn app() -> Arc<App> {
         },
         public_metrics: true,
         public_url: String::new(),
+        audit_retention_days: None,
+        openid: None,
+        ldap: None,
+        sessions: SessionRules { idle_seconds: 3600, lifetime_seconds: 86_400 },
     };
     let secrets = Arc::new(Secrets::from_bytes(&[3; 32]));
     let app = App::new(db(), Arc::new(Blobs::memory()), Arc::clone(&secrets), rules, None);
@@ -64,6 +71,10 @@ pub async fn app() -> Arc<App> {
         login: "admin".to_owned(),
         password_hash: None,
         api_key: Some(ADMIN_KEY.to_owned()),
+        name: String::new(),
+        email: None,
+        runs_system: true,
+        audit_retention_days: None,
     };
     app.db.write(account, move |tx| account::bootstrap(tx, account, &wanted, &secrets)).await.expect("an account");
     app

@@ -87,4 +87,6 @@ ids! {
     QueueId,
     /// Id of a task.
     TaskId,
+    /// Id of a role that people made.
+    RoleId,
 }

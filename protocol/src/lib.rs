@@ -23,11 +23,14 @@ pub mod queue;
 pub mod resource;
 pub mod robot;
 pub mod robot_group;
+pub mod role;
+pub mod session;
 pub mod storage;
 pub mod system;
 pub mod task;
 pub mod time;
 pub mod trigger;
+pub mod user;
 mod words;
 
 pub use id::*;

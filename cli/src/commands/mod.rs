@@ -1,5 +1,6 @@
 //! One file per noun: its arguments and what each command does. Here: which is which, and what they share.
 
+pub mod account;
 pub mod audit;
 pub mod backup;
 pub mod file;
@@ -20,6 +21,7 @@ pub mod queue;
 mod queue_settings;
 pub mod resource;
 pub mod robot;
+pub mod role;
 mod status;
 pub mod storage;
 pub mod task;
@@ -31,6 +33,7 @@ mod task_show;
 mod task_work;
 pub mod trigger;
 mod trigger_settings;
+pub mod user;
 
 use clap::{Args as ClapArgs, CommandFactory};
 use drover_protocol::{event::Event, page::Page};
@@ -67,6 +70,9 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Trigger(command) => trigger::run(&Session::open(&connection)?, command).await?,
         Command::Resource(command) => resource::run(&Session::open(&connection)?, command).await?,
         Command::Audit(command) => audit::run(&Session::open(&connection)?, command).await?,
+        Command::User(command) => user::run(&Session::open(&connection)?, command).await?,
+        Command::Role(command) => role::run(&Session::open(&connection)?, command).await?,
+        Command::Account(command) => account::run(&Session::open(&connection)?, command).await?,
         Command::Key(command) => key::run(&Session::open(&connection)?, command).await?,
         Command::Keys(command) => keys::run(&Session::open(&connection)?, command).await?,
         Command::Backup(arguments) => backup::backup(&Session::open(&connection)?, arguments).await?,

@@ -4,6 +4,7 @@ mod calls;
 mod files;
 mod follow;
 mod logs;
+mod people;
 mod resources;
 mod support;
 mod tasks;

@@ -1,6 +1,7 @@
 //! Loops: what the coordinator does by itself. Each is woken by a topic or a period, takes no input, may run twice
 //! without harm, works in bounded pages and measures itself.
 
+pub mod accounts;
 pub mod deadlines;
 pub mod garbage;
 pub mod orphans;
@@ -19,6 +20,7 @@ use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use crate::{
     app::App,
     error::{Error, Result},
+    operations::account,
     store::{Topic, key::SYSTEM_ACCOUNT},
 };
 
@@ -36,6 +38,7 @@ pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result
     loops.spawn(repeat(Arc::clone(app), "sealing", Topic::Sealing, Duration::from_secs(5), sealing::pass));
     loops.spawn(repeat(Arc::clone(app), "garbage", Topic::Garbage, Duration::from_secs(60), garbage::pass));
     loops.spawn(repeat(Arc::clone(app), "storage", Topic::Storage, Duration::from_secs(60), storage::pass));
+    loops.spawn(repeat(Arc::clone(app), "accounts", Topic::Accounts, Duration::from_secs(60), accounts::pass));
     loops.spawn(daily(Arc::clone(app), "orphans", orphans::pass));
     let mut scheduler = JobScheduler::new().await?;
     let retaining = Arc::clone(app);
@@ -131,7 +134,17 @@ impl Failures {
     }
 }
 
-/// Ids of all accounts.
+/// Ids of all accounts that are there.
 fn accounts(app: &App) -> Result<Vec<AccountId>> {
-    app.db.read(SYSTEM_ACCOUNT, |reading| crate::operations::account::all(reading))
+    app.db.read(SYSTEM_ACCOUNT, |reading| account::all(reading))
+}
+
+/// Ids of the accounts in which something may happen by itself.
+fn open_accounts(app: &App) -> Result<Vec<AccountId>> {
+    app.db.read(SYSTEM_ACCOUNT, |reading| account::open(reading))
+}
+
+/// Ids of those accounts as well whose removal is under way.
+fn accounts_with_blobs(app: &App) -> Result<Vec<AccountId>> {
+    app.db.read(SYSTEM_ACCOUNT, |reading| Ok([account::all(reading)?, account::deleted(reading)?].concat()))
 }

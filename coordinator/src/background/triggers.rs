@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use drover_protocol::{AccountId, Timestamp};
 use futures::future::join_all;
 
-use super::{Failures, accounts, measured};
+use super::{Failures, measured, open_accounts};
 use crate::{
     app::App,
     domain::trigger::Trigger,
@@ -51,7 +51,7 @@ pub async fn run(app: Arc<App>) {
 /// Fires everything that is due now.
 pub async fn pass(app: &App) -> Result<()> {
     let mut failures = Failures::default();
-    for account in accounts(app)? {
+    for account in open_accounts(app)? {
         failures.note(account, pass_of(app, account).await);
     }
     failures.end()
@@ -126,6 +126,6 @@ async fn prepared(app: &App, account: AccountId, trigger: Trigger) -> Result<(Pl
 
 /// The next instant of all accounts.
 fn next(app: &App) -> Option<Timestamp> {
-    let accounts = accounts(app).ok()?;
+    let accounts = open_accounts(app).ok()?;
     accounts.into_iter().filter_map(|account| app.db.read(account, |r| trigger_fire::next_due(r)).ok()?).min()
 }

@@ -17,6 +17,7 @@ pub mod process;
 pub mod queue;
 pub mod resource;
 pub mod robot;
+pub mod role;
 pub mod schedule;
 pub mod storage;
 pub mod task;

@@ -88,10 +88,38 @@ permissions! {
     TriggerFire = "trigger:fire",
     SystemBackup = "system:backup",
     AgentWork = "agent:work",
+    UserRead = "user:read",
+    UserCreate = "user:create",
+    UserUpdate = "user:update",
+    UserDelete = "user:delete",
+    RoleRead = "role:read",
+    RoleCreate = "role:create",
+    RoleUpdate = "role:update",
+    RoleDelete = "role:delete",
+    SystemAccounts = "system:accounts",
 }
 
 /// Kept as a list of their texts.
 pub type Permissions = EnumSet<Permission>;
+
+/// What concerns the coordinator as a whole: only users of the account that runs it may have it.
+pub const SYSTEM_PERMISSIONS: Permissions = enumset::enum_set!(Permission::SystemBackup | Permission::SystemAccounts);
+
+/// What a permission, `noun:*` or `*` stands for; nothing if there is no such thing. What only agents do is in no pattern.
+pub fn matching(pattern: &str) -> Option<Permissions> {
+    let of_people = Permissions::all() - Permission::AgentWork;
+    if pattern == "*" {
+        return Some(of_people);
+    }
+    match pattern.strip_suffix(":*") {
+        Some(noun) => {
+            let is_of = |permission: &Permission| permission.as_str().split(':').next() == Some(noun);
+            let found: Permissions = of_people.iter().filter(is_of).collect();
+            (!found.is_empty()).then_some(found)
+        }
+        None => Permission::parse(pattern).map(Permissions::only),
+    }
+}
 
 /// The built-in roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -119,6 +147,20 @@ impl Role {
             Self::Developer => "developer",
             Self::Viewer => "viewer",
             Self::Robot => "robot",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text)
+    }
+
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Admin => "Everything that people do",
+            Self::Operator => "Runs the fleet: starts and ends jobs, pauses robots, admits hosts",
+            Self::Developer => "Makes processes and tries them out",
+            Self::Viewer => "Looks, and changes nothing",
+            Self::Robot => "What an agent does with its own key",
         }
     }
 
@@ -235,6 +277,20 @@ mod tests {
 
     fn roles_but_admin() -> impl Iterator<Item = Role> {
         Role::ALL.into_iter().filter(|role| *role != Role::Admin)
+    }
+
+    /// A pattern grows with the permissions there are, and never into what only agents do.
+    #[test]
+    fn patterns_stand_for_what_people_do() {
+        assert_eq!(matching("*"), Some(Role::Admin.permissions()));
+        assert_eq!(matching("agent:*"), None);
+        assert_eq!(matching("queue:pause"), Some(Permissions::only(Permission::QueuePause)));
+        let queues = matching("queue:*").expect("queues have permissions");
+        assert_eq!(queues.len(), 5);
+        assert!(queues.iter().all(|permission| permission.as_str().starts_with("queue:")));
+        for bad in ["", "queue", "queue*", "queue:p*", "*:read", "nothing:*", "queue:*:*"] {
+            assert_eq!(matching(bad), None, "{bad}");
+        }
     }
 
     /// Nobody's role may be widened by accident: a person's role never holds what only agents do, and roles nest.

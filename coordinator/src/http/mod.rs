@@ -18,6 +18,7 @@ mod log_search;
 pub mod metrics;
 mod once;
 pub mod openapi;
+mod openid;
 mod page;
 mod problem;
 mod process;
@@ -26,11 +27,14 @@ mod queue;
 mod resource;
 mod robot;
 mod robot_group;
+mod role;
 mod server;
+mod session;
 mod storage;
 mod system;
 mod task;
 mod trigger;
+mod user;
 
 use std::sync::Arc;
 
@@ -63,16 +67,20 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(link::routes())
         .merge(log::routes())
         .merge(log_search::routes())
+        .merge(openid::routes())
         .merge(process::routes())
         .merge(process_version::routes())
         .merge(queue::routes())
         .merge(resource::routes())
         .merge(robot::routes())
         .merge(robot_group::routes())
+        .merge(role::routes())
+        .merge(session::routes())
         .merge(storage::routes())
         .merge(system::versioned_routes())
         .merge(task::routes())
-        .merge(trigger::routes());
+        .merge(trigger::routes())
+        .merge(user::routes());
     OpenApiRouter::with_openapi(openapi::base()).nest(drover_protocol::API_BASE, versioned).merge(system::routes())
 }
 

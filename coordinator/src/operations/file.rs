@@ -6,7 +6,9 @@ use drover_protocol::{FileId, FolderId, JobId, Timestamp, page::PageQuery, stora
 use uuid::Uuid;
 
 use super::{
-    Caller, garbage,
+    Actor, Caller,
+    audit::{self, Act},
+    garbage,
     list::{self, Page, Via},
     storage::{self, Place},
 };
@@ -94,7 +96,7 @@ pub fn check_put(
     conditions: &Conditions,
 ) -> Result<Place> {
     caller.require(Permission::StorageWrite)?;
-    let place = storage::place(reading, caller, folder)?;
+    let place = storage::place(reading, caller, Permission::StorageWrite, folder)?;
     place.check_change(reading, caller, true)?;
     check_path("path", path)?;
     let mut faults = Faults::default();
@@ -123,7 +125,19 @@ pub fn put(
     conditions: &Conditions,
 ) -> Result<(File, bool)> {
     let mut place = check_put(tx, caller, folder, path, described, conditions)?;
-    write(tx, caller, &mut place, path, content, described)
+    let (file, is_new) = write(tx, caller, &mut place, path, content, described)?;
+    write_down(tx, caller, if is_new { "create" } else { "update" }, &place, &file)?;
+    Ok((file, is_new))
+}
+
+/// What people do with files is an act; what jobs and robots do is their work.
+fn write_down(tx: &mut Tx, caller: &Caller, verb: &'static str, place: &Place, file: &File) -> Result<()> {
+    if !matches!(caller.actor, Actor::User { .. }) {
+        return Ok(());
+    }
+    let about =
+        serde_json::json!({ "folder": place.name(), "size_bytes": file.size_bytes, "sha256": file.sha256.clone() });
+    audit::append(tx, caller, Act::new(verb, "file", file.id, &file.path).after(about))
 }
 
 fn write(
@@ -178,17 +192,18 @@ pub fn remove_record(tx: &mut Tx, file: &File) -> Result<()> {
 /// Whether `file` may be read by this caller where it lies.
 pub fn get(reading: &dyn Reading, caller: &Caller, folder: &str, path: &str) -> Result<File> {
     caller.require(Permission::StorageRead)?;
-    let place = storage::place(reading, caller, folder)?;
+    let place = storage::place(reading, caller, Permission::StorageRead, folder)?;
     find(reading, &place.key(), path)?.ok_or(Error::NotFound("file"))
 }
 
 pub fn delete(tx: &mut Tx, caller: &Caller, folder: &str, path: &str, conditions: &Conditions) -> Result<()> {
     caller.require(Permission::StorageWrite)?;
-    let mut place = storage::place(tx, caller, folder)?;
+    let mut place = storage::place(tx, caller, Permission::StorageWrite, folder)?;
     let file = find(tx, &place.key(), path)?.ok_or(Error::NotFound("file"))?;
     place.check_change(tx, caller, false)?;
     conditions.check(Some(&file))?;
     place.count(tx, &[&file], &[])?;
+    write_down(tx, caller, "delete", &place, &file)?;
     remove_record(tx, &file)
 }
 
@@ -209,11 +224,11 @@ pub fn transfer(
 ) -> Result<File> {
     caller.require(Permission::StorageRead)?;
     caller.require(Permission::StorageWrite)?;
-    let mut from = storage::place(tx, caller, folder)?;
+    let mut from = storage::place(tx, caller, Permission::StorageRead, folder)?;
     let found = find(tx, &from.key(), &request.path)?;
     let source = found.ok_or_else(|| Error::invalid("/path", "there is no such file in the folder"))?;
     let mut to = match &request.to_folder {
-        Some(text) => storage::place(tx, caller, text).map_err(|error| match error {
+        Some(text) => storage::place(tx, caller, Permission::StorageWrite, text).map_err(|error| match error {
             Error::NotFound(_) => Error::invalid("/to_folder", "there is no such storage folder"),
             other => other,
         })?,
@@ -235,7 +250,7 @@ pub fn transfer(
     if transfer == Transfer::Move {
         from.count(tx, &[&source], &[])?;
         // Both may be the same folder, whose figures have just changed.
-        to = storage::place(tx, caller, &to.key())?;
+        to = storage::place(tx, caller, Permission::StorageWrite, &to.key())?;
         table::delete::<File>(tx, source.id)?;
     } else {
         file.id = FileId::from_uuid(tx.new_id());
@@ -245,6 +260,7 @@ pub fn transfer(
         file.modified_at = tx.now();
     }
     settle(tx, &mut to, old.as_ref(), &file)?;
+    write_down(tx, caller, if transfer == Transfer::Move { "move" } else { "copy" }, &to, &file)?;
     Ok(file)
 }
 
@@ -257,7 +273,7 @@ pub fn list(
     query: &PageQuery,
 ) -> Result<Page<File>> {
     caller.require(Permission::StorageRead)?;
-    let place = storage::place(reading, caller, folder)?;
+    let place = storage::place(reading, caller, Permission::StorageRead, folder)?;
     let scan = Scan::of(reading, Kind::FileByPath, (place.key(), TextPrefix(prefix)));
     list::page(reading, scan, Via::Index, query, |_: &File| true)
 }
@@ -281,7 +297,7 @@ pub fn list_level(
     query: &PageQuery,
 ) -> Result<Level> {
     caller.require(Permission::StorageRead)?;
-    let place = storage::place(reading, caller, folder)?.key();
+    let place = storage::place(reading, caller, Permission::StorageRead, folder)?.key();
     let limit = list::limit(query.limit, list::DEFAULT_LIMIT)?;
     let start_of = |text: &str| table::index_start(reading, Kind::FileByPath, (place.as_str(), TextPrefix(text)));
     let all = Scan::of(reading, Kind::FileByPath, (place.as_str(), TextPrefix(prefix)));

@@ -11,7 +11,7 @@ mod select;
 mod settle;
 mod take;
 
-pub use bulk::{BulkChange, apply_page, change_of, write_down};
+pub use bulk::{BulkChange, apply_page, change_of, permission_of, write_down};
 pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, stream_id};
 pub use due::{lease_ends_at, next_due, tick_page};
 pub use end::{Checkpoint, Ended, Ending, checkpoint, comment, end, renew};
@@ -137,10 +137,7 @@ fn unique_tags(tags: &[String]) -> Vec<String> {
 
 /// The queue to which the caller may add tasks.
 pub fn queue_to_add_to(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Queue> {
-    caller.require(Permission::TaskCreate)?;
-    let queue = queue::resolve(reading, text)?;
-    caller.require_queue(&queue.name)?;
-    Ok(queue)
+    queue::reached(reading, caller, Permission::TaskCreate, text)
 }
 
 /// Adds a task that has passed [`check_new`]; `payload` is its payload as JSON. A batch shares its `tallies`.
@@ -265,19 +262,22 @@ fn refused(refusal: Refusal) -> Error {
 }
 
 /// Refuses a task whose queue is out of the caller's reach.
-fn require_reach(reading: &dyn Reading, caller: &Caller, task: &Task) -> Result<()> {
+fn require_reach(reading: &dyn Reading, caller: &Caller, permission: Permission, task: &Task) -> Result<()> {
     if caller.reach.is_none() {
         return Ok(());
     }
     let queue: Queue = table::get(reading, task.queue_id)?;
-    caller.require_queue(&queue.name)
+    caller.require_queue(permission, &queue.name).map_err(|error| match error {
+        Error::NotFound(_) => Error::NotFound("task"),
+        other => other,
+    })
 }
 
 /// A task that the caller may see.
 pub fn get(reading: &dyn Reading, caller: &Caller, id: TaskId) -> Result<Task> {
     caller.require(Permission::TaskRead)?;
     let task = table::get(reading, id)?;
-    require_reach(reading, caller, &task)?;
+    require_reach(reading, caller, Permission::TaskRead, &task)?;
     Ok(task)
 }
 
@@ -312,7 +312,7 @@ pub fn update(
 ) -> Result<Task> {
     caller.require(Permission::TaskUpdate)?;
     let before: Task = table::get(tx, id)?;
-    require_reach(tx, caller, &before)?;
+    require_reach(tx, caller, Permission::TaskUpdate, &before)?;
     table::check_revision(before.revision, revision)?;
     check_patch(patch)?;
     let held = matches!(before.state, State::InProgress { .. });
@@ -331,8 +331,7 @@ pub fn update(
     let mut tallies = Tallies::default();
     let mut task = edited(&before, patch, payload);
     if let Some(text) = &patch.queue {
-        let queue = queue::find(tx, text, "/queue")?;
-        caller.require_queue(&queue.name)?;
+        let queue = queue::find(tx, caller, Permission::TaskUpdate, text, "/queue")?;
         task.queue_id = queue.id;
     }
     let queue = Arc::clone(&tallies.of(tx, task.queue_id)?.queue);
@@ -399,7 +398,7 @@ fn edited(before: &Task, patch: &TaskPatch, payload: Option<&[u8]>) -> Task {
 pub fn retry(tx: &mut Tx, caller: &Caller, id: TaskId) -> Result<Task> {
     caller.require(Permission::TaskRetry)?;
     let before: Task = table::get(tx, id)?;
-    require_reach(tx, caller, &before)?;
+    require_reach(tx, caller, Permission::TaskRetry, &before)?;
     let mut tallies = Tallies::default();
     let task = apply(tx, &mut tallies, &before, TaskEvent::Retry { by: caller.by() }, |_| ())?;
     tallies.close(tx)?;
@@ -413,7 +412,7 @@ pub fn retry(tx: &mut Tx, caller: &Caller, id: TaskId) -> Result<Task> {
 pub fn delete_page(tx: &mut Tx, caller: &Caller, id: TaskId, revision: Option<u64>) -> Result<bool> {
     caller.require(Permission::TaskDelete)?;
     let task: Task = table::get(tx, id)?;
-    require_reach(tx, caller, &task)?;
+    require_reach(tx, caller, Permission::TaskDelete, &task)?;
     table::check_revision(task.revision, revision)?;
     if matches!(task.state, State::InProgress { .. }) {
         return Err(Error::wrong_state("the task is in progress; it can be deleted when it is put back or has ended"));

@@ -16,7 +16,7 @@ use super::{
     audit::{self, Act},
     event, job,
     list::{self, Page, Via},
-    process, resource, resource_value, trigger_fire,
+    process, reach, resource, resource_value, trigger_fire,
 };
 use crate::{
     domain::{
@@ -61,8 +61,15 @@ pub fn id_of(reading: &dyn Reading, text: &str) -> Result<TriggerId> {
 }
 
 pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Trigger> {
-    caller.require(Permission::TriggerRead)?;
-    resolve(reading, text)
+    reached(reading, caller, Permission::TriggerRead, text)
+}
+
+/// The trigger with this id or name, if the caller has the permission and it reaches that trigger.
+pub fn reached(reading: &dyn Reading, caller: &Caller, permission: Permission, text: &str) -> Result<Trigger> {
+    caller.require(permission)?;
+    let trigger = resolve(reading, text)?;
+    reach::trigger(reading, caller, permission, &trigger)?;
+    Ok(trigger)
 }
 
 /// Triggers that fit the filter, newest first.
@@ -79,6 +86,7 @@ pub fn list(
         filter.kind.is_none_or(|kind| trigger.rule.kind() == kind)
             && filter.enabled.is_none_or(|enabled| trigger.enabled == enabled)
             && part.as_ref().is_none_or(|part| trigger.name.to_lowercase().contains(part))
+            && reach::reaches_target(reading, caller, Permission::TriggerRead, trigger.target) == Ok(true)
     };
     let (scan, via) = match process {
         Some(process) => (Scan::of(reading, Kind::TriggerByProcess, process.id), Via::Index),
@@ -95,7 +103,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger) -> Result<Trigger>
         description: new.description.clone(),
         enabled: new.enabled.unwrap_or(true),
         process_id: process::find(tx, &new.process, "/process")?.id,
-        target: job::target_of(tx, &new.target)?,
+        target: job::target_of(tx, caller, Permission::TriggerCreate, &new.target)?,
         priority: new.priority,
         input: new.input.clone(),
         max_parallel: new.max_parallel,
@@ -276,15 +284,14 @@ pub fn update(
     patch: &TriggerPatch,
     revision: Option<u64>,
 ) -> Result<Trigger> {
-    caller.require(Permission::TriggerUpdate)?;
-    let mut trigger = resolve(tx, text)?;
+    let mut trigger = reached(tx, caller, Permission::TriggerUpdate, text)?;
     table::check_revision(trigger.revision, revision)?;
     let before = trigger.clone();
     if let Some(process) = &patch.process {
         trigger.process_id = process::find(tx, process, "/process")?.id;
     }
     if let Some(target) = &patch.target {
-        trigger.target = job::target_of(tx, target)?;
+        trigger.target = job::target_of(tx, caller, Permission::TriggerUpdate, target)?;
     }
     if let Some(calendar) = &patch.calendar {
         trigger.calendar = calendar.as_deref().map(|text| calendar_named(tx, text)).transpose()?;
@@ -356,8 +363,7 @@ fn plan_anew(tx: &mut Tx, trigger: &mut Trigger) -> Result<()> {
 }
 
 pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> Result<Trigger> {
-    caller.require(Permission::TriggerUpdate)?;
-    let mut trigger = resolve(tx, text)?;
+    let mut trigger = reached(tx, caller, Permission::TriggerUpdate, text)?;
     if trigger.enabled != enabled {
         trigger.enabled = enabled;
         plan_anew(tx, &mut trigger)?;
@@ -376,8 +382,7 @@ pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> R
 
 /// Deletes a trigger with its history, a page at a time: call until it gives `true`. Its jobs stay.
 pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<bool> {
-    caller.require(Permission::TriggerDelete)?;
-    let mut trigger = resolve(tx, text)?;
+    let mut trigger = reached(tx, caller, Permission::TriggerDelete, text)?;
     table::check_revision(trigger.revision, revision)?;
     let rows = Scan::of(tx, Kind::TriggerFire, trigger.id).records::<Fire>(tx, DELETE_PAGE)?;
     for (_, row) in &rows {

@@ -14,8 +14,8 @@ use super::{
     audit::{self, Act},
     event,
     job::{self, Draft, Origin},
-    robot,
-    trigger::{NOUN, calendar, resolve, timetable},
+    reach, robot,
+    trigger::{NOUN, calendar, reached, timetable},
 };
 use crate::{
     domain::{
@@ -111,7 +111,7 @@ pub fn request(trigger: &Trigger, now: Timestamp) -> NewJob {
 
 /// The draft of a trigger's job, for the least busy robot if that is wanted.
 pub fn draft(reading: &dyn Reading, trigger: &Trigger, new: &NewJob) -> Result<Draft> {
-    let mut draft = job::draft_of(reading, new)?;
+    let mut draft = job::draft_for(reading, new, trigger.target)?;
     if let (Busy::QueueOnLeastBusy, Target::Group(group)) = (trigger.busy, draft.target) {
         draft.target = least_busy(reading, &table::get(reading, group)?)?.map_or(draft.target, Target::Robot);
     }
@@ -377,14 +377,14 @@ fn keep_running(tx: &mut Tx, trigger: &mut Trigger, jobs: u32, ready: &Ready) ->
 
 /// Looks the trigger up for a person who wants it to fire.
 pub fn for_firing(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Trigger> {
-    caller.require(Permission::TriggerFire)?;
-    resolve(reading, text)
+    reached(reading, caller, Permission::TriggerFire, text)
 }
 
 /// Starts one job now because a person wants it, whatever the trigger's limits are.
 pub fn fire_now(tx: &mut Tx, caller: &Caller, id: TriggerId, new: &NewJob, checked: &Checked) -> Result<Job> {
     caller.require(Permission::TriggerFire)?;
     let mut trigger: Trigger = table::get(tx, id)?;
+    reach::trigger(tx, caller, Permission::TriggerFire, &trigger)?;
     let jobs = job::start_as(tx, &Origin::trigger(id), new, &checked.draft, &checked.input)?;
     let job = jobs.into_iter().next().ok_or_else(|| Error::Internal("no job was started".to_owned()))?;
     let (now, occasion) = (tx.now(), tx.new_id());
@@ -434,6 +434,7 @@ pub fn backfill(
 ) -> Result<(u32, Vec<Fire>)> {
     caller.require(Permission::TriggerFire)?;
     let mut trigger: Trigger = table::get(tx, id)?;
+    reach::trigger(tx, caller, Permission::TriggerFire, &trigger)?;
     if checked.input.len().saturating_mul(instants.len()) > MAX_BACKFILL_BYTES {
         let text =
             format!("the inputs of all jobs are over the limit of {MAX_BACKFILL_BYTES} bytes; take a shorter time");

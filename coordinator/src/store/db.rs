@@ -263,6 +263,13 @@ impl Db {
         self.core.ids.next(self.core.clock.now())
     }
 
+    /// Random bytes, good enough for keys.
+    pub fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.core.ids.randomness().fill(&mut bytes);
+        bytes
+    }
+
     /// The injected clock's time.
     pub fn now(&self) -> Timestamp {
         self.core.clock.now()

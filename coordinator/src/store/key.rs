@@ -4,7 +4,7 @@
 
 use drover_protocol::{
     AccountId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, QueueId,
-    ResourceId, RobotGroupId, RobotId, TaskId, Timestamp, TriggerId, UserId,
+    ResourceId, RobotGroupId, RobotId, RoleId, TaskId, Timestamp, TriggerId, UserId,
 };
 use uuid::Uuid;
 
@@ -172,6 +172,11 @@ kinds! {
     /// Lines of a bulk addition that came under a key: stream, first line.
     TaskBatch = b"tb",
     TaskBatchByExpiry = b"tx",
+    /// A role that people made.
+    OwnRole = b"ur",
+    OwnRoleByName = b"un",
+    /// From which act on the audit trail is kept.
+    AuditCheckpoint = b"uc",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -248,6 +253,7 @@ id_parts!(
     ResourceId,
     RobotGroupId,
     RobotId,
+    RoleId,
     TaskId,
     TriggerId,
     UserId
@@ -335,7 +341,7 @@ mod tests {
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
              rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zc zj za \
-             tb tx"
+             tb tx ur un uc"
         );
         let mut unique = letters.clone();
         unique.sort();

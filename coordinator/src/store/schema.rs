@@ -2,7 +2,7 @@
 
 use drover_protocol::{
     AccountId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, QueueId, ResourceId,
-    RobotGroupId, RobotId, TaskId, Timestamp, TriggerId, UserId, job::JobState, task::TaskError,
+    RobotGroupId, RobotId, RoleId, TaskId, Timestamp, TriggerId, UserId, job::JobState, task::TaskError,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -27,6 +27,7 @@ use crate::{
         queue::{Counters, Hour, Queue},
         resource::{Resource, ResourceValue, Scope},
         robot::{Robot, RobotGroup, Sample},
+        role::OwnRole,
         storage::StorageFolder,
         task::{self, Task},
         task_batch::TaskBatch,
@@ -38,6 +39,7 @@ use crate::{
 impl Record for Account {
     const KIND: Kind = Kind::Account;
     const NOUN: &'static str = "account";
+    const IS_READ_OFTEN: bool = true;
     type Id = AccountId;
 
     fn id(&self) -> AccountId {
@@ -61,6 +63,25 @@ impl Record for User {
 
     fn indexes(&self) -> Vec<IndexEntry> {
         vec![IndexEntry::unique(Kind::UserByLogin, self.login.as_str())]
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+}
+
+impl Record for OwnRole {
+    const KIND: Kind = Kind::OwnRole;
+    const NOUN: &'static str = "role";
+    const IS_READ_OFTEN: bool = true;
+    type Id = RoleId;
+
+    fn id(&self) -> RoleId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::unique(Kind::OwnRoleByName, self.name.as_str())]
     }
 
     fn touch(&mut self) {
@@ -719,6 +740,7 @@ pub const RECORDS: &[RecordKind] = &[
     ]),
     records::<Fire>(&[Kind::TriggerFireByTime]),
     records::<TaskBatch>(&[Kind::TaskBatchByExpiry]),
+    records::<OwnRole>(&[Kind::OwnRoleByName]),
 ];
 
 /// Kinds that are neither records nor indexes: pieces of documents and of log lines, arrivals, what is found by a hash,
@@ -731,6 +753,7 @@ pub const PLAIN: &[Kind] = &[
     Kind::LogArrival,
     Kind::System,
     Kind::AuditHead,
+    Kind::AuditCheckpoint,
 ];
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub enum Topic {
     Storage,
     /// A trigger is due sooner than was known.
     Triggers,
+    /// An account was deleted.
+    Accounts,
 }
 
 impl Topic {

@@ -73,7 +73,8 @@ impl Route {
         let answer = self.send(body.to_string()).await;
         let what = || body.to_string().chars().take(300).collect::<String>();
         assert!(!answer.status.is_server_error(), "{}: {} for {}", self.name(), answer.text(), what());
-        assert_ne!(answer.status, 401, "{}: {}", self.name(), what());
+        // Whoever signs in with something else is not known.
+        assert!(answer.status != 401 || self.template.ends_with("/session"), "{}: {}", self.name(), what());
         if self.template.contains("/account/key") && answer.status == 200 {
             self.world.admin = text(&answer.json(), "/key");
         }

@@ -2,6 +2,7 @@
 //! moves when a test moves it. After every test the store is checked against its indexes.
 #![allow(clippy::unwrap_used, reason = "a test fails where something is not as it must be")]
 
+mod accounts;
 mod agents;
 mod artifacts;
 mod audit;
@@ -21,6 +22,8 @@ mod processes;
 mod queues;
 mod resources;
 mod robots;
+mod roles;
+mod sessions;
 mod storages;
 mod support;
 mod task_lists;
@@ -29,3 +32,4 @@ mod tasks_bulk;
 mod tasks_of_jobs;
 mod triggers;
 mod uploads;
+mod users;

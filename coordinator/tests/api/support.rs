@@ -12,7 +12,10 @@ use drover_coordinator::{
     background::{self, retention::Ages},
     clock::{Clock, Randomness},
     domain::job::Leases,
-    operations::account::{self, Bootstrap},
+    operations::{
+        account::{self, Bootstrap},
+        session::SessionRules,
+    },
     secrets::Secrets,
     store::{
         Db,
@@ -85,6 +88,10 @@ pub fn rules() -> Rules {
         },
         public_metrics: true,
         public_url: String::new(),
+        audit_retention_days: None,
+        openid: None,
+        ldap: None,
+        sessions: SessionRules { idle_seconds: 3600, lifetime_seconds: 86_400 },
     }
 }
 
@@ -102,11 +109,20 @@ impl World {
         rules: Rules,
         open: impl FnOnce(Arc<Memory>, Arc<dyn Clock>, Arc<dyn Randomness>) -> Db,
     ) -> Self {
+        Self::with_secret(rules, [3; 32], open).await
+    }
+
+    /// The same with a key file of its own.
+    pub async fn with_secret(
+        rules: Rules,
+        secret: [u8; 32],
+        open: impl FnOnce(Arc<Memory>, Arc<dyn Clock>, Arc<dyn Randomness>) -> Db,
+    ) -> Self {
         let engine = Arc::new(Memory::default());
         let clock = Arc::new(ManualClock(AtomicI64::new(START)));
         let randomness = Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(7))));
         let db = Arc::new(open(engine.clone(), clock.clone(), randomness));
-        let secrets = Arc::new(Secrets::from_bytes(&[3; 32]));
+        let secrets = Arc::new(Secrets::from_bytes(&secret));
         let app = App::new(db, Arc::new(Blobs::memory()), secrets, rules, None);
         let router = drover_coordinator::http::router(Arc::clone(&app));
         let account = AccountId::from_uuid(Uuid::from_u128(0xacc0));
@@ -126,6 +142,10 @@ impl World {
             login: "admin".to_owned(),
             password_hash: Some(HASH.clone()),
             api_key: None,
+            name: String::new(),
+            email: None,
+            runs_system: account == self.account,
+            audit_retention_days: None,
         };
         let secrets = Arc::clone(&self.app.secrets);
         self.app.db.write(account, move |tx| account::bootstrap(tx, account, &wanted, &secrets)).await.unwrap()

@@ -24,6 +24,8 @@ NAMES = {
     "resource": "erp-login",
     "scope": "group",
     "holder": "accounting",
+    "role": "clerks",
+    "user": "clerk",
 }
 counters = {}
 

@@ -45,6 +45,15 @@ class World:
         c.json("POST", "/queues", {"name": "invoices", "max_attempts": 1000})
         self.tasks = self.make_tasks()
         self.spare["triggers"] = [self.make_trigger(f"spare-{number}") for number in range(SPARE)]
+        c.json("POST", "/roles", {"name": "clerks", "permissions": ["job:read", "queue:*"]})
+        c.json("POST", "/users", {"login": "clerk", "roles": ["clerks"]})
+        for n in range(SPARE):
+            c.json("POST", "/roles", {"name": f"spare-{n}", "permissions": ["job:read"]})
+            c.json("POST", "/users", {"login": f"spare-{n}", "roles": []})
+        self.spare["roles"] = self.spare["users"] = [f"spare-{n}" for n in range(SPARE)]
+        accounts = [{"name": f"spare {n}", "admin": {"login": "admin"}} for n in range(SPARE)]
+        self.spare["accounts"] = [c.json("POST", "/accounts", account)["account"]["id"] for account in accounts]
+        self.spare["sessions"] = ["0192f6c4-7a10-7cc3-98c4-dc0c0c07398f"]
         self.spare["keys"] = [c.json("POST", "/keys", {"name": f"spare {n}"})["id"] for n in range(SPARE)]
         self.spare["join-tokens"] = [c.json("POST", "/join-tokens", {})["id"] for _ in range(SPARE)]
 

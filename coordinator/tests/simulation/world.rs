@@ -24,6 +24,7 @@ use drover_coordinator::{
     operations::{
         account::{self, Bootstrap},
         robot_group,
+        session::SessionRules,
     },
     secrets::Secrets,
     store::{Db, Topic, blob::Blobs},
@@ -212,6 +213,10 @@ impl World {
             },
             public_metrics: true,
             public_url: String::new(),
+            audit_retention_days: None,
+            openid: None,
+            ldap: None,
+            sessions: SessionRules { idle_seconds: 3600, lifetime_seconds: 86_400 },
         };
         App::new(Arc::new(db), Arc::clone(&self.blobs), Arc::clone(&self.secrets), rules, None)
     }
@@ -225,6 +230,10 @@ impl World {
             login: "admin".to_owned(),
             password_hash: None,
             api_key: Some(ADMIN_KEY.to_owned()),
+            name: String::new(),
+            email: None,
+            runs_system: true,
+            audit_retention_days: None,
         };
         let made = app.db.write(account, move |tx| account::bootstrap(tx, account, &wanted, &secrets)).await;
         made.expect("the first account is made");

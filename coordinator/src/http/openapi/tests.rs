@@ -126,9 +126,12 @@ fn every_operation_is_named_described_and_in_one_section() {
 fn headers_of_repetition_and_condition_are_where_they_must_be() {
     let document = document();
     // Agents' calls are repeatable by their own nature; a key that is revealed must not be kept.
-    let without_key = |path: &str, id: &str| path.starts_with("/api/v1/agent/") || id == "reveal_own_key";
+    let without_key = |path: &str, id: &str| {
+        path.starts_with("/api/v1/agent/") || ["reveal_own_key", "sign_in", "change_own_password"].contains(&id)
+    };
     // These have no revision.
-    let without_revision = ["delete_key", "delete_join_token", "remove_robot_from_group", "delete_logs"];
+    let without_revision =
+        ["delete_key", "delete_join_token", "remove_robot_from_group", "delete_logs", "sign_out", "end_session"];
     for (path, method, operation) in operations_of(&document) {
         let id = id(&operation);
         let answers = &operation["responses"];
@@ -148,7 +151,17 @@ fn headers_of_repetition_and_condition_are_where_they_must_be() {
             assert!(answers.get("206").is_some() && answers.get("416").is_some(), "{id}");
         }
         let open = operation["security"] == json!([{}]);
-        let is_open = ["get_health", "get_readiness", "join_robot", "read_by_link", "write_by_link"].contains(&id);
+        let is_open = [
+            "get_health",
+            "get_readiness",
+            "join_robot",
+            "read_by_link",
+            "write_by_link",
+            "sign_in",
+            "begin_openid_sign_in",
+            "finish_openid_sign_in",
+        ]
+        .contains(&id);
         assert_eq!(open, is_open, "{id}: {}", operation["security"]);
     }
 }
