@@ -3,8 +3,8 @@
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::commands::{
-    audit, backup, file, group, job, join_token, key, keys, login, logs, process, queue, resource, robot, storage,
-    task, trigger,
+    account, alert, audit, backup, changes, file, group, job, join_token, key, keys, login, logs, process, queue,
+    resource, robot, role, storage, task, trigger, user, webhook,
 };
 
 const AFTER_HELP: &str = "\
@@ -92,9 +92,28 @@ pub enum Command {
     /// Named values for processes: texts, numbers, credentials, secrets, calendars
     #[command(subcommand)]
     Resource(resource::ResourceCommand),
+    /// Webhooks: addresses outside to which events are sent
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
+    /// Alerts: what people want to be told of, and what was raised
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
+    /// Follow the changes of objects as they happen
+    Events(changes::EventsArgs),
+    /// How the fleet is: robots, jobs, queues, alerts, next fires
+    Overview,
     /// The audit trail: who did what
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Users of the account, and your own password
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Roles: what users may do, and to what
+    #[command(subcommand)]
+    Role(role::RoleCommand),
+    /// Your account; and all accounts, for those who run the coordinator
+    #[command(subcommand)]
+    Account(account::AccountCommand),
     /// Your own API key
     #[command(subcommand)]
     Key(key::KeyCommand),

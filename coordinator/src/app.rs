@@ -10,13 +10,24 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::job::Leases,
     error::{Error, Result},
+    external::{
+        ldap::{self, Directory},
+        openid::{self, Provider},
+    },
     json_schema::Schemas,
+    mail_client::{MailClient, MailRules},
     manifests::Manifests,
+    operations::alert_watch::Disk,
+    operations::session::SessionRules,
     password::Guesses,
     queue_schemas::QueueSchemas,
     secrets::Secrets,
     store::{Db, Reader, backup::BlobHold, blob::Blobs, embedded::Embedded},
+    webhook_client::{WebhookClient, WebhookRules},
 };
+
+/// First pages that are put together at once.
+const MAX_OVERVIEWS: usize = 4;
 
 /// Sizes that the operator may set.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +54,22 @@ pub struct Rules {
     pub public_metrics: bool,
     /// The root under which people reach the coordinator; empty: whatever they called.
     pub public_url: String,
+    pub webhooks: WebhookRules,
+    pub mail: MailRules,
+    pub sessions: SessionRules,
+    /// Other ways to sign in, if there are any.
+    pub openid: Option<openid::Settings>,
+    pub ldap: Option<ldap::Settings>,
+    /// For so many days acts are kept at the least; absent: for ever.
+    pub audit_retention_days: Option<u32>,
 }
 
 /// What lies on the disk.
 #[derive(Clone)]
 pub struct OnDisk {
     pub engine: Arc<Embedded>,
+    /// The store's folder.
+    pub folder: PathBuf,
     /// Blobs that belong into a backup; absent when they lie outside of the store's folder.
     pub blobs_folder: Option<PathBuf>,
 }
@@ -70,9 +91,15 @@ pub struct App {
     pub touching: Arc<Mutex<HashSet<KeyId>>>,
     pub guesses: Guesses,
     pub rates: crate::http::rate::Rates,
+    pub openid: Option<Provider>,
+    pub directory: Option<Directory>,
     /// Searches of logs that may still begin.
     pub searches: Arc<Semaphore>,
+    /// First pages that may be put together at once.
+    pub overviews: Semaphore,
     pub metrics: crate::http::metrics::Metrics,
+    pub webhooks: WebhookClient,
+    pub mail: MailClient,
 }
 
 impl App {
@@ -83,6 +110,10 @@ impl App {
         rules: Rules,
         on_disk: Option<OnDisk>,
     ) -> Arc<Self> {
+        let webhooks = WebhookClient::new(rules.webhooks);
+        let mail = MailClient::new(rules.mail.clone());
+        let openid = rules.openid.clone().map(Provider::new);
+        let directory = rules.ldap.clone().map(Directory::new);
         Arc::new(Self {
             rates: crate::http::rate::Rates::new(rules.limits.requests_per_second),
             db,
@@ -97,8 +128,23 @@ impl App {
             stopping: CancellationToken::new(),
             touching: Arc::default(),
             guesses: Guesses::default(),
+            openid,
+            directory,
             searches: crate::log_search::permits(),
+            overviews: Semaphore::new(MAX_OVERVIEWS),
             metrics: crate::http::metrics::Metrics::default(),
+            webhooks,
+            mail,
+        })
+    }
+
+    /// How much room the disk of the store has; nothing is known of a store in memory.
+    pub fn disk(&self) -> Option<Disk> {
+        let stat = rustix::fs::statvfs(&self.on_disk.as_ref()?.folder).ok()?;
+        Some(Disk {
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            is_full: self.db.read_only(),
         })
     }
 

@@ -6,6 +6,7 @@ use config::{Config as Sources, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    mail_client::MailTls,
     nearest::{nearest, unknown_name},
     store::blob::S3Settings,
 };
@@ -33,9 +34,15 @@ pub struct Config {
     pub blobs: Blobs,
     pub secrets: Secrets,
     pub bootstrap: Bootstrap,
+    pub sessions: Sessions,
+    pub openid: Openid,
+    pub ldap: Ldap,
     pub leases: Leases,
     pub limits: Limits,
     pub retention: Retention,
+    pub webhooks: Webhooks,
+    pub mail: Mail,
+    pub audit: Audit,
     pub metrics: Metrics,
     pub log: Log,
 }
@@ -123,6 +130,75 @@ impl std::fmt::Debug for Bootstrap {
     }
 }
 
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sessions {
+    pub idle_minutes: u64,
+    pub lifetime_hours: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Openid {
+    pub issuer: String,
+    pub client_id: String,
+    #[serde(serialize_with = "masked")]
+    pub client_secret: String,
+    pub client_secret_file: PathBuf,
+    pub scopes: String,
+    pub account: String,
+    pub login_claim: String,
+    pub groups_claim: String,
+    pub roles: String,
+    pub default_roles: String,
+    pub create_users: bool,
+}
+
+impl std::fmt::Debug for Openid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Openid").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ldap {
+    pub url: String,
+    pub start_tls: bool,
+    pub bind_dn: String,
+    #[serde(serialize_with = "masked")]
+    pub bind_password: String,
+    pub bind_password_file: PathBuf,
+    pub base_dn: String,
+    pub filter: String,
+    pub name_attribute: String,
+    pub email_attribute: String,
+    pub groups_attribute: String,
+    pub account: String,
+    pub roles: String,
+    pub default_roles: String,
+    pub create_users: bool,
+}
+
+impl std::fmt::Debug for Ldap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ldap").field("url", &self.url).field("base_dn", &self.base_dn).finish_non_exhaustive()
+    }
+}
+
+/// `group=role` pairs between commas, or between semicolons where there is one: names in directories have commas. A group may have `=` in its name, as those of directories do: the last one counts.
+pub fn role_pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let between = if text.contains(';') { ';' } else { ',' };
+    let pairs = text.split(between).map(str::trim).filter(|pair| !pair.is_empty());
+    let parse = |pair: &str| match pair.rsplit_once('=') {
+        Some((group, role)) if !group.trim().is_empty() && !role.trim().is_empty() => {
+            Ok((group.trim().to_owned(), role.trim().to_owned()))
+        }
+        _ => Err(format!("{pair:?} is not group=role")),
+    };
+    pairs.map(parse).collect()
+}
+
 /// Secrets are never printed, not even to the one who set them.
 fn masked<S: serde::Serializer>(secret: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(if secret.is_empty() { "" } else { "••••" })
@@ -152,6 +228,52 @@ pub struct Limits {
 pub struct Retention {
     pub jobs_days: u64,
     pub logs_days: u64,
+    pub deliveries_days: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhooks {
+    pub allow_private_targets: bool,
+    pub timeout_seconds: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mail {
+    pub host: String,
+    /// 0: the usual one.
+    pub port: u16,
+    pub tls: MailTls,
+    pub from: String,
+    pub user: String,
+    #[serde(serialize_with = "masked")]
+    pub password: String,
+    pub password_file: PathBuf,
+}
+
+impl Mail {
+    /// The port as set, or the usual one for this way to secure the connection.
+    pub fn port(&self) -> u16 {
+        match (self.port, self.tls) {
+            (0, MailTls::Starttls) => 587,
+            (0, MailTls::Tls) => 465,
+            (0, MailTls::None) => 25,
+            (port, _) => port,
+        }
+    }
+}
+
+impl std::fmt::Debug for Mail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mail").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    pub retention_days: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -198,6 +320,21 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let refuse = |text: &str| Err(ConfigError::Unusable(text.to_owned()));
+        if self.sessions.idle_minutes == 0 || self.sessions.lifetime_hours == 0 {
+            return refuse("sessions.idle_minutes and sessions.lifetime_hours must be at least 1");
+        }
+        for (name, roles) in [("openid.roles", &self.openid.roles), ("ldap.roles", &self.ldap.roles)] {
+            role_pairs(roles).map_err(|error| ConfigError::Unusable(format!("{name}: {error}")))?;
+        }
+        if !self.openid.issuer.is_empty() && (self.openid.client_id.is_empty() || self.http.public_url.is_empty()) {
+            return refuse("openid.issuer needs openid.client_id and http.public_url");
+        }
+        if !self.ldap.url.is_empty() && (self.ldap.base_dn.is_empty() || !self.ldap.filter.contains("{login}")) {
+            return refuse("ldap.url needs ldap.base_dn, and ldap.filter with {login} in it");
+        }
+        if (1..30).contains(&self.audit.retention_days) {
+            return refuse("audit.retention_days must be 0 (for ever) or at least 30");
+        }
         let leases = &self.leases;
         if leases.heartbeat_seconds == 0 || leases.accept_seconds == 0 || leases.job_seconds == 0 {
             return refuse("leases.job_seconds, accept_seconds and heartbeat_seconds must be at least 1");
@@ -207,6 +344,12 @@ impl Config {
         }
         if self.store.checkpoint_mib == 0 || self.store.checkpoint_seconds == 0 || self.store.export_mib == 0 {
             return refuse("store.checkpoint_mib, checkpoint_seconds and export_mib must be at least 1");
+        }
+        if !self.mail.host.is_empty() && self.mail.from.parse::<lettre::message::Mailbox>().is_err() {
+            return refuse("mail.from must be an address such as drover@example.com or Drover <drover@example.com>");
+        }
+        if self.webhooks.timeout_seconds == 0 {
+            return refuse("webhooks.timeout_seconds must be at least 1");
         }
         if self.limits.job_log_mib == 0 {
             return refuse("limits.job_log_mib must be at least 1");
@@ -222,6 +365,8 @@ impl Config {
             ("limits.job_log_mib", self.limits.job_log_mib, 1_048_576),
             ("retention.jobs_days", self.retention.jobs_days, 36_500),
             ("retention.logs_days", self.retention.logs_days, 36_500),
+            ("retention.deliveries_days", self.retention.deliveries_days, 36_500),
+            ("webhooks.timeout_seconds", self.webhooks.timeout_seconds, 300),
             ("leases.job_seconds", leases.job_seconds, 86_400),
             ("leases.accept_seconds", leases.accept_seconds, 86_400),
             ("leases.lost_after_seconds", leases.lost_after_seconds, 31_536_000),
@@ -254,7 +399,12 @@ impl Config {
         read_secret("bootstrap.password_file", &bootstrap.password_file, &mut bootstrap.password)?;
         let blobs = &mut self.blobs;
         read_secret("blobs.secret_access_key_file", &blobs.secret_access_key_file, &mut blobs.secret_access_key)?;
+        read_secret("mail.password_file", &self.mail.password_file, &mut self.mail.password)?;
         read_secret("bootstrap.api_key_file", &bootstrap.api_key_file, &mut bootstrap.api_key)?;
+        let openid = &mut self.openid;
+        read_secret("openid.client_secret_file", &openid.client_secret_file, &mut openid.client_secret)?;
+        let ldap = &mut self.ldap;
+        read_secret("ldap.bind_password_file", &ldap.bind_password_file, &mut ldap.bind_password)?;
         Ok(self)
     }
 
@@ -291,6 +441,11 @@ impl Config {
             })),
             _ => Err(refusal()),
         }
+    }
+
+    /// For how many days acts are kept at the least; nothing for ever.
+    pub fn audit_retention_days(&self) -> Option<u32> {
+        Some(self.audit.retention_days).filter(|days| *days > 0)
     }
 
     /// Where the key file lies.
@@ -346,6 +501,7 @@ mod tests {
         let config = load(&[]).expect("the built-in file is whole");
         assert_eq!(config.http.listen, "127.0.0.1:7070");
         assert_eq!(config.leases.lost_after_seconds, 300);
+        assert!(!config.webhooks.allow_private_targets);
         assert_eq!(config.key_file(), Path::new("/var/lib/drover/secrets.key"));
     }
 
@@ -370,7 +526,22 @@ mod tests {
         assert_eq!(error.to_string(), "the settings have no listn; did you mean listen?");
         assert!(load(&[("DROVER_LEASES__HEARTBEAT_SECONDS", "0")]).is_err());
         assert!(load(&[("DROVER_STORE__CACHE_MIB", "much")]).is_err());
+        assert!(load(&[("DROVER_SESSIONS__IDLE_MINUTES", "0")]).is_err());
+        assert!(load(&[("DROVER_AUDIT__RETENTION_DAYS", "1")]).is_err());
         assert!(load(&[("DROVER_STORE__EXPORT_MIB", "0")]).is_err());
+        assert!(load(&[("DROVER_WEBHOOKS__TIMEOUT_SECONDS", "0")]).is_err());
+        assert!(load(&[("DROVER_MAIL__HOST", "mail.example.com")]).is_err(), "nobody knows whose mail it is");
+    }
+
+    #[test]
+    fn the_port_of_the_mail_server_follows_from_how_it_is_secured() {
+        let given = [("DROVER_MAIL__HOST", "mail.example.com"), ("DROVER_MAIL__FROM", "Drover <drover@example.com>")];
+        let load = |more: &[(&str, &str)]| load(&[&given, more].concat()).expect("these settings are fine");
+        assert_eq!(load(&[]).mail.port(), 587);
+        assert_eq!(load(&[("DROVER_MAIL__TLS", "tls")]).mail.port(), 465);
+        assert_eq!(load(&[("DROVER_MAIL__TLS", "none"), ("DROVER_MAIL__PORT", "2525")]).mail.port(), 2525);
+        let secret = load(&[("DROVER_MAIL__USER", "drover"), ("DROVER_MAIL__PASSWORD", "secret-word")]);
+        assert!(!secret.printed().contains("secret-word") && !format!("{secret:?}").contains("secret-word"));
     }
 
     /// A short lease with the usual heartbeat would make every job silent again and again.
@@ -402,6 +573,35 @@ mod tests {
         assert_eq!(config.blobs.secret_access_key, "much-secret");
         assert!(!config.printed().contains("much-secret"));
         assert!(!format!("{config:?}").contains("much-secret"));
+    }
+
+    #[test]
+    fn groups_give_roles_between_commas_or_semicolons() {
+        let pair = |group: &str, role: &str| (group.to_owned(), role.to_owned());
+        assert_eq!(role_pairs(" ops = operator,boss=admin,"), Ok(vec![pair("ops", "operator"), pair("boss", "admin")]));
+        assert_eq!(
+            role_pairs("cn=ops,dc=x=operator;cn=boss,dc=x=admin"),
+            Ok(vec![pair("cn=ops,dc=x", "operator"), pair("cn=boss,dc=x", "admin")])
+        );
+        assert!(role_pairs("ops").is_err() && role_pairs("=operator").is_err() && role_pairs("ops=").is_err());
+    }
+
+    /// Ways to sign in that could not work are refused at the start, and their secrets are never shown.
+    #[test]
+    fn other_ways_to_sign_in_are_whole_or_not_there() {
+        let issuer = ("DROVER_OPENID__ISSUER", "https://id.example.com");
+        let public = ("DROVER_HTTP__PUBLIC_URL", "https://drover.example.com");
+        let secret = ("DROVER_OPENID__CLIENT_SECRET", "much-secret");
+        assert!(load(&[issuer]).is_err() && load(&[issuer, public]).is_err());
+        let config = load(&[issuer, public, secret, ("DROVER_OPENID__CLIENT_ID", "drover")]).expect("it is whole");
+        assert!(!config.printed().contains("much-secret") && !format!("{config:?}").contains("much-secret"));
+        let url = ("DROVER_LDAP__URL", "ldaps://directory.example.com");
+        let base = ("DROVER_LDAP__BASE_DN", "dc=example,dc=com");
+        let password = ("DROVER_LDAP__BIND_PASSWORD", "much-secret");
+        assert!(load(&[url]).is_err() && load(&[url, base, ("DROVER_LDAP__FILTER", "(uid=x)")]).is_err());
+        let config = load(&[url, base, password]).expect("it is whole");
+        assert!(!config.printed().contains("much-secret") && !format!("{config:?}").contains("much-secret"));
+        assert!(load(&[("DROVER_LDAP__ROLES", "ops")]).is_err());
     }
 
     #[test]

@@ -79,6 +79,32 @@ enum Command {
     /// Whatever interrupts it, it can be called again, and the coordinator can be started meanwhile. Old backups need the
     /// key file of their time.
     RotateKey,
+    /// Write an account of a stopped coordinator into a file, to take it to another one.
+    ///
+    /// Secrets are sealed with a passphrase. Keys of robots and named keys stay behind: robots join again.
+    ExportAccount {
+        /// Name or id of the account.
+        #[arg(long)]
+        account: String,
+        /// The file, which must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// A file with the passphrase, of at least 12 characters.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+    },
+    /// Take an account into a stopped coordinator from a file that `export-account` has written.
+    ImportAccount {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// A file with the passphrase.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+        /// Another name for the account.
+        #[arg(long)]
+        name: Option<String>,
+    },
     /// Print the API's document (OpenAPI 3.1).
     Openapi,
 }
@@ -114,8 +140,30 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Rebuild { accept_loss }) => rebuild(&config, accept_loss),
         Some(Command::Restore { from, verify, until }) => restore_backup(&config, &from, verify, until),
         Some(Command::RotateKey) => rotate_key(&config),
+        Some(Command::ExportAccount { account, to, passphrase_file }) => {
+            let passphrase = read_passphrase(&passphrase_file)?;
+            let taken = archive_runtime()?.block_on(start::export_account(&config, account, passphrase, to))?;
+            println!("{} records and {} blobs were written", taken.records, taken.blobs);
+            Ok(())
+        }
+        Some(Command::ImportAccount { from, passphrase_file, name }) => {
+            let passphrase = read_passphrase(&passphrase_file)?;
+            let taken = archive_runtime()?.block_on(start::import_account(&config, from, passphrase, name))?;
+            println!("{} records and {} blobs were taken in; robots join again", taken.records, taken.blobs);
+            Ok(())
+        }
         Some(Command::NewKey { login }) => new_key(&config, &login),
     }
+}
+
+fn read_passphrase(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Reading blobs goes on while a thread waits for them.
+fn archive_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
 }
 
 fn trace(config: &Config) -> anyhow::Result<()> {

@@ -9,7 +9,10 @@ use std::{
     path::Path,
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce, aead::Aead};
 use drover_protocol::JobId;
 use hmac::{Hmac, Mac};
@@ -22,7 +25,7 @@ use crate::{
     error::{Error, Result},
 };
 
-const NONCE_BYTES: usize = 24;
+pub const NONCE_BYTES: usize = 24;
 /// Length of what signs a link.
 pub const LINK_TAG_BYTES: usize = 32;
 
@@ -51,6 +54,7 @@ pub struct Secrets {
     sealing: Vec<[u8; 32]>,
     attempts: [u8; 32],
     links: [u8; 32],
+    forms: [u8; 32],
     fingerprint: [u8; 32],
 }
 
@@ -67,6 +71,11 @@ impl Secrets {
         Self::from_chain(&[*secret])
     }
 
+    /// The same, which opens what the other one has sealed as well.
+    pub fn with_older(&self, older: &Self) -> Self {
+        Self { sealing: [self.sealing.as_slice(), &older.sealing].concat(), ..*self }
+    }
+
     /// Of all secrets of the key file; there is at least one.
     fn from_chain(chain: &[[u8; SECRET_BYTES]]) -> Self {
         let derive = |purpose: &str| mac(&chain[0], &[b"drover ", purpose.as_bytes()]);
@@ -76,6 +85,7 @@ impl Secrets {
             sealing: chain[1.min(chain.len() - 1)..].iter().rev().map(sealing).collect(),
             attempts: derive("keys of attempts"),
             links: derive("links"),
+            forms: derive("forms of sessions"),
             fingerprint: derive("fingerprint"),
         }
     }
@@ -176,6 +186,16 @@ impl Secrets {
         self.link_tag(payload).ct_eq(tag).into()
     }
 
+    /// What a page says with each change that it asks for in a session, which another site's page cannot know.
+    pub fn csrf_token(&self, session: &str) -> String {
+        URL_SAFE_NO_PAD.encode(mac(&self.forms, &[session.as_bytes()]))
+    }
+
+    /// Whether it is that of the session; takes the same time whatever it is.
+    pub fn is_csrf_token(&self, session: &str, token: &str) -> bool {
+        self.csrf_token(session).as_bytes().ct_eq(token.as_bytes()).into()
+    }
+
     /// Seals bytes; `context` must be the same when they are opened.
     pub fn seal(&self, context: &[u8], plain: &[u8], nonce: [u8; NONCE_BYTES]) -> Result<Vec<u8>> {
         let cipher = XChaCha20Poly1305::new(&self.sealing[0].into());
@@ -236,6 +256,11 @@ fn write_chain(path: &Path, chain: &[[u8; SECRET_BYTES]]) -> std::io::Result<()>
 /// The text of a key: the Base64 of a random GUID's text.
 pub fn key_text(random: [u8; 16]) -> String {
     STANDARD.encode(Builder::from_random_bytes(random).into_uuid().to_string())
+}
+
+/// The text of a session's key.
+pub fn session_text(random: [u8; 32]) -> String {
+    URL_SAFE_NO_PAD.encode(random)
 }
 
 #[cfg(test)]

@@ -7,18 +7,22 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use drover_protocol::AccountId;
+use drover_protocol::{API_BASE, AccountId};
 
 use crate::{
+    account_archive::{self, Taken},
     app::{App, Limits, OnDisk, Rules},
     background::{self, Background, retention::Ages},
     clock::{Randomness, SystemClock, SystemRandomness},
-    config::{BlobPlace, Config, EngineKind},
+    config::{BlobPlace, Config, EngineKind, role_pairs},
     domain::job::Leases,
+    external::{self, Admission, ldap, openid},
     http::{self, Certificate, Server},
+    mail_client::MailRules,
     operations::{
         account::{self, Bootstrap},
         key, rotation,
+        session::SessionRules,
     },
     password,
     secrets::Secrets,
@@ -30,6 +34,7 @@ use crate::{
         key::{Key, Kind, SYSTEM_ACCOUNT},
         memory::Memory,
     },
+    webhook_client::WebhookRules,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -88,7 +93,11 @@ pub async fn start(config: &Config) -> anyhow::Result<Running> {
         .await
         .with_context(|| format!("cannot listen on {} (setting http.listen)", config.http.listen))?;
     let server = encrypted(server, config)?;
-    let ages = Ages { jobs_days: config.retention.jobs_days, logs_days: config.retention.logs_days };
+    let ages = Ages {
+        jobs_days: config.retention.jobs_days,
+        logs_days: config.retention.logs_days,
+        deliveries_days: config.retention.deliveries_days,
+    };
     let background = background::start(&app, ages).await.context("the periodic loops cannot be started")?;
     let patience = Duration::from_secs(config.http.shutdown_seconds);
     Ok(Running { app, server, background, engine, new_key, patience })
@@ -118,7 +127,7 @@ async fn open_store(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Blobs, 
     });
     let engine = Arc::new(engine.await??);
     let (blobs, blobs_folder) = open_blobs(config).await?;
-    Ok((engine.clone(), blobs, Some(OnDisk { engine, blobs_folder })))
+    Ok((engine.clone(), blobs, Some(OnDisk { engine, folder: config.store.path.clone(), blobs_folder })))
 }
 
 /// Opens the place of blobs, and gives its folder if that belongs into a backup. The store is open already: nobody else
@@ -141,6 +150,46 @@ pub async fn open_blobs(config: &Config) -> anyhow::Result<(Blobs, Option<PathBu
     }
 }
 
+fn admission(account: &str, roles: &str, default_roles: &str, creates_users: bool) -> Admission {
+    Admission {
+        account: account.to_owned(),
+        // They were looked at when the settings were read.
+        roles: role_pairs(roles).unwrap_or_default(),
+        default_roles: external::names(default_roles),
+        creates_users,
+    }
+}
+
+fn openid_settings(config: &Config) -> Option<openid::Settings> {
+    let set = Some(&config.openid).filter(|set| !set.issuer.is_empty())?;
+    Some(openid::Settings {
+        issuer: set.issuer.clone(),
+        client_id: set.client_id.clone(),
+        client_secret: set.client_secret.clone(),
+        scopes: set.scopes.split_whitespace().map(str::to_owned).collect(),
+        login_claim: set.login_claim.clone(),
+        groups_claim: set.groups_claim.clone(),
+        redirect_url: format!("{}{API_BASE}/session/openid/callback", config.http.public_url.trim_end_matches('/')),
+        admission: admission(&set.account, &set.roles, &set.default_roles, set.create_users),
+    })
+}
+
+fn ldap_settings(config: &Config) -> Option<ldap::Settings> {
+    let set = Some(&config.ldap).filter(|set| !set.url.is_empty())?;
+    Some(ldap::Settings {
+        url: set.url.clone(),
+        start_tls: set.start_tls,
+        bind_dn: set.bind_dn.clone(),
+        bind_password: set.bind_password.clone(),
+        base_dn: set.base_dn.clone(),
+        filter: set.filter.clone(),
+        name_attribute: set.name_attribute.clone(),
+        email_attribute: set.email_attribute.clone(),
+        groups_attribute: set.groups_attribute.clone(),
+        admission: admission(&set.account, &set.roles, &set.default_roles, set.create_users),
+    })
+}
+
 fn rules(config: &Config) -> Rules {
     Rules {
         leases: Leases {
@@ -158,6 +207,26 @@ fn rules(config: &Config) -> Rules {
         },
         public_metrics: config.metrics.public,
         public_url: config.http.public_url.clone(),
+        webhooks: WebhookRules {
+            allow_private_targets: config.webhooks.allow_private_targets,
+            timeout_seconds: config.webhooks.timeout_seconds,
+        },
+        mail: MailRules {
+            host: config.mail.host.clone(),
+            port: config.mail.port(),
+            tls: config.mail.tls,
+            from: config.mail.from.clone(),
+            user: config.mail.user.clone(),
+            password: config.mail.password.clone(),
+        },
+        audit_retention_days: config.audit_retention_days(),
+        openid: openid_settings(config),
+        ldap: ldap_settings(config),
+        sessions: SessionRules {
+            idle_seconds: config.sessions.idle_minutes * 60,
+            lifetime_seconds: config.sessions.lifetime_hours * 3600,
+            encrypted: !config.http.certificate_file.as_os_str().is_empty(),
+        },
     }
 }
 
@@ -185,8 +254,12 @@ pub async fn first_account(
     let wanted = Bootstrap {
         account: bootstrap.account.clone(),
         login: bootstrap.login.clone(),
+        name: String::new(),
+        email: None,
         password_hash,
         api_key: given(&bootstrap.api_key),
+        runs_system: true,
+        audit_retention_days: config.audit_retention_days(),
     };
     let is_given = wanted.api_key.is_some();
     let account = AccountId::from_uuid(db.new_id());
@@ -307,4 +380,69 @@ pub async fn reseal_all(db: &Db, secrets: &Arc<Secrets>) -> anyhow::Result<usize
         }
     }
     Ok(count)
+}
+
+/// The store, blobs and secrets of a coordinator that is stopped.
+struct Stopped {
+    db: Db,
+    blobs: Blobs,
+    secrets: Arc<Secrets>,
+    on_disk: Option<OnDisk>,
+}
+
+impl Stopped {
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        let (engine, blobs, on_disk) = open_store(config).await?;
+        let randomness = Arc::new(SystemRandomness);
+        let secrets = Arc::new(Secrets::open(&config.key_file(), false, &*randomness)?);
+        let db = Db::new(engine, Arc::new(SystemClock), randomness, Box::new(broken));
+        check_fingerprint(&db, &secrets, &config.key_file())?;
+        Ok(Self { db, blobs, secrets, on_disk })
+    }
+
+    fn close(self) -> anyhow::Result<()> {
+        self.db.close();
+        match self.on_disk {
+            Some(on_disk) => {
+                on_disk.engine.close().map_err(|error| anyhow::anyhow!("the store was not closed cleanly: {error}"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes an account of a stopped coordinator into a file.
+pub async fn export_account(
+    config: &Config,
+    account: String,
+    passphrase: String,
+    to: PathBuf,
+) -> anyhow::Result<Taken> {
+    let stopped = Stopped::open(config).await?;
+    let handle = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let parts = (&stopped.db, &stopped.blobs, &stopped.secrets);
+        let taken = account_archive::export(&handle, parts, &account, &passphrase, &to);
+        stopped.close()?;
+        taken
+    })
+    .await?
+}
+
+/// Takes an account into a stopped coordinator from a file.
+pub async fn import_account(
+    config: &Config,
+    from: PathBuf,
+    passphrase: String,
+    name: Option<String>,
+) -> anyhow::Result<Taken> {
+    let stopped = Stopped::open(config).await?;
+    let handle = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let parts = (&stopped.db, &stopped.blobs, &stopped.secrets);
+        let taken = account_archive::import(&handle, parts, &from, &passphrase, name.as_deref());
+        stopped.close()?;
+        taken
+    })
+    .await?
 }

@@ -9,9 +9,14 @@ use drover_coordinator::{
     app::{App, Limits, Rules},
     clock::{Clock, Randomness},
     domain::job::Leases,
-    operations::account::{self, Bootstrap},
+    mail_client::MailRules,
+    operations::{
+        account::{self, Bootstrap},
+        session::SessionRules,
+    },
     secrets::Secrets,
     store::{Db, blob::Blobs, memory::Memory},
+    webhook_client::WebhookRules,
 };
 use drover_protocol::{AccountId, Timestamp};
 use uuid::Uuid;
@@ -52,9 +57,16 @@ pub async fn app() -> Arc<App> {
             artifact_bytes: 1 << 20,
             file_bytes: 1 << 20,
             job_log_bytes: 256 << 20,
+            requests_per_second: 0,
         },
         public_metrics: true,
         public_url: String::new(),
+        webhooks: WebhookRules { allow_private_targets: false, timeout_seconds: 15 },
+        mail: MailRules::none(),
+        audit_retention_days: None,
+        openid: None,
+        ldap: None,
+        sessions: SessionRules { idle_seconds: 3600, lifetime_seconds: 86_400, encrypted: false },
     };
     let secrets = Arc::new(Secrets::from_bytes(&[3; 32]));
     let app = App::new(db(), Arc::new(Blobs::memory()), Arc::clone(&secrets), rules, None);
@@ -64,6 +76,10 @@ pub async fn app() -> Arc<App> {
         login: "admin".to_owned(),
         password_hash: None,
         api_key: Some(ADMIN_KEY.to_owned()),
+        name: String::new(),
+        email: None,
+        runs_system: true,
+        audit_retention_days: None,
     };
     app.db.write(account, move |tx| account::bootstrap(tx, account, &wanted, &secrets)).await.expect("an account");
     app

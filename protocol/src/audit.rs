@@ -15,12 +15,13 @@ pub struct AuditRecord {
     pub seq: u64,
     /// Never earlier than that of the act before.
     pub at: Timestamp,
-    /// `user:<id>`, `robot:<id>`, `job:<id>` or `coordinator`.
+    /// `user:<id>`, `robot:<id>`, `job:<id>`, `coordinator`, or `unauthenticated` for who was not let in.
     pub actor: String,
     pub actor_name: String,
     /// The caller's address, as the coordinator sees it.
     #[schema(required)]
     pub address: Option<String>,
+    /// Of the key or the session.
     #[schema(required)]
     pub key_id: Option<KeyId>,
     #[schema(example = "update")]
@@ -49,7 +50,7 @@ pub struct AuditRecord {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AuditFilter {
-    /// `user:<id>`, `robot:<id>`, `job:<id>`, `coordinator`, or a user's login.
+    /// `user:<id>`, `robot:<id>`, `job:<id>`, `coordinator`, `unauthenticated`, or a user's login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// Such as `process`, `resource`, `job`.

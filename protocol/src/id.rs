@@ -87,4 +87,16 @@ ids! {
     QueueId,
     /// Id of a task.
     TaskId,
+    /// Id of news: something that happened, as it is told to those who want to know.
+    NewsId,
+    /// Id of a webhook.
+    WebhookId,
+    /// Id of a delivery of news to a webhook.
+    DeliveryId,
+    /// Id of an alert rule.
+    AlertId,
+    /// Id of an alert that was raised.
+    RaisedAlertId,
+    /// Id of a role that people made.
+    RoleId,
 }

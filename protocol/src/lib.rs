@@ -5,7 +5,9 @@
 
 pub mod account;
 pub mod agent;
+pub mod alert;
 pub mod audit;
+pub mod change;
 pub mod event;
 pub mod id;
 pub mod job;
@@ -15,6 +17,8 @@ pub mod key;
 mod labels;
 pub mod log;
 pub mod manifest;
+pub mod news;
+pub mod overview;
 pub mod page;
 pub mod patch;
 pub mod problem;
@@ -23,11 +27,15 @@ pub mod queue;
 pub mod resource;
 pub mod robot;
 pub mod robot_group;
+pub mod role;
+pub mod session;
 pub mod storage;
 pub mod system;
 pub mod task;
 pub mod time;
 pub mod trigger;
+pub mod user;
+pub mod webhook;
 mod words;
 
 pub use id::*;

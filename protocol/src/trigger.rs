@@ -1,5 +1,15 @@
 //! Triggers: rules that start jobs by themselves.
 
+mod by_event;
+mod by_mail;
+mod by_queue;
+mod by_webhook;
+
+pub use by_event::{ByEvent, EventOn};
+pub use by_mail::{ByMail, MailJobs, MailProtocol, MailSecurity};
+pub use by_queue::ByQueue;
+pub use by_webhook::{ByWebhook, HookAnswer, HookAuth, HookMode, HookQuery, RotateHookSecret, RotatedSecret};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -13,6 +23,14 @@ words! {
         Schedule,
         /// It keeps a number of jobs running.
         Continuous,
+        /// It starts jobs for the tasks of a queue.
+        Queue,
+        /// It is called from outside.
+        Webhook,
+        /// It fires when something happens.
+        Event,
+        /// It looks into a mailbox.
+        Mail,
     }
 
     /// How the days of a cron pattern are numbered, and with it how many fields it has.
@@ -299,6 +317,22 @@ pub struct Trigger {
     pub schedule: Option<ScheduleView>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continuous: Option<Continuous>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<ByQueue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<ByWebhook>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<ByEvent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<ByMail>,
+    /// Where a webhook is called. Only told one by one, and only to those who may let it fire or change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "https://drover.example.com/api/v1/hooks/3q2-7wS0V1mJfXo1lqPZs8Yd0r9hTtBnUeKcGxAiMlE")]
+    pub url: Option<String>,
+    /// By which callers of a webhook prove that they may call. Only told when the trigger is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=")]
+    pub secret: Option<String>,
     /// Jobs that it has started.
     pub fired_count: u64,
     #[schema(required)]
@@ -342,7 +376,8 @@ pub struct NewTrigger {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1000)]
     pub max_parallel: Option<u32>,
-    /// `skip` if absent.
+    /// `skip` if absent; of the kinds `webhook`, `event` and `mail` it is `allow`, for each fire has an input of its own. Only instants of a
+    /// schedule can wait: the buffering ones are for that kind alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<Overlap>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -383,6 +418,18 @@ pub struct NewTrigger {
     /// For the kind `continuous`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continuous: Option<Continuous>,
+    /// For the kind `queue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<ByQueue>,
+    /// For the kind `webhook`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<ByWebhook>,
+    /// For the kind `event`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<ByEvent>,
+    /// For the kind `mail`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<ByMail>,
 }
 
 /// `PATCH /triggers/{trigger}`. The kind stays.
@@ -472,6 +519,22 @@ pub struct TriggerPatch {
     #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Continuous, required = false)]
     pub continuous: Option<Continuous>,
+    /// A merge patch of `queue`: a member that is null gets its default.
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = ByQueue, required = false)]
+    pub queue: Option<Map<String, Value>>,
+    /// A merge patch of `webhook`. The address and the secret stay.
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = ByWebhook, required = false)]
+    pub webhook: Option<Map<String, Value>>,
+    /// A merge patch of `event`.
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = ByEvent, required = false)]
+    pub event: Option<Map<String, Value>>,
+    /// A merge patch of `mail`. In another mailbox the looking begins anew.
+    #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = ByMail, required = false)]
+    pub mail: Option<Map<String, Value>>,
 }
 
 /// Filters of `GET /triggers`.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod dispatch;
+mod events;
 mod fleet;
 mod http;
 mod logs;
@@ -10,6 +11,7 @@ mod start;
 mod storage;
 mod store;
 mod tasks;
+mod triggers;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -35,7 +37,7 @@ pub struct Figure {
     pub measure: fn(&Setting) -> anyhow::Result<Vec<Row>>,
 }
 
-pub const FIGURES: [Figure; 10] = [
+pub const FIGURES: [Figure; 12] = [
     Figure { name: "store", about: "durable transactions, index made anew", measure: store::measure },
     Figure { name: "http", about: "durable job starts over HTTP", measure: http::measure },
     Figure {
@@ -51,6 +53,12 @@ pub const FIGURES: [Figure; 10] = [
     },
     Figure { name: "storage", about: "a large file up and down, beside a plain copy", measure: storage::measure },
     Figure { name: "tasks", about: "lives of tasks, single steps, queues of a million", measure: tasks::measure },
+    Figure {
+        name: "triggers",
+        about: "ten thousand fires of one minute, reaction to tasks, previews",
+        measure: triggers::measure,
+    },
+    Figure { name: "events", about: "changes streamed to hundreds of listeners", measure: events::measure },
     Figure { name: "agent", about: "memory and CPU time of an agent", measure: agent::measure },
     Figure {
         name: "start",

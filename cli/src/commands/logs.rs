@@ -257,7 +257,7 @@ fn show_event(session: &Session, event: &Event) -> Result<(), Error> {
     }
 }
 
-fn broken(session: &Session, reason: &str) -> Error {
+pub(super) fn broken(session: &Session, reason: &str) -> Error {
     Error::Network(Box::new(NetworkError {
         server: session.client.root().to_string(),
         reason: reason.to_owned(),

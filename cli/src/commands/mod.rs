@@ -1,7 +1,10 @@
 //! One file per noun: its arguments and what each command does. Here: which is which, and what they share.
 
+pub mod account;
+pub mod alert;
 pub mod audit;
 pub mod backup;
+pub mod changes;
 pub mod file;
 pub mod group;
 pub mod job;
@@ -13,6 +16,7 @@ pub mod key;
 pub mod keys;
 pub mod login;
 pub mod logs;
+mod overview;
 mod pause;
 pub mod process;
 mod publish;
@@ -20,6 +24,7 @@ pub mod queue;
 mod queue_settings;
 pub mod resource;
 pub mod robot;
+pub mod role;
 mod status;
 pub mod storage;
 pub mod task;
@@ -31,6 +36,8 @@ mod task_show;
 mod task_work;
 pub mod trigger;
 mod trigger_settings;
+pub mod user;
+pub mod webhook;
 
 use clap::{Args as ClapArgs, CommandFactory};
 use drover_protocol::{event::Event, page::Page};
@@ -66,7 +73,14 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::File(command) => file::run(&Session::open(&connection)?, command).await?,
         Command::Trigger(command) => trigger::run(&Session::open(&connection)?, command).await?,
         Command::Resource(command) => resource::run(&Session::open(&connection)?, command).await?,
+        Command::Webhook(command) => webhook::run(&Session::open(&connection)?, command).await?,
+        Command::Alert(command) => alert::run(&Session::open(&connection)?, command).await?,
+        Command::Events(arguments) => changes::follow(&Session::open(&connection)?, arguments).await?,
+        Command::Overview => overview::show(&Session::open(&connection)?).await?,
         Command::Audit(command) => audit::run(&Session::open(&connection)?, command).await?,
+        Command::User(command) => user::run(&Session::open(&connection)?, command).await?,
+        Command::Role(command) => role::run(&Session::open(&connection)?, command).await?,
+        Command::Account(command) => account::run(&Session::open(&connection)?, command).await?,
         Command::Key(command) => key::run(&Session::open(&connection)?, command).await?,
         Command::Keys(command) => keys::run(&Session::open(&connection)?, command).await?,
         Command::Backup(arguments) => backup::backup(&Session::open(&connection)?, arguments).await?,

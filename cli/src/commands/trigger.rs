@@ -5,7 +5,10 @@ use drover_protocol::{
     Timestamp,
     job::Job,
     page::Items,
-    trigger::{Backfill, Backfilled, Decision, Fire, FireNote, PlannedFire, Trigger},
+    trigger::{
+        Backfill, Backfilled, ByQueue, Decision, EventOn, Fire, FireNote, PlannedFire, RotateHookSecret, RotatedSecret,
+        Trigger,
+    },
 };
 
 use crate::{
@@ -37,7 +40,7 @@ pub enum TriggerCommand {
         /// Name or id
         trigger: String,
     },
-    /// Make a trigger: --cron, --every, --monthly or --keep says by what it fires
+    /// Make a trigger: --cron, --every, --monthly, --keep, --for-queue, --webhook, --when or --mail-server says by what it fires
     Create(Box<CreateArgs>),
     /// Change the settings of a trigger; what is not named stays as it is
     Update(Box<UpdateArgs>),
@@ -60,6 +63,14 @@ pub enum TriggerCommand {
     Fire {
         /// Name or id
         trigger: String,
+    },
+    /// Change the secret of a webhook, and show the new one
+    RotateSecret {
+        /// Name or id
+        trigger: String,
+        /// For so long the old secret is good as well, for example 24h
+        #[arg(long, value_parser = values::seconds, value_name = "DURATION")]
+        grace: Option<u64>,
     },
     /// Show the fires to come, as instants and by the clock of the trigger's zone
     Preview {
@@ -111,10 +122,7 @@ pub async fn run(session: &Session, command: TriggerCommand) -> Result<(), Error
             show_list(session, query.as_deref(), process.as_deref(), &list).await
         }
         TriggerCommand::Show { trigger } => show(session, &trigger).await,
-        TriggerCommand::Create(args) => {
-            let done = format!("Trigger {} is made. When does it fire? drover trigger preview {0}", args.name);
-            simple(&session.out, client.post(&[NOUN])?.json(&args.body()?)?, &done).await
-        }
+        TriggerCommand::Create(args) => create(session, &args).await,
         TriggerCommand::Update(args) => {
             let done = format!("Trigger {} is changed.", args.trigger);
             simple(&session.out, client.patch(&[NOUN, &args.trigger])?.json(&args.body()?)?, &done).await
@@ -131,6 +139,7 @@ pub async fn run(session: &Session, command: TriggerCommand) -> Result<(), Error
             simple(&session.out, call, &format!("Trigger {trigger} fires no more.")).await
         }
         TriggerCommand::Fire { trigger } => fire(session, &trigger).await,
+        TriggerCommand::RotateSecret { trigger, grace } => rotate_secret(session, &trigger, grace).await,
         TriggerCommand::Preview { trigger, count, from } => preview(session, &trigger, count, from).await,
         TriggerCommand::History { trigger, decision, list } => {
             history(session, &trigger, decision.as_deref(), &list).await
@@ -140,16 +149,84 @@ pub async fn run(session: &Session, command: TriggerCommand) -> Result<(), Error
     }
 }
 
+async fn create(session: &Session, args: &CreateArgs) -> Result<(), Error> {
+    let answer = session.client.post(&[NOUN])?.json(&args.body()?)?.send().await?;
+    if session.out.raw(&answer)? {
+        return Ok(());
+    }
+    let made: Trigger = answer.decode()?;
+    match (&made.schedule, &made.url) {
+        (_, Some(url)) => {
+            session.out.line(&format!("Trigger {} is made. It fires when it is called:", made.name))?;
+            session.out.line(url)?;
+            show_secret(session, made.secret.as_deref())
+        }
+        (Some(_), None) => {
+            let text = format!("Trigger {} is made. When does it fire? drover trigger preview {0}", made.name);
+            session.out.line(&text)
+        }
+        (None, None) => session.out.line(&format!("Trigger {} is made. It {}.", made.name, rule(&made))),
+    }
+}
+
+fn show_secret(session: &Session, secret: Option<&str>) -> Result<(), Error> {
+    let Some(secret) = secret else { return Ok(()) };
+    session.out.line(&format!("Its secret, which is shown only now: {secret}"))
+}
+
+async fn rotate_secret(session: &Session, trigger: &str, grace: Option<u64>) -> Result<(), Error> {
+    let request = RotateHookSecret { grace_seconds: grace };
+    let answer = session.client.post(&[NOUN, trigger, "rotate-secret"])?.json(&request)?.send().await?;
+    if session.out.raw(&answer)? {
+        return Ok(());
+    }
+    let rotated: RotatedSecret = answer.decode()?;
+    session.out.line(&format!("Trigger {trigger} is called at {}", rotated.url))?;
+    show_secret(session, rotated.secret.as_deref())?;
+    match rotated.old_secret_until {
+        Some(until) => session.out.line(&format!("The old secret is good until {}.", moment(until))),
+        None => Ok(()),
+    }
+}
+
 /// By what it fires, in words.
 fn rule(trigger: &Trigger) -> String {
-    match (&trigger.schedule, &trigger.continuous) {
-        (Some(schedule), _) => match schedule.time_zone.as_str() {
+    if let Some(schedule) = &trigger.schedule {
+        return match schedule.time_zone.as_str() {
             "UTC" => schedule.cron_text.clone(),
             zone => format!("{} ({zone})", schedule.cron_text),
-        },
-        (None, Some(continuous)) => format!("keeps {} jobs running", continuous.jobs),
+        };
+    }
+    if let Some(continuous) = &trigger.continuous {
+        return format!("keeps {} jobs running", continuous.jobs);
+    }
+    if let Some(event) = &trigger.event {
+        let what = match event.on {
+            EventOn::JobFinished => "a job has finished",
+            EventOn::TaskFailed => "a task has failed",
+            EventOn::FileAdded => "a file was added",
+            EventOn::RobotOffline => "a robot is offline",
+        };
+        return format!("fires when {what}");
+    }
+    if let Some(mail) = &trigger.mail {
+        let mailbox = mail.mailbox.as_deref().unwrap_or("the mailbox");
+        return format!("fires for new mails in {mailbox} at {}", mail.server);
+    }
+    match (&trigger.queue, &trigger.webhook) {
+        (Some(queue), _) => for_queue(queue),
+        (None, Some(_)) => "fires when it is called".to_owned(),
         (None, None) => String::new(),
     }
+}
+
+fn for_queue(rule: &ByQueue) -> String {
+    let jobs = match (rule.min_jobs, rule.max_jobs) {
+        (0, most) => format!("up to {most} jobs"),
+        (least, most) => format!("{least} to {most} jobs"),
+    };
+    let tags = if rule.tags.is_empty() { String::new() } else { format!(" with {}", rule.tags.join(" ")) };
+    format!("starts {jobs} for tasks{tags} of {}, {} each", rule.queue, rule.tasks_per_job)
 }
 
 fn state(trigger: &Trigger) -> Shown {
@@ -208,6 +285,7 @@ async fn show(session: &Session, trigger: &str) -> Result<(), Error> {
         ("state", state(&trigger)),
         ("because", trigger.paused_because.clone().unwrap_or_default().into()),
         ("fires", rule(&trigger).into()),
+        ("address", trigger.url.clone().unwrap_or_default().into()),
         ("process", trigger.process_id.to_string().into()),
         ("target", target.into()),
         ("window", window.unwrap_or_default().into()),

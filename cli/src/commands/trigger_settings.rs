@@ -30,6 +30,109 @@ pub struct UpdateArgs {
 }
 
 #[derive(Args)]
+struct EventSettings {
+    /// Of a finished job: only of this process (name or id)
+    #[arg(long, value_name = "PROCESS")]
+    of_process: Option<String>,
+    /// Of a finished job: only with this outcome
+    #[arg(long, value_parser = ["succeeded", "failed", "stopped", "aborted", "timed_out", "lost"])]
+    outcome: Option<String>,
+    /// Of a failed task: only of this queue (name or id)
+    #[arg(long, value_name = "QUEUE")]
+    of_queue: Option<String>,
+    /// Of an added file: only in this storage folder (name or id)
+    #[arg(long, value_name = "FOLDER")]
+    of_folder: Option<String>,
+    /// Of a robot that is offline: only of this group (name or id)
+    #[arg(long, value_name = "GROUP")]
+    of_group: Option<String>,
+    /// Fire also on what jobs of this trigger do
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    own_jobs: Option<bool>,
+}
+
+impl EventSettings {
+    fn put(&self, event: &mut Map<String, Value>) {
+        put(event, "process", self.of_process.clone());
+        put(event, "outcome", self.outcome.clone());
+        put(event, "queue", self.of_queue.clone());
+        put(event, "folder", self.of_folder.clone());
+        put(event, "group", self.of_group.clone());
+        put(event, "own_jobs", self.own_jobs);
+    }
+}
+
+#[derive(Args)]
+struct MailSettings {
+    /// Of a mailbox: how it is read
+    #[arg(long, value_parser = ["imap", "pop3"])]
+    mail_protocol: Option<String>,
+    /// Of a mailbox: how the connection is secured
+    #[arg(long, value_parser = ["tls", "starttls", "plain"])]
+    mail_security: Option<String>,
+    /// Of a mailbox: the port of the server, if it is not the usual one
+    #[arg(long, value_name = "PORT")]
+    mail_port: Option<u16>,
+    /// Of a mailbox: name or id of the credential with which it is opened
+    #[arg(long, value_name = "RESOURCE")]
+    mail_credential: Option<String>,
+    /// Of a mailbox by IMAP: the folder (default: INBOX)
+    #[arg(long, value_name = "FOLDER")]
+    mail_folder: Option<String>,
+    /// Of a mailbox by IMAP: only mails that nobody has read
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    unread_only: Option<bool>,
+    /// Of a mailbox by IMAP: mark mails as read for which a job was started
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    mark_as_read: Option<bool>,
+    /// Of a mailbox: also mails that lie there at the first look
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    existing: Option<bool>,
+    /// Of a mailbox: the subject has this in it (repeatable: one of them)
+    #[arg(long = "subject", value_name = "TEXT")]
+    subjects: Vec<String>,
+    /// Of a mailbox: the text has this in it (repeatable: one of them)
+    #[arg(long = "body", value_name = "TEXT")]
+    bodies: Vec<String>,
+    /// Of a mailbox: an attachment has such a name, for example "*.pdf" (repeatable: one of them)
+    #[arg(long = "attachment", value_name = "MASK")]
+    attachments: Vec<String>,
+    /// Of a mailbox: one job for each mail, or for all of a look
+    #[arg(long, value_parser = ["per_mail", "per_look"])]
+    mail_jobs: Option<String>,
+    /// Of a mailbox: from one look to the next, for example 5m
+    #[arg(long, value_parser = values::seconds, value_name = "DURATION")]
+    mail_interval: Option<u64>,
+    /// Of a mailbox: storage folder into which attachments go
+    #[arg(long, value_name = "FOLDER")]
+    attachments_folder: Option<String>,
+}
+
+impl MailSettings {
+    fn put(&self, mail: &mut Map<String, Value>) {
+        put(mail, "protocol", self.mail_protocol.clone());
+        put(mail, "security", self.mail_security.clone());
+        put(mail, "port", self.mail_port);
+        put(mail, "credential", self.mail_credential.clone());
+        put(mail, "mailbox", self.mail_folder.clone());
+        put(mail, "unread_only", self.unread_only);
+        put(mail, "mark_as_read", self.mark_as_read);
+        put(mail, "existing", self.existing);
+        let lists = [
+            ("subject_contains", &self.subjects),
+            ("body_contains", &self.bodies),
+            ("attachment_names", &self.attachments),
+        ];
+        for (name, texts) in lists {
+            put(mail, name, Some(texts.clone()).filter(|texts| !texts.is_empty()));
+        }
+        put(mail, "jobs", self.mail_jobs.clone());
+        put(mail, "interval_seconds", self.mail_interval);
+        put(mail, "attachments_folder", self.attachments_folder.clone());
+    }
+}
+
+#[derive(Args)]
 struct Settings {
     #[arg(long)]
     description: Option<String>,
@@ -51,6 +154,45 @@ struct Settings {
     /// Keep so many jobs running
     #[arg(long, value_name = "JOBS", group = "pace")]
     keep: Option<u32>,
+    /// Start jobs for the waiting tasks of this queue
+    #[arg(long, value_name = "QUEUE", group = "pace")]
+    for_queue: Option<String>,
+    /// Fire when it is called from outside; how callers prove that they may (default: signature)
+    #[arg(long, value_name = "AUTH", num_args = 0..=1, default_missing_value = "signature", group = "pace",
+        value_parser = ["signature", "bearer", "none"])]
+    webhook: Option<String>,
+    /// When a webhook answers: at once, or when the job has finished
+    #[arg(long, value_parser = ["async", "sync"])]
+    answer: Option<String>,
+    /// Of a queue: only tasks with this tag, or with a - before it those without (repeatable)
+    #[arg(long = "tag", value_name = "TAG", allow_hyphen_values = true)]
+    tags: Vec<String>,
+    /// Of a queue: start no job while fewer tasks wait; of a mailbox with one job per look: while fewer mails fit
+    #[arg(long, value_name = "TASKS")]
+    threshold: Option<u64>,
+    /// Of a queue: one job for so many waiting tasks
+    #[arg(long, value_name = "TASKS")]
+    tasks_per_job: Option<u32>,
+    /// Of a queue: at least so many jobs once the threshold is reached
+    #[arg(long, value_name = "JOBS")]
+    min_jobs: Option<u32>,
+    /// Of a queue: at most so many jobs
+    #[arg(long, value_name = "JOBS")]
+    max_jobs: Option<u32>,
+    /// Of a queue: ask jobs that hold no task to stop when none waits any more
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    end_when_empty: Option<bool>,
+    /// Fire when this happens
+    #[arg(long, value_name = "EVENT", group = "pace",
+        value_parser = ["job_finished", "task_failed", "file_added", "robot_offline"])]
+    when: Option<String>,
+    #[command(flatten)]
+    event: EventSettings,
+    /// Fire for new mails in a mailbox of this server
+    #[arg(long, value_name = "SERVER", group = "pace")]
+    mail_server: Option<String>,
+    #[command(flatten)]
+    mail: MailSettings,
     /// IANA name of the zone whose clock counts, for example Europe/Berlin (default: UTC)
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
@@ -148,6 +290,43 @@ impl Settings {
         schedule
     }
 
+    fn queue(&self) -> Map<String, Value> {
+        let mut queue = Map::new();
+        put(&mut queue, "queue", self.for_queue.clone());
+        put(&mut queue, "tags", Some(self.tags.clone()).filter(|tags| !tags.is_empty()));
+        put(&mut queue, "threshold", self.threshold.filter(|_| self.mails().is_empty()));
+        put(&mut queue, "tasks_per_job", self.tasks_per_job);
+        put(&mut queue, "min_jobs", self.min_jobs);
+        put(&mut queue, "max_jobs", self.max_jobs);
+        put(&mut queue, "end_when_empty", self.end_when_empty);
+        queue
+    }
+
+    /// The threshold is one of whatever else is given: of tasks or of mails.
+    fn mails(&self) -> Map<String, Value> {
+        let mut mail = Map::new();
+        put(&mut mail, "server", self.mail_server.clone());
+        self.mail.put(&mut mail);
+        if !mail.is_empty() {
+            put(&mut mail, "threshold", self.threshold);
+        }
+        mail
+    }
+
+    fn events(&self) -> Map<String, Value> {
+        let mut event = Map::new();
+        put(&mut event, "on", self.when.clone());
+        self.event.put(&mut event);
+        event
+    }
+
+    fn hook(&self) -> Map<String, Value> {
+        let mut hook = Map::new();
+        put(&mut hook, "auth", self.webhook.clone());
+        put(&mut hook, "mode", self.answer.clone());
+        hook
+    }
+
     fn body(&self) -> Result<Map<String, Value>, Error> {
         let mut body = Map::new();
         put(&mut body, "description", self.description.clone());
@@ -157,7 +336,16 @@ impl Settings {
         };
         put(&mut body, "target", target);
         let schedule = self.schedule();
-        put(&mut body, "schedule", Some(schedule).filter(|schedule| !schedule.is_empty()));
+        let kinds = [
+            ("schedule", schedule),
+            ("queue", self.queue()),
+            ("webhook", self.hook()),
+            ("event", self.events()),
+            ("mail", self.mails()),
+        ];
+        for (name, members) in kinds {
+            put(&mut body, name, Some(members).filter(|members| !members.is_empty()));
+        }
         put(&mut body, "continuous", self.keep.map(|jobs| json!({"jobs": jobs})));
         put(&mut body, "overlap", self.overlap.clone());
         put(&mut body, "max_parallel", self.max_parallel);
@@ -179,11 +367,12 @@ impl CreateArgs {
     /// The request that makes it.
     pub fn body(&self) -> Result<Value, Error> {
         let mut body = self.settings.body()?;
-        let kind = if body.contains_key("continuous") { "continuous" } else { "schedule" };
-        if !body.contains_key(kind) {
-            let remedy = "say by what it fires: --cron PATTERN, --every DURATION, --monthly DAY@HH:MM or --keep JOBS";
+        let kinds = ["continuous", "queue", "webhook", "event", "mail", "schedule"];
+        let Some(kind) = kinds.into_iter().find(|kind| body.contains_key(*kind)) else {
+            let remedy = "say by what it fires: --cron PATTERN, --every DURATION, --monthly DAY@HH:MM, --keep JOBS, \
+                          --for-queue QUEUE, --webhook, --when EVENT or --mail-server SERVER";
             return Err(Error::Usage(remedy.to_owned()));
-        }
+        };
         put(&mut body, "name", Some(self.name.clone()));
         put(&mut body, "process", Some(self.process.clone()));
         put(&mut body, "kind", Some(kind));

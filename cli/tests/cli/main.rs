@@ -4,6 +4,8 @@ mod calls;
 mod files;
 mod follow;
 mod logs;
+mod outbound;
+mod people;
 mod resources;
 mod support;
 mod tasks;

@@ -120,3 +120,119 @@ fn triggers_fires_and_histories_are_shown() {
     let body = json!({"from": "2026-11-23T05:00:00.000Z", "to": "2026-11-23T06:00:00.000Z"});
     assert!(server.seen().iter().any(|seen| seen.method == "POST" && !seen.body.is_empty() && seen.json() == body));
 }
+
+#[test]
+fn a_trigger_for_the_tasks_of_a_queue_is_made() {
+    let mut made = trigger();
+    made["kind"] = json!("queue");
+    made.as_object_mut().expect("an object").remove("schedule");
+    made["queue"] = json!({"queue": ID, "tags": ["red", "-late"], "threshold": 1, "tasks_per_job": 20, "min_jobs": 0,
+        "max_jobs": 5, "end_when_empty": true});
+    let server = Server::scripted(vec![("POST /api/v1/triggers", vec![Answer::json(201, &made)])]);
+    let arguments = [
+        "trigger",
+        "create",
+        "nightly",
+        "--process",
+        "invoices",
+        "--for-queue",
+        "inbox",
+        "--tag",
+        "red",
+        "--tag",
+        "-late",
+        "--tasks-per-job",
+        "20",
+        "--max-jobs",
+        "5",
+        "--end-when-empty",
+    ];
+    let output = run(&server, &arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains(&format!("starts up to 5 jobs for tasks with red -late of {ID}, 20 each")));
+    let expected = json!({"queue": "inbox", "tags": ["red", "-late"], "tasks_per_job": 20, "max_jobs": 5,
+        "end_when_empty": true});
+    let sent = server.seen()[0].json();
+    assert_eq!((&sent["kind"], &sent["queue"]), (&json!("queue"), &expected));
+}
+
+/// Address and secret are shown when they are made, and never again.
+#[test]
+fn a_webhook_is_made_and_its_secret_changed() {
+    let mut made = trigger();
+    made["kind"] = json!("webhook");
+    made.as_object_mut().expect("an object").remove("schedule");
+    made["webhook"] = json!({"auth": "bearer", "mode": "sync"});
+    let url = "http://127.0.0.1:7070/api/v1/hooks/abc";
+    made["url"] = json!(url);
+    let shown = made.clone();
+    made["secret"] = json!("whsec_one");
+    let rotated = json!({"url": url, "secret": "whsec_two", "old_secret_until": "2026-11-23T05:30:00.000Z"});
+    let server = Server::scripted(vec![
+        ("POST /api/v1/triggers", vec![Answer::json(201, &made)]),
+        ("GET /api/v1/triggers/nightly", vec![Answer::json(200, &shown)]),
+        ("POST /api/v1/triggers/nightly/rotate-secret", vec![Answer::json(200, &rotated)]),
+    ]);
+    let said = |arguments: &[&str]| {
+        let output = run(&server, &[&["trigger"], arguments].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let text = said(&["create", "nightly", "--process", "p", "--webhook", "bearer", "--answer", "sync"]);
+    assert!(text.contains(url) && text.contains("whsec_one"), "{text}");
+    let text = said(&["show", "nightly"]);
+    assert!(text.contains(url) && text.contains("fires when it is called") && !text.contains("whsec"), "{text}");
+    let text = said(&["rotate-secret", "nightly", "--grace", "24h"]);
+    assert!(text.contains("whsec_two") && text.contains("The old secret is good until"), "{text}");
+    let seen = server.seen();
+    assert_eq!(seen[0].json()["webhook"], json!({"auth": "bearer", "mode": "sync"}));
+    assert_eq!(seen[2].json(), json!({"grace_seconds": 86400}));
+}
+
+/// Each kind is told by its own words, and its settings are sent as the API names them.
+#[test]
+fn triggers_by_event_and_by_mail_are_made() {
+    let with = |kind: &str, settings: Value| {
+        let mut made = trigger();
+        made.as_object_mut().expect("an object").remove("schedule");
+        made["kind"] = json!(kind);
+        made[kind] = settings;
+        made
+    };
+    let event = json!({"on": "job_finished", "process": ID, "outcome": "failed", "own_jobs": false});
+    let mail = json!({"protocol": "imap", "server": "imap.example.com", "security": "tls", "credential": ID,
+        "existing": false, "unread_only": true, "mark_as_read": false, "subject_contains": [], "body_contains": [],
+        "attachment_names": ["*.pdf"], "jobs": "per_look", "threshold": 3, "interval_seconds": 300});
+    let answers = vec![Answer::json(201, &with("event", event)), Answer::json(201, &with("mail", mail))];
+    let server = Server::scripted(vec![("POST /api/v1/triggers", answers)]);
+    let said = |arguments: &[&str]| {
+        let output = run(&server, &[&["trigger", "create", "n", "--process", "clean"], arguments].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let text = said(&["--when", "job_finished", "--of-process", "work", "--outcome", "failed"]);
+    assert!(text.contains("fires when a job has finished"), "{text}");
+    let arguments = [
+        "--mail-server",
+        "imap.example.com",
+        "--mail-credential",
+        "box",
+        "--unread-only",
+        "--attachment",
+        "*.pdf",
+        "--mail-jobs",
+        "per_look",
+        "--threshold",
+        "3",
+        "--mail-interval",
+        "5m",
+    ];
+    let text = said(&arguments);
+    assert!(text.contains("fires for new mails in the mailbox at imap.example.com"), "{text}");
+    let seen = server.seen();
+    let sent = |number: usize, kind: &str| seen[number].json()[kind].clone();
+    assert_eq!(sent(0, "event"), json!({"on": "job_finished", "process": "work", "outcome": "failed"}));
+    let expected = json!({"server": "imap.example.com", "credential": "box", "unread_only": true,
+        "attachment_names": ["*.pdf"], "jobs": "per_look", "threshold": 3, "interval_seconds": 300});
+    assert_eq!((sent(1, "kind"), sent(1, "mail"), sent(1, "queue")), (json!("mail"), expected, Value::Null));
+}

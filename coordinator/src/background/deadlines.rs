@@ -1,5 +1,5 @@
-//! Does what is due for jobs and tasks: leases that ran out, limits that passed, times that came; and settles what ended
-//! jobs still hold.
+//! Does what is due for jobs, tasks and robots: leases that ran out, limits that passed, times that came, robots that fell
+//! silent; and settles what ended jobs still hold.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use super::{Failures, accounts, measured};
 use crate::{
     app::App,
     error::Result,
-    operations::{job, task},
+    operations::{job, robot, task},
     store::Topic,
 };
 
@@ -46,6 +46,7 @@ pub async fn pass(app: &App) -> Result<()> {
         failures.note(account, jobs(app, account).await);
         failures.note(account, settling(app, account).await);
         failures.note(account, tasks(app, account).await);
+        failures.note(account, robots(app, account).await);
     }
     failures.end()
 }
@@ -80,13 +81,24 @@ async fn tasks(app: &App, account: AccountId) -> Result<()> {
     Ok(())
 }
 
+async fn robots(app: &App, account: AccountId) -> Result<()> {
+    while app.db.read(account, |reading| robot::next_offline(reading))?.is_some_and(|at| at <= app.db.now()) {
+        let done = app.db.write(account, |tx| robot::offline_page(tx, PAGE)).await?;
+        if done < PAGE {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// The next deadline of all accounts.
 fn next(app: &App) -> Option<Timestamp> {
     let accounts = accounts(app).ok()?;
     let next = |account| {
         let of_jobs = app.db.read(account, |reading| job::next_deadline(reading)).ok().flatten();
         let of_tasks = app.db.read(account, |reading| task::next_due(reading)).ok().flatten();
-        of_jobs.into_iter().chain(of_tasks).min()
+        let of_robots = app.db.read(account, |reading| robot::next_offline(reading)).ok().flatten();
+        of_jobs.into_iter().chain(of_tasks).chain(of_robots).min()
     };
     accounts.into_iter().filter_map(next).min()
 }

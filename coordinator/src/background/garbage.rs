@@ -2,7 +2,7 @@
 
 use drover_protocol::AccountId;
 
-use super::{Failures, accounts};
+use super::{Failures, accounts_with_blobs};
 use crate::{
     app::App,
     domain::garbage::Garbage,
@@ -17,7 +17,7 @@ const PAGE: usize = 20;
 /// Deletes all that was noted.
 pub async fn pass(app: &App) -> Result<()> {
     let mut failures = Failures::default();
-    for account in accounts(app)? {
+    for account in accounts_with_blobs(app)? {
         failures.note(account, pass_of(app, account).await);
     }
     failures.end()
@@ -65,7 +65,7 @@ async fn pass_of(app: &App, account: AccountId) -> Result<()> {
 
 /// Deletes the blob unless a record has it. Packages are shared by their content, also between accounts.
 pub async fn delete_unused(app: &App, blob: &BlobName) -> Result<()> {
-    for account in accounts(app)? {
+    for account in accounts_with_blobs(app)? {
         if app.db.read(account, |reading| garbage::is_used(reading, blob))? {
             return Ok(());
         }

@@ -1,14 +1,20 @@
 //! Loops: what the coordinator does by itself. Each is woken by a topic or a period, takes no input, may run twice
 //! without harm, works in bounded pages and measures itself.
 
+pub mod accounts;
+pub mod alerts;
 pub mod deadlines;
 pub mod garbage;
+pub mod mail;
+pub mod mailboxes;
+pub mod news;
 pub mod orphans;
 pub mod resources;
 pub mod retention;
 pub mod sealing;
 pub mod storage;
 pub mod triggers;
+pub mod webhooks;
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -19,6 +25,7 @@ use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use crate::{
     app::App,
     error::{Error, Result},
+    operations::account,
     store::{Topic, key::SYSTEM_ACCOUNT},
 };
 
@@ -33,9 +40,15 @@ pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result
     let mut loops = JoinSet::new();
     loops.spawn(deadlines::run(Arc::clone(app)));
     loops.spawn(triggers::run(Arc::clone(app)));
+    loops.spawn(webhooks::run(Arc::clone(app)));
+    loops.spawn(mailboxes::run(Arc::clone(app)));
     loops.spawn(repeat(Arc::clone(app), "sealing", Topic::Sealing, Duration::from_secs(5), sealing::pass));
     loops.spawn(repeat(Arc::clone(app), "garbage", Topic::Garbage, Duration::from_secs(60), garbage::pass));
     loops.spawn(repeat(Arc::clone(app), "storage", Topic::Storage, Duration::from_secs(60), storage::pass));
+    loops.spawn(repeat(Arc::clone(app), "news", Topic::News, Duration::from_secs(5), news::pass));
+    loops.spawn(repeat(Arc::clone(app), "alerts", Topic::Alerts, Duration::from_secs(10), alerts::pass));
+    loops.spawn(repeat(Arc::clone(app), "mail", Topic::Mail, Duration::from_secs(10), mail::pass));
+    loops.spawn(repeat(Arc::clone(app), "accounts", Topic::Accounts, Duration::from_secs(60), accounts::pass));
     loops.spawn(daily(Arc::clone(app), "orphans", orphans::pass));
     let mut scheduler = JobScheduler::new().await?;
     let retaining = Arc::clone(app);
@@ -131,7 +144,17 @@ impl Failures {
     }
 }
 
-/// Ids of all accounts.
+/// Ids of all accounts that are there.
 fn accounts(app: &App) -> Result<Vec<AccountId>> {
-    app.db.read(SYSTEM_ACCOUNT, |reading| crate::operations::account::all(reading))
+    app.db.read(SYSTEM_ACCOUNT, |reading| account::all(reading))
+}
+
+/// Ids of the accounts in which something may happen by itself.
+fn open_accounts(app: &App) -> Result<Vec<AccountId>> {
+    app.db.read(SYSTEM_ACCOUNT, |reading| account::open(reading))
+}
+
+/// Ids of those accounts as well whose removal is under way.
+fn accounts_with_blobs(app: &App) -> Result<Vec<AccountId>> {
+    app.db.read(SYSTEM_ACCOUNT, |reading| Ok([account::all(reading)?, account::deleted(reading)?].concat()))
 }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::{Failures, accounts, garbage::delete_unused};
+use super::{Failures, accounts_with_blobs, garbage::delete_unused};
 use crate::{
     app::App,
     error::Result,
@@ -49,7 +49,7 @@ pub async fn sweep(app: &App) -> Result<usize> {
 fn unnamed(app: &App, page: Vec<BlobEntry>) -> Result<Vec<BlobEntry>> {
     let before = app.db.now().minus_seconds(MIN_AGE_SECONDS);
     let mut left: Vec<BlobEntry> = page.into_iter().filter(|blob| blob.kept_at < before).collect();
-    for account in accounts(app)? {
+    for account in accounts_with_blobs(app)? {
         if left.is_empty() {
             break;
         }

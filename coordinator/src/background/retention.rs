@@ -1,5 +1,5 @@
-//! Removes what has become too old: finished jobs, ended tasks, histories of triggers, lines of logs, kept answers, join
-//! tokens.
+//! Removes what has become too old: finished jobs, ended tasks, histories of triggers, lines of logs, deliveries to
+//! webhooks, kept answers, join tokens, sessions.
 
 use drover_protocol::{AccountId, Timestamp};
 
@@ -8,7 +8,10 @@ use crate::{
     app::App,
     domain::{log::Gone, queue::Queue, task::Phase},
     error::Result,
-    operations::{idempotency, join_token, log_sealing, log_search, queue, retention, task, trigger},
+    operations::{
+        account, alert, audit, idempotency, join_token, key, log_sealing, log_search, queue, retention, session, task,
+        trigger, webhook,
+    },
     store::{Reader, Tx},
 };
 
@@ -22,6 +25,7 @@ const DAY_SECONDS: u64 = 86_400;
 pub struct Ages {
     pub jobs_days: u64,
     pub logs_days: u64,
+    pub deliveries_days: u64,
 }
 
 /// Removes everything that is too old now.
@@ -30,10 +34,16 @@ pub async fn pass(app: &App, ages: Ages) -> Result<()> {
     for account in accounts(app)? {
         failures.note(account, remove_answers(app, account).await);
         failures.note(account, remove_tokens(app, account).await);
+        failures.note(account, remove_sessions(app, account).await);
         failures.note(account, forget_arrivals(app, account).await);
         failures.note(account, remove_tasks(app, account).await);
+        failures.note(account, remove_acts(app, account).await);
         if ages.logs_days > 0 {
             failures.note(account, remove_lines(app, account, ages.logs_days).await);
+        }
+        if ages.deliveries_days > 0 {
+            failures.note(account, remove_deliveries(app, account, ages.deliveries_days).await);
+            failures.note(account, remove_raised(app, account, ages.deliveries_days).await);
         }
         if ages.jobs_days > 0 {
             failures.note(account, remove_jobs(app, account, ages.jobs_days).await);
@@ -68,6 +78,30 @@ async fn remove_fires(app: &App, account: AccountId, days: u64) -> Result<()> {
     Ok(())
 }
 
+async fn remove_deliveries(app: &App, account: AccountId, days: u64) -> Result<()> {
+    let before = app.db.now().minus_seconds(days * DAY_SECONDS);
+    let mut position = None;
+    loop {
+        let from = position.take();
+        position = app.db.write(account, move |tx| webhook::expire_page(tx, before, from, PAGE)).await?;
+        if position.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+async fn remove_raised(app: &App, account: AccountId, days: u64) -> Result<()> {
+    let before = app.db.now().minus_seconds(days * DAY_SECONDS);
+    let mut position = None;
+    loop {
+        let from = position.take();
+        position = app.db.write(account, move |tx| alert::expire_page(tx, before, from, PAGE)).await?;
+        if position.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 async fn remove_tokens(app: &App, account: AccountId) -> Result<()> {
     let mut position = None;
     loop {
@@ -75,6 +109,33 @@ async fn remove_tokens(app: &App, account: AccountId) -> Result<()> {
             app.db.read(account, |reading| join_token::expired(reading, position.as_deref(), PAGE))?;
         if !expired.is_empty() {
             app.db.write(account, |tx| expired.into_iter().try_for_each(|id| join_token::remove(tx, id))).await?;
+        }
+        match next {
+            Some(next) => position = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// An act is kept as long as the account was told and as the setting says, whichever is longer. A day's worth is removed at
+/// once: each removal is an act itself.
+async fn remove_acts(app: &App, account: AccountId) -> Result<()> {
+    let kept = app.db.read(account, |reading| account::own(reading))?.audit_retention_days;
+    let (Some(kept), Some(set)) = (kept, app.rules.audit_retention_days) else { return Ok(()) };
+    let before = app.db.now().minus_seconds(u64::from(kept.max(set)) * DAY_SECONDS);
+    if !app.db.read(account, |reading| audit::is_older(reading, before.minus_seconds(DAY_SECONDS)))? {
+        return Ok(());
+    }
+    while app.db.write(account, move |tx| audit::expire_page(tx, before, PAGE)).await? == PAGE {}
+    Ok(())
+}
+
+async fn remove_sessions(app: &App, account: AccountId) -> Result<()> {
+    let mut position = None;
+    loop {
+        let (expired, next) = app.db.read(account, |reading| session::expired(reading, position.as_deref(), PAGE))?;
+        if !expired.is_empty() {
+            app.db.write(account, |tx| expired.into_iter().try_for_each(|id| key::revoke(tx, id))).await?;
         }
         match next {
             Some(next) => position = Some(next),

@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 use drover_protocol::{AccountId, Timestamp};
 use futures::future::join_all;
 
-use super::{Failures, accounts, measured};
+use serde_json::{Map, Value};
+
+use super::{Failures, measured, open_accounts};
 use crate::{
     app::App,
-    domain::trigger::Trigger,
+    domain::trigger::{Trigger, by_event::Pending},
     drafting,
     error::Result,
     operations::trigger_fire::{self, Plan, Ready},
@@ -51,7 +53,7 @@ pub async fn run(app: Arc<App>) {
 /// Fires everything that is due now.
 pub async fn pass(app: &App) -> Result<()> {
     let mut failures = Failures::default();
-    for account in accounts(app)? {
+    for account in open_accounts(app)? {
         failures.note(account, pass_of(app, account).await);
     }
     failures.end()
@@ -68,7 +70,7 @@ async fn pass_of(app: &App, account: AccountId) -> Result<()> {
         for (_, trigger) in due {
             let id = trigger.id;
             match prepared(app, account, trigger).await {
-                Ok(ready) => planned.push(ready),
+                Ok(prepared) => planned.push(prepared),
                 Err(error) => failures.note(id, Err(error)),
             }
         }
@@ -76,7 +78,7 @@ async fn pass_of(app: &App, account: AccountId) -> Result<()> {
         let writes = chunks(planned).into_iter().map(|chunk| {
             app.db.write(account, move |tx| {
                 let mut all = chunk.iter();
-                all.try_for_each(|(plan, ready)| trigger_fire::carry_out(tx, plan, ready.as_ref(), &leases))
+                all.try_for_each(|one| trigger_fire::carry_out(tx, &one.plan, one.ready.as_ref(), &one.events, &leases))
             })
         });
         for written in join_all(writes).await {
@@ -88,16 +90,30 @@ async fn pass_of(app: &App, account: AccountId) -> Result<()> {
     }
 }
 
+/// What is to be done about a trigger, with the jobs that it starts.
+struct Prepared {
+    plan: Plan,
+    ready: Option<Ready>,
+    events: Vec<(Pending, Ready)>,
+}
+
+impl Prepared {
+    /// Rows of history that are written for it at the most.
+    fn rows(&self) -> usize {
+        self.plan.due.missed.len() + self.events.len()
+    }
+}
+
 /// What was planned, in parts that are short enough for a transaction each.
-fn chunks(planned: Vec<(Plan, Option<Ready>)>) -> Vec<Vec<(Plan, Option<Ready>)>> {
+fn chunks(planned: Vec<Prepared>) -> Vec<Vec<Prepared>> {
     let mut chunks: Vec<Vec<_>> = Vec::new();
     let mut rows = 0;
     for one in planned {
-        rows += one.0.due.missed.len();
+        rows += one.rows();
         match chunks.last_mut() {
             Some(chunk) if chunk.len() < CHUNK && rows <= CHUNK_ROWS => chunk.push(one),
             _ => {
-                rows = one.0.due.missed.len();
+                rows = one.rows();
                 chunks.push(vec![one]);
             }
         }
@@ -105,27 +121,40 @@ fn chunks(planned: Vec<(Plan, Option<Ready>)>) -> Vec<Vec<(Plan, Option<Ready>)>
     chunks
 }
 
-/// What is to be done about a trigger, and its job, checked.
-async fn prepared(app: &App, account: AccountId, trigger: Trigger) -> Result<(Plan, Option<Ready>)> {
-    let plan = app.db.read(account, |reading| trigger_fire::plan(reading, trigger))?;
-    if !plan.starts {
-        return Ok((plan, None));
+/// What is to be done about a trigger, and its jobs, checked.
+async fn prepared(app: &App, account: AccountId, trigger: Trigger) -> Result<Prepared> {
+    let mut plan = app.db.read(account, |reading| trigger_fire::plan(reading, trigger))?;
+    let mut events = Vec::new();
+    for event in std::mem::take(&mut plan.events) {
+        let told: Value = serde_json::from_str(&event.event).unwrap_or_default();
+        let input = Map::from_iter([("event".to_owned(), told)]);
+        let ready = job(app, account, &plan.seen, Some(input)).await?;
+        events.push((event, ready));
     }
-    if let Some(reason) = &plan.hindered {
-        let ready = Err(reason.clone());
-        return Ok((plan, Some(ready)));
-    }
-    let new = trigger_fire::request(&plan.seen, app.db.now());
-    let checked = drafting::checked(app, account, |reading| trigger_fire::draft(reading, &plan.seen, &new)).await;
-    let ready = match checked {
+    let ready = match (&plan.hindered, plan.starts) {
+        (_, false) => None,
+        (Some(reason), true) => Some(Err(reason.clone())),
+        (None, true) => Some(job(app, account, &plan.seen, None).await?),
+    };
+    Ok(Prepared { plan, ready, events })
+}
+
+/// A job of the trigger, ready to be started, with more in its input than the trigger says.
+async fn job(app: &App, account: AccountId, trigger: &Trigger, more: Option<Map<String, Value>>) -> Result<Ready> {
+    let now = app.db.now();
+    let new = match more {
+        Some(input) => trigger_fire::request_with(trigger, input, now),
+        None => trigger_fire::request(trigger, now),
+    };
+    let checked = drafting::checked(app, account, |reading| trigger_fire::draft(reading, trigger, &new)).await;
+    Ok(match checked {
         Ok(checked) => Ok((new, checked)),
         Err(error) => Err(trigger_fire::cannot(error)?),
-    };
-    Ok((plan, Some(ready)))
+    })
 }
 
 /// The next instant of all accounts.
 fn next(app: &App) -> Option<Timestamp> {
-    let accounts = accounts(app).ok()?;
+    let accounts = open_accounts(app).ok()?;
     accounts.into_iter().filter_map(|account| app.db.read(account, |r| trigger_fire::next_due(r)).ok()?).min()
 }

@@ -35,6 +35,20 @@ impl Head {
     pub const START: Head = Head { seq: 0, hash: NO_HASH, at: Timestamp::EPOCH };
 }
 
+/// Up to where the trail was removed for its age: the chain goes on from here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The last act that was removed.
+    pub seq: u64,
+    #[serde(with = "serde_bytes")]
+    pub hash: [u8; 32],
+    pub removed_at: Timestamp,
+}
+
+/// By this act the coordinator says in the trail itself what it has removed.
+pub const REMOVED_VERB: &str = "remove_old";
+pub const REMOVED_NOUN: &str = "audit";
+
 pub fn hash_of(line: &str) -> [u8; 32] {
     Sha256::digest(line.as_bytes()).into()
 }

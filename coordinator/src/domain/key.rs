@@ -1,6 +1,6 @@
 //! API keys and join tokens as they are kept: never their text, only a keyed hash of it.
 
-use drover_protocol::{JobId, JoinTokenId, KeyId, RobotGroupId, RobotId, Timestamp, UserId};
+use drover_protocol::{JobId, JoinTokenId, KeyId, RobotGroupId, RobotId, Timestamp, UserId, session::SignInMethod};
 use serde::{Deserialize, Serialize};
 
 use super::permission::Permissions;
@@ -17,6 +17,9 @@ pub const REPEATABLE_SECONDS: u64 = 600;
 pub const MIN_REPEATABLE_CHARS: usize = 22;
 /// Last use is written at most this often per key.
 pub const LAST_USE_SECONDS: u64 = 300;
+
+/// The same for a session, which ends when it is not used for a while.
+pub const LAST_USE_OF_SESSION_SECONDS: u64 = 60;
 
 /// Whose key it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,11 +54,31 @@ pub struct ApiKey {
     /// It has ended, for its user has taken a new one, and is known only so that this very call can be repeated.
     #[serde(default)]
     pub replaced: bool,
+    /// It came with signing in, and its text lies in a cookie.
+    #[serde(default)]
+    pub session: Option<Session>,
+}
+
+/// What is known of a session beyond its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub method: SignInMethod,
+    /// It ends when it was not used for so long.
+    pub idle_seconds: u64,
+    pub address: Option<String>,
+    pub user_agent: Option<String>,
 }
 
 impl ApiKey {
     pub fn is_expired(&self, now: Timestamp) -> bool {
+        let unused_since = self.last_used_at.unwrap_or(self.created_at);
         self.expires_at.is_some_and(|at| at <= now)
+            || self.session.as_ref().is_some_and(|session| unused_since.plus_seconds(session.idle_seconds) <= now)
+    }
+
+    /// Whether it is the user's own key, and not a named one or a session.
+    pub fn is_own(&self) -> bool {
+        self.name.is_none() && self.session.is_none()
     }
 
     /// Whether it opens anything.

@@ -1,5 +1,6 @@
 //! Permissions (`noun:verb`) and the built-in roles.
 
+use drover_protocol::change::Noun;
 use enumset::{EnumSet, EnumSetType};
 use serde::{Deserialize, Serialize};
 
@@ -86,12 +87,71 @@ permissions! {
     TriggerUpdate = "trigger:update",
     TriggerDelete = "trigger:delete",
     TriggerFire = "trigger:fire",
+    WebhookRead = "webhook:read",
+    WebhookCreate = "webhook:create",
+    WebhookUpdate = "webhook:update",
+    WebhookDelete = "webhook:delete",
+    WebhookSend = "webhook:send",
+    AlertRead = "alert:read",
+    AlertCreate = "alert:create",
+    AlertUpdate = "alert:update",
+    AlertDelete = "alert:delete",
+    AlertAcknowledge = "alert:acknowledge",
     SystemBackup = "system:backup",
     AgentWork = "agent:work",
+    UserRead = "user:read",
+    UserCreate = "user:create",
+    UserUpdate = "user:update",
+    UserDelete = "user:delete",
+    RoleRead = "role:read",
+    RoleCreate = "role:create",
+    RoleUpdate = "role:update",
+    RoleDelete = "role:delete",
+    SystemAccounts = "system:accounts",
+}
+
+/// What a caller must have to see objects of this kind, and so to be told of their changes.
+pub fn to_see(noun: Noun) -> Permission {
+    match noun {
+        Noun::Account | Noun::User => Permission::AccountRead,
+        Noun::Key => Permission::KeyManage,
+        Noun::JoinToken => Permission::JoinTokenRead,
+        Noun::Robot => Permission::RobotRead,
+        Noun::RobotGroup => Permission::RobotGroupRead,
+        Noun::Process => Permission::ProcessRead,
+        Noun::Version => Permission::VersionRead,
+        Noun::Job => Permission::JobRead,
+        Noun::Queue => Permission::QueueRead,
+        Noun::Task => Permission::TaskRead,
+        Noun::Trigger => Permission::TriggerRead,
+        Noun::Resource => Permission::ResourceRead,
+        Noun::Storage | Noun::File => Permission::StorageRead,
+        Noun::Webhook => Permission::WebhookRead,
+        Noun::Alert | Noun::RaisedAlert => Permission::AlertRead,
+    }
 }
 
 /// Kept as a list of their texts.
 pub type Permissions = EnumSet<Permission>;
+
+/// What concerns the coordinator as a whole: only users of the account that runs it may have it.
+pub const SYSTEM_PERMISSIONS: Permissions = enumset::enum_set!(Permission::SystemBackup | Permission::SystemAccounts);
+
+/// What a permission, `noun:*` or `*` stands for; nothing if there is no such thing. What only agents do is in no pattern.
+pub fn matching(pattern: &str) -> Option<Permissions> {
+    let of_people = Permissions::all() - Permission::AgentWork;
+    if pattern == "*" {
+        return Some(of_people);
+    }
+    match pattern.strip_suffix(":*") {
+        Some(noun) => {
+            let is_of = |permission: &Permission| permission.as_str().split(':').next() == Some(noun);
+            let found: Permissions = of_people.iter().filter(is_of).collect();
+            (!found.is_empty()).then_some(found)
+        }
+        None => Permission::parse(pattern).map(Permissions::only),
+    }
+}
 
 /// The built-in roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,6 +182,20 @@ impl Role {
         }
     }
 
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text)
+    }
+
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Admin => "Everything that people do",
+            Self::Operator => "Runs the fleet: starts and ends jobs, pauses robots, admits hosts",
+            Self::Developer => "Makes processes and tries them out",
+            Self::Viewer => "Looks, and changes nothing",
+            Self::Robot => "What an agent does with its own key",
+        }
+    }
+
     pub fn permissions(self) -> Permissions {
         use Permission as P;
         let look = [
@@ -137,6 +211,7 @@ impl Role {
             P::TaskRead,
             P::ResourceRead,
             P::TriggerRead,
+            P::AlertRead,
         ];
         let more: &[P] = match self {
             Self::Robot => return P::AgentWork | P::LogWrite,
@@ -172,6 +247,12 @@ impl Role {
                 P::TriggerUpdate,
                 P::TriggerDelete,
                 P::TriggerFire,
+                P::WebhookRead,
+                P::WebhookSend,
+                P::AlertCreate,
+                P::AlertUpdate,
+                P::AlertDelete,
+                P::AlertAcknowledge,
             ],
             Self::Developer => &[
                 P::LogWrite,
@@ -206,6 +287,9 @@ impl Role {
                 P::TriggerUpdate,
                 P::TriggerDelete,
                 P::TriggerFire,
+                P::WebhookRead,
+                P::WebhookSend,
+                P::AlertAcknowledge,
             ],
         };
         look.iter().chain(more).copied().collect()
@@ -235,6 +319,20 @@ mod tests {
 
     fn roles_but_admin() -> impl Iterator<Item = Role> {
         Role::ALL.into_iter().filter(|role| *role != Role::Admin)
+    }
+
+    /// A pattern grows with the permissions there are, and never into what only agents do.
+    #[test]
+    fn patterns_stand_for_what_people_do() {
+        assert_eq!(matching("*"), Some(Role::Admin.permissions()));
+        assert_eq!(matching("agent:*"), None);
+        assert_eq!(matching("queue:pause"), Some(Permissions::only(Permission::QueuePause)));
+        let queues = matching("queue:*").expect("queues have permissions");
+        assert_eq!(queues.len(), 5);
+        assert!(queues.iter().all(|permission| permission.as_str().starts_with("queue:")));
+        for bad in ["", "queue", "queue*", "queue:p*", "*:read", "nothing:*", "queue:*:*"] {
+            assert_eq!(matching(bad), None, "{bad}");
+        }
     }
 
     /// Nobody's role may be widened by accident: a person's role never holds what only agents do, and roles nest.

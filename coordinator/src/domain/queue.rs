@@ -44,6 +44,9 @@ pub struct Queue {
     pub on_success_queue: Option<QueueId>,
     pub on_failure_queue: Option<QueueId>,
     pub settle_with_job: bool,
+    /// Some enabled trigger starts jobs for its tasks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_watched: bool,
     pub created_at: Timestamp,
     pub revision: u64,
 }
@@ -95,6 +98,9 @@ pub struct Counters {
     pub earliest_deadline: Option<Timestamp>,
     /// The hour of the last change.
     pub hour: Hour,
+    /// Counts every change of a task: what was seen of the tasks is true while it stays.
+    #[serde(default)]
+    pub changes: u64,
 }
 
 impl Counters {
@@ -105,6 +111,7 @@ impl Counters {
             heads: [TaskId::from_uuid(Uuid::nil()); READY_PHASES],
             earliest_deadline: None,
             hour: Hour::default(),
+            changes: 0,
         }
     }
 
@@ -143,6 +150,7 @@ impl Counters {
                 self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |known| known.min(deadline)));
             }
         }
+        self.changes += 1;
         if old == new {
             return;
         }

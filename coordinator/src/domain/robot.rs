@@ -56,6 +56,9 @@ pub struct Robot {
     pub pause: Option<Pause>,
     pub last_seen_at: Option<Timestamp>,
     pub joined_at: Option<Timestamp>,
+    /// Looked at then, and told as offline unless it was heard of meanwhile. Absent: it was told as offline, or never came.
+    #[serde(default)]
+    pub offline_at: Option<Timestamp>,
     pub created_at: Timestamp,
     pub revision: u64,
 }

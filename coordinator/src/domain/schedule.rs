@@ -21,7 +21,7 @@ use jiff::{
     tz::{Offset, TimeZone},
 };
 
-pub use timetable::{Fault, Language, Span, Timetable, calendar_of, policy_of};
+pub use timetable::{Fault, Language, Span, Timetable, calendar_of, is_zone, policy_of};
 
 /// No pattern is looked for further in the future: the 29th of February falls on each weekday within 40 years.
 const HORIZON_YEARS: i16 = 60;

@@ -309,6 +309,14 @@ impl Task {
         }
     }
 
+    /// Until when it is put back.
+    pub fn postponed_until(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Postponed { until } => Some(until),
+            _ => None,
+        }
+    }
+
     /// The attempt of a job that holds it or held it last.
     pub fn holder_job(&self) -> Option<HolderJob> {
         self.newest.as_ref().and_then(|attempt| attempt.holder.job)

@@ -1,12 +1,21 @@
 //! A trigger, and what is to become of the instants at which it fires.
 
+pub mod by_event;
+pub mod by_mail;
+pub mod by_queue;
+pub mod by_webhook;
+
 use drover_protocol::{
-    EventId, JobId, ProcessId, Timestamp, TriggerId,
-    trigger::{Busy, CatchUp, Continuous, Decision, NonWorkingDays, Overlap, Schedule, TriggerKind, Window},
+    EventId, JobId, ProcessId, QueueId, Timestamp, TriggerId,
+    trigger::{
+        Busy, ByEvent, ByMail, ByQueue, CatchUp, Continuous, Decision, NonWorkingDays, Overlap, Schedule, TriggerKind,
+        Window,
+    },
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use self::by_webhook::Webhook;
 use super::{
     job::Target,
     schedule::{Calendar, Fault, Span, Timetable, policy_of},
@@ -32,6 +41,13 @@ pub enum Rule {
         anchor: Timestamp,
     },
     Continuous(Continuous),
+    Queue {
+        queue_id: QueueId,
+        settings: ByQueue,
+    },
+    Webhook(Webhook),
+    Event(ByEvent),
+    Mail(ByMail),
 }
 
 impl Rule {
@@ -39,7 +55,21 @@ impl Rule {
         match self {
             Self::Schedule { .. } => TriggerKind::Schedule,
             Self::Continuous(_) => TriggerKind::Continuous,
+            Self::Queue { .. } => TriggerKind::Queue,
+            Self::Webhook(_) => TriggerKind::Webhook,
+            Self::Event(_) => TriggerKind::Event,
+            Self::Mail(_) => TriggerKind::Mail,
         }
+    }
+
+    /// Whether each of its fires has an input of its own, so that instants cannot stand for them.
+    pub fn has_own_inputs(&self) -> bool {
+        matches!(self, Self::Webhook(_) | Self::Event(_) | Self::Mail(_))
+    }
+
+    /// Whether it sees to it that a number of jobs is unfinished.
+    pub fn keeps_jobs(&self) -> bool {
+        matches!(self, Self::Continuous(_) | Self::Queue { .. })
     }
 }
 
@@ -82,6 +112,9 @@ pub struct Trigger {
     pub next_fire_at: Option<Timestamp>,
     /// When it is looked at although no instant is due: a job of it has ended, or it is to keep jobs running.
     pub look_at: Option<Timestamp>,
+    /// It is not looked at for the sake of tasks before this.
+    #[serde(default)]
+    pub rests_until: Option<Timestamp>,
     /// Instants that wait for the end of a job.
     pub buffered: Vec<Timestamp>,
     pub created_at: Timestamp,
@@ -129,7 +162,7 @@ impl Trigger {
     pub fn span(&self) -> Result<Span, Vec<Fault>> {
         let zone = match &self.rule {
             Rule::Schedule { schedule, .. } => &schedule.time_zone,
-            Rule::Continuous(_) => "UTC",
+            _ => "UTC",
         };
         Span::of(zone, (self.valid_from, self.valid_to), self.window.as_ref())
     }
@@ -142,14 +175,21 @@ impl Trigger {
                 let calendar = calendar.map(|calendar| (calendar, policy_of(self.non_working_days)));
                 Ok(Some(Timetable::of(schedule, span, *anchor, calendar)?.0))
             }
-            Rule::Continuous(_) => Ok(None),
+            _ => Ok(None),
         }
     }
 
     /// When the loop has to look at it.
     pub fn due_at(&self) -> Option<Timestamp> {
         let due = [self.next_fire_at, self.look_at].into_iter().flatten().min();
-        due.filter(|_| self.enabled && !self.is_used_up())
+        // One that starts no further jobs may still have to end those that it has started.
+        let ends_jobs = matches!(&self.rule, Rule::Queue { settings, .. } if settings.end_when_empty);
+        due.filter(|_| self.enabled && (ends_jobs || !self.is_used_up()))
+    }
+
+    /// Asks for a look at this time, unless there will be one before.
+    pub fn look_by(&mut self, at: Timestamp) {
+        self.look_at = Some(self.look_at.map_or(at, |known| known.min(at)));
     }
 
     pub fn is_used_up(&self) -> bool {

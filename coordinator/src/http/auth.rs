@@ -1,4 +1,6 @@
-//! Who is asking: `Authorization: Bearer <key>`, or `Basic <key>` as robots' older libraries send it.
+//! Who is asking: `Authorization: Bearer <key>`, or `Basic <key>` as robots' older libraries send it; or the cookie of a
+//! session, which a browser sends by itself, so that what changes anything needs a header besides. A key goes before a
+//! cookie.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -7,7 +9,7 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts},
-    http::{header, request::Parts},
+    http::{HeaderMap, header, request::Parts},
 };
 use drover_protocol::{AccountId, KeyId};
 
@@ -15,20 +17,29 @@ use super::Fault;
 use crate::{
     app::App,
     error::Error,
-    operations::{self, Actor, Caller},
+    operations::{self, Actor, Caller, key::Brought},
     store::key::SYSTEM_ACCOUNT,
 };
 
-const NO_KEY: Error = Error::Unauthenticated("send the header Authorization: Bearer <key>");
+const NO_KEY: Error = Error::Unauthenticated("send the header Authorization: Bearer <key>, or sign in");
+/// The cookie in which the key of a session lies.
+pub const COOKIE: &str = "drover_session";
+const CSRF_HEADER: &str = "x-csrf-token";
 
 impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
-        let key = text_of_key(parts)?;
+        let (key, brought) = match session_of(&parts.headers) {
+            Some(session) if !parts.headers.contains_key(header::AUTHORIZATION) => (session, Brought::InCookie),
+            _ => (text_of_key(parts)?, Brought::InHeader),
+        };
         let (mut caller, stale) = app.db.read(SYSTEM_ACCOUNT, |reading| {
-            operations::key::authenticate(reading, key, &app.secrets, &app.manifests)
+            operations::key::authenticate(reading, (key, brought), &app.secrets, &app.manifests)
         })?;
+        if brought == Brought::InCookie {
+            check_csrf_token(parts, app, key)?;
+        }
         caller.address = address_of(parts);
         // What robots report by themselves is never refused: a job would be lost by it.
         if !matches!(caller.actor, Actor::Robot { .. }) {
@@ -38,6 +49,43 @@ impl FromRequestParts<Arc<App>> for Caller {
             write_last_use(app, caller.account, key);
         }
         Ok(caller)
+    }
+}
+
+/// The text of the session's key, if there is one.
+pub fn session_of(headers: &HeaderMap) -> Option<&str> {
+    cookie_of(headers, COOKIE)
+}
+
+/// The value of a cookie.
+pub fn cookie_of<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == wanted).map(|(_, value)| value).filter(|value| !value.is_empty())
+}
+
+/// Another site's page can make a browser send the cookie, but not this header.
+fn check_csrf_token(parts: &Parts, app: &App, session: &str) -> Result<(), Error> {
+    if parts.method.is_safe() {
+        return Ok(());
+    }
+    let given = parts.headers.get(CSRF_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match app.secrets.is_csrf_token(session, given) {
+        true => Ok(()),
+        false => Err(Error::Forbidden(
+            "a session changes something only with the header X-CSRF-Token; GET /session says what it is".to_owned(),
+        )),
+    }
+}
+
+/// Where a call comes from that needs no key.
+pub struct Address(pub Option<IpAddr>);
+
+impl FromRequestParts<Arc<App>> for Address {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
+        Ok(Self(address_of(parts)))
     }
 }
 
@@ -66,6 +114,9 @@ impl FromRequestParts<Arc<App>> for Replacing {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
+        if !parts.headers.contains_key(header::AUTHORIZATION) && session_of(&parts.headers).is_some() {
+            return Ok(Self { caller: Caller::from_request_parts(parts, app).await?, is_replaced: false });
+        }
         let key = text_of_key(parts)?;
         let (mut caller, is_replaced) = app.db.read(SYSTEM_ACCOUNT, |reading| {
             operations::key::authenticate_for_replacing(reading, key, &app.secrets, &app.manifests)
@@ -82,7 +133,7 @@ impl FromRequestParts<Arc<App>> for MaybeCaller {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
-        match parts.headers.contains_key(header::AUTHORIZATION) {
+        match parts.headers.contains_key(header::AUTHORIZATION) || session_of(&parts.headers).is_some() {
             true => Ok(Self(Some(Caller::from_request_parts(parts, app).await?))),
             false => Ok(Self(None)),
         }

@@ -22,7 +22,7 @@ use crate::{
     domain::key::ApiKey,
     error::Error,
     operations::{Caller, idempotency::Repeatable, key},
-    password,
+    password::{self, Guesser},
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -115,10 +115,11 @@ async fn reveal_own_key(
     let (record, hash) = app.db.read(caller.account, |reading| key::prepare_reveal(reading, &caller))?;
     let user = caller.user()?;
     // Counted before it is looked at, so that many guesses at once are no way round.
-    app.guesses.count(user, app.db.now())?;
-    let good = password::verify(request.password, hash).await?;
+    let guesser = [Guesser::User(user)];
+    app.guesses.count(&guesser, app.db.now()).map_err(Error::from)?;
+    let good = password::verify(request.password, Some(hash)).await?;
     if good {
-        app.guesses.forget(user);
+        app.guesses.forget(&guesser);
     }
     let account = caller.account;
     app.db.write(account, move |tx| key::note_reveal(tx, &caller, good)).await?;

@@ -62,7 +62,7 @@ async fn create_link(
 }
 
 /// Under which root the caller reaches this coordinator: as set, or as it was called just now.
-fn base(app: &App, uri: &Uri, headers: &HeaderMap) -> String {
+pub fn base(app: &App, uri: &Uri, headers: &HeaderMap) -> String {
     if !app.rules.public_url.is_empty() {
         return app.rules.public_url.trim_end_matches('/').to_owned();
     }

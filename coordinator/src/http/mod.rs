@@ -3,12 +3,15 @@
 mod account;
 mod activity;
 mod agent;
+mod alert;
 mod audit;
 mod auth;
+mod change;
 mod content;
 mod extract;
 mod file;
 mod form;
+mod hook;
 mod job;
 mod join_token;
 mod key;
@@ -18,6 +21,8 @@ mod log_search;
 pub mod metrics;
 mod once;
 pub mod openapi;
+mod openid;
+mod overview;
 mod page;
 mod problem;
 mod process;
@@ -27,12 +32,16 @@ pub mod rate;
 mod resource;
 mod robot;
 mod robot_group;
+mod role;
 mod server;
+mod session;
 mod storage;
 mod system;
 mod task;
 mod tls;
 mod trigger;
+mod user;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -58,24 +67,33 @@ fn routes() -> OpenApiRouter<Arc<App>> {
     let versioned = OpenApiRouter::new()
         .merge(account::routes())
         .merge(agent::routes())
+        .merge(alert::routes())
         .merge(audit::routes())
+        .merge(change::routes())
         .merge(file::routes())
+        .merge(hook::routes())
         .merge(job::routes())
         .merge(join_token::routes())
         .merge(key::routes())
         .merge(link::routes())
         .merge(log::routes())
         .merge(log_search::routes())
+        .merge(overview::routes())
+        .merge(openid::routes())
         .merge(process::routes())
         .merge(process_version::routes())
         .merge(queue::routes())
         .merge(resource::routes())
         .merge(robot::routes())
         .merge(robot_group::routes())
+        .merge(role::routes())
+        .merge(session::routes())
         .merge(storage::routes())
         .merge(system::versioned_routes())
         .merge(task::routes())
-        .merge(trigger::routes());
+        .merge(trigger::routes())
+        .merge(user::routes())
+        .merge(webhook::routes());
     OpenApiRouter::with_openapi(openapi::base()).nest(drover_protocol::API_BASE, versioned).merge(system::routes())
 }
 

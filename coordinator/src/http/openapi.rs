@@ -22,7 +22,7 @@ use utoipa::{
         self, KnownFormat, ObjectBuilder, Ref, RefOr, Required, SchemaFormat,
         path::{Operation, Parameter, PathItem},
         schema::{ArrayItems, Schema, Type},
-        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -55,8 +55,11 @@ const SCHEMAS: &str = "#/components/schemas/";
         (name = "Storage", description = "Folders of files, of any size, that people and jobs read and write; the folders \
             `jobs/<job id>` hold the artifacts of jobs. Links open a single file without a key."),
         (name = "Log", description = "What robots said about their jobs."),
-        (name = "Account", description = "The account of the key, and who is asking."),
+        (name = "Account", description = "The account of the key, who is asking, users and their roles, signing in, the \
+            audit trail; and all accounts, for those who run the coordinator."),
         (name = "Agent", description = "What agents say; with the robot's key, except to join."),
+        (name = "Webhook", description = "Addresses outside to which events are sent, signed, until they are taken."),
+        (name = "Alert", description = "Rules that say what people want to be told of, and what was raised by them."),
         (name = "System", description = "Operation of the coordinator itself.")
     ),
     components(schemas(Problem, Direction))
@@ -97,6 +100,11 @@ pub fn finish(mut document: openapi::OpenApi) -> openapi::OpenApi {
         .build();
     let mut components = document.components.take().unwrap_or_default();
     components.add_security_scheme("key", SecurityScheme::Http(scheme));
+    let cookie = ApiKeyValue::with_description(
+        super::auth::COOKIE,
+        "The cookie that `POST /session` sets; what changes anything needs the header `X-CSRF-Token` besides.",
+    );
+    components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     flatten(&mut components.schemas);
     refer_to_items(&mut components.schemas);
     answers::add_components(&mut components);
@@ -114,7 +122,8 @@ pub fn finish(mut document: openapi::OpenApi) -> openapi::OpenApi {
             mend_body(operation);
             examples.add(operation);
             if operation.security.is_none() {
-                operation.security = Some(vec![SecurityRequirement::new::<_, [String; 0], String>("key", [])]);
+                let by = |scheme: &str| SecurityRequirement::new::<_, [String; 0], String>(scheme, []);
+                operation.security = Some(vec![by("key"), by("session")]);
             }
             let parameters = operation.parameters.take().unwrap_or_default();
             let referred: Vec<RefOr<Parameter>> = parameters.into_iter().map(parameters::referred).collect();

@@ -70,12 +70,20 @@ async fn get_readiness(State(app): State<Arc<App>>) -> (StatusCode, Json<Service
 
 /// Figures for Prometheus
 ///
-/// Open unless `metrics.public` is off; then any valid key will do.
+/// Open unless `metrics.public` is off; then any valid key of the account that runs the coordinator will do: the figures are
+/// of all accounts.
 #[utoipa::path(get, path = "/metrics", tag = "System", security((), ("key" = [])),
     responses((status = 200, body = String, content_type = "text/plain")))]
 async fn get_metrics(State(app): State<Arc<App>>, MaybeCaller(caller): MaybeCaller) -> Result<Response, Fault> {
     if !app.rules.public_metrics && caller.is_none() {
         return Err(Error::Unauthenticated("metrics.public is off; send a key").into());
+    }
+    if let Some(caller) = caller.filter(|_| !app.rules.public_metrics)
+        && !app.db.read(caller.account, |reading| account::own(reading))?.runs_system
+    {
+        return Err(
+            Error::Forbidden("the figures are of all accounts, and this one sees only itself".to_owned()).into()
+        );
     }
     set_gauges(&app).await?;
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

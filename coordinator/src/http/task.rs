@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{self, file::task_folder, job::Leases, task::State as TaskStatus},
+    domain::{self, file::task_folder, job::Leases, permission::Permission, task::State as TaskStatus},
     error::{Error, Result as OperationResult},
     json_schema::{self, Side},
     operations::{
@@ -255,12 +255,14 @@ async fn list_tasks(
         if let Some((name, _)) = of_pages.into_iter().find(|(_, given)| *given) {
             return Err(Error::invalid(name, "an export holds all that the filters match; leave it out").into());
         }
-        let wanted = app.db.read(account, |reading| task::checked_filter(reading, &caller, &filter, ""))?;
+        let wanted = app
+            .db
+            .read(account, |reading| task::checked_filter(reading, &caller, Permission::TaskRead, &filter, ""))?;
         return Ok(export::export(app, caller, wanted, media_type));
     }
     let found = app
         .read_aside(account, move |reading| {
-            let wanted = task::checked_filter(reading, &caller, &filter, "")?;
+            let wanted = task::checked_filter(reading, &caller, Permission::TaskRead, &filter, "")?;
             let (found, total) = task::list(reading, &wanted, &query)?;
             let views = found.items.into_iter().map(|task| view(reading, task, &leases));
             Ok(Page { items: views.collect::<OperationResult<_>>()?, next_cursor: found.next_cursor, total })
@@ -304,7 +306,7 @@ async fn update_task(
         let queue = app.db.read(caller.account, |reading| {
             let task = task::get(reading, &caller, id)?;
             let text = patch.queue.clone().unwrap_or_else(|| task.queue_id.to_string());
-            queue::find(reading, &text, "/queue")
+            queue::find(reading, &caller, Permission::TaskUpdate, &text, "/queue")
         })?;
         check_schema(&app, &caller, queue.payload_schema, Side::Input, payload, "/payload").await?;
     }

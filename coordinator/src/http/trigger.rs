@@ -5,24 +5,25 @@ use std::{convert::Infallible, sync::Arc};
 use axum::{
     Json,
     extract::{FromRequestParts, State},
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderMap, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use drover_protocol::{
+    API_BASE, AccountId,
     event::Event,
     job::{Job, Target},
     page::{Items, Page, PageQuery},
     trigger::{
-        Backfill, Backfilled, CronDialect, Fire, HistoryFilter, NewTrigger, PlannedFire, PreviewQuery, ScheduleView,
-        Trigger, TriggerFilter, TriggerPatch,
+        Backfill, Backfilled, CronDialect, Fire, HistoryFilter, NewTrigger, PlannedFire, PreviewQuery,
+        RotateHookSecret, RotatedSecret, ScheduleView, Trigger, TriggerFilter, TriggerPatch,
     },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted, Query},
-    job,
+    extract::{Call, IfMatch, Json as Body, ListQuery, MaybePosted, NoFilter, Path, Posted, Query},
+    job, link,
     once::{self, Answer},
     page,
     robot::event_view,
@@ -36,7 +37,13 @@ use crate::{
         trigger::Rule,
     },
     drafting::{self, Checked},
-    operations::{Caller, event, trigger, trigger_fire},
+    error::Result as OperationResult,
+    operations::{
+        Caller, event,
+        trigger::{self, by_webhook},
+        trigger_fire,
+    },
+    secrets::Secrets,
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -46,6 +53,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(enable_trigger))
         .routes(routes!(disable_trigger))
         .routes(routes!(fire_trigger))
+        .routes(routes!(rotate_trigger_secret))
         .routes(routes!(preview_trigger))
         .routes(routes!(list_fires))
         .routes(routes!(backfill_trigger))
@@ -88,10 +96,15 @@ pub fn view(trigger: domain::trigger::Trigger, language: Language, now: drover_p
     let paused_because = trigger.paused_because(now);
     let next_fire_at = trigger.next_fire_at.filter(|_| paused_because.is_none() || !trigger.is_used_up());
     let kind = trigger.rule.kind();
-    let (mut schedule, mut continuous) = (None, None);
+    let (mut schedule, mut continuous, mut queue) = (None, None, None);
+    let (mut webhook, mut event, mut mail) = (None, None, None);
     match &trigger.rule {
         Rule::Schedule { .. } => schedule = schedule_view(&trigger, language),
         Rule::Continuous(settings) => continuous = Some(settings.clone()),
+        Rule::Queue { settings, .. } => queue = Some(settings.clone()),
+        Rule::Webhook(hook) => webhook = Some(hook.settings.clone()),
+        Rule::Event(settings) => event = Some(settings.clone()),
+        Rule::Mail(settings) => mail = Some(settings.clone()),
     }
     Trigger {
         id: trigger.id,
@@ -117,6 +130,12 @@ pub fn view(trigger: domain::trigger::Trigger, language: Language, now: drover_p
         kind,
         schedule,
         continuous,
+        queue,
+        webhook,
+        event,
+        mail,
+        url: None,
+        secret: None,
         fired_count: trigger.fired_count,
         last_fired_at: trigger.last_fired_at,
         next_fire_at,
@@ -125,6 +144,18 @@ pub fn view(trigger: domain::trigger::Trigger, language: Language, now: drover_p
         created_at: trigger.created_at,
         revision: trigger.revision,
     }
+}
+
+/// Where a webhook is called, for those who may know.
+fn address(
+    account: AccountId,
+    caller: &Caller,
+    trigger: &domain::trigger::Trigger,
+    base: &str,
+    secrets: &Secrets,
+) -> OperationResult<Option<String>> {
+    let token = by_webhook::token(account, caller, trigger, secrets)?;
+    Ok(token.map(|token| format!("{base}{API_BASE}/hooks/{token}")))
 }
 
 fn schedule_view(trigger: &domain::trigger::Trigger, language: Language) -> Option<ScheduleView> {
@@ -178,7 +209,7 @@ async fn list_triggers(
 /// Make a trigger
 ///
 /// `kind` says by what it fires; the member of the same name holds the settings of that kind. A schedule that would never
-/// fire is refused.
+/// fire is refused. The `secret` of a webhook is told here and nowhere else.
 #[utoipa::path(post, path = "/triggers", tag = "Trigger", request_body = NewTrigger,
     params(Call),
     responses((status = 201, body = Trigger)))]
@@ -186,13 +217,18 @@ async fn create_trigger(
     State(app): State<Arc<App>>,
     caller: Caller,
     language: Language,
+    uri: Uri,
+    headers: HeaderMap,
     request: Posted<NewTrigger>,
 ) -> Result<Response, Fault> {
     let now = app.db.now();
+    let (base, secrets) = (link::base(&app, &uri, &headers), Arc::clone(&app.secrets));
     once::write(&app, caller, request.call, move |tx, caller| {
-        let trigger = trigger::create(tx, caller, &request.body)?;
+        let trigger = trigger::create(tx, caller, &request.body, &secrets)?;
         let path = format!("/triggers/{}", trigger.id);
-        Ok(Answer::created(view(trigger, language, now), path))
+        let url = address(caller.account, caller, &trigger, &base, &secrets)?;
+        let secret = by_webhook::secret(caller.account, &trigger, &secrets)?;
+        Ok(Answer::created(Trigger { url, secret, ..view(trigger, language, now) }, path))
     })
     .await
 }
@@ -205,9 +241,12 @@ async fn get_trigger(
     caller: Caller,
     language: Language,
     Path(text): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Json<Trigger>, Fault> {
     let trigger = app.db.read(caller.account, |reading| trigger::get(reading, &caller, &text))?;
-    Ok(Json(view(trigger, language, app.db.now())))
+    let url = address(caller.account, &caller, &trigger, &link::base(&app, &uri, &headers), &app.secrets)?;
+    Ok(Json(Trigger { url, ..view(trigger, language, app.db.now()) }))
 }
 
 /// Change a trigger
@@ -316,6 +355,35 @@ async fn fire_trigger(
         let job = trigger_fire::fire_now(tx, caller, found.id, &new, &checked)?;
         let path = format!("/jobs/{}", job.id);
         Ok(Answer::created(job::view(job), path))
+    })
+    .await
+}
+
+/// Change the secret of a webhook
+///
+/// The new secret is told here and nowhere else. The old one ends at once, or after `grace_seconds`. Of a webhook whose
+/// `auth` is `none` the address is the secret: it gets a new one.
+#[utoipa::path(post, path = "/triggers/{trigger}/rotate-secret", tag = "Trigger", request_body = Option<RotateHookSecret>,
+    params(("trigger" = String, Path, description = "Id or name"), Call),
+    responses((status = 200, body = RotatedSecret)))]
+async fn rotate_trigger_secret(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    MaybePosted(request): MaybePosted<RotateHookSecret>,
+) -> Result<Response, Fault> {
+    let (base, secrets) = (link::base(&app, &uri, &headers), Arc::clone(&app.secrets));
+    once::write(&app, caller, request.call, move |tx, caller| {
+        let trigger = by_webhook::rotate(tx, caller, &text, &request.body, &secrets)?;
+        let url = address(caller.account, caller, &trigger, &base, &secrets)?.unwrap_or_default();
+        let secret = by_webhook::secret(caller.account, &trigger, &secrets)?;
+        let old_secret_until = match &trigger.rule {
+            Rule::Webhook(webhook) => webhook.old_secret.as_ref().map(|old| old.until),
+            _ => None,
+        };
+        Ok(Answer::ok(RotatedSecret { url, secret, old_secret_until }))
     })
     .await
 }

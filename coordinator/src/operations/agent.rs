@@ -9,10 +9,11 @@ use drover_protocol::{
         MAX_ERROR_BYTES, MAX_ERROR_CODE_BYTES, MAX_JOBS, RenewedJob,
     },
     job::{Outcome, Progress, StopMode},
+    news::NewsType,
     robot::Host,
 };
 
-use super::{Caller, attempt, event, join_token, key, robot, robot_group};
+use super::{Caller, attempt, event, join_token, key, news, robot, robot_group};
 use crate::{
     domain::{
         attempt::Attempt,
@@ -77,7 +78,7 @@ pub fn join(
     robot.join_token_id = Some(token.id);
     robot.host = Some(request.host.clone());
     robot.joined_at = Some(tx.now());
-    robot.last_seen_at = Some(tx.now());
+    let is_back = robot::heard_of(tx, &mut robot);
     table::update(tx, &mut robot)?;
     if let Some(group) = token.group_id {
         table::find::<RobotGroup>(tx, group)?.ok_or_else(group_is_gone)?;
@@ -88,6 +89,10 @@ pub fn join(
     let key = key::make_for_robot(tx, robot.id, secrets)?;
     let text = format!("an agent on host {} joined", request.host.hostname);
     event::note(tx, robot.id.uuid(), "joined", text, "agent")?;
+    news::tell(tx, NewsType::RobotJoined, |_| Ok(news::of_robot(&robot, serde_json::Value::Null)))?;
+    if is_back {
+        robot::tell_online(tx, &robot)?;
+    }
     Ok((robot::in_full(tx, robot)?, key))
 }
 
@@ -175,13 +180,16 @@ pub fn heartbeat(tx: &mut Tx, caller: &Caller, beat: &Heartbeat, leases: &Leases
     let id = caller.robot()?;
     check_beat(beat)?;
     let mut robot: Robot = table::get(tx, id)?;
-    robot.last_seen_at = Some(tx.now());
+    let is_back = robot::heard_of(tx, &mut robot);
     if beat.host.is_some() && beat.host != robot.host {
         robot.host = beat.host.clone();
         // It may suit a waiting job now.
         tx.wake(Topic::Robot(id));
     }
     table::rewrite(tx, &robot)?;
+    if is_back {
+        robot::tell_online(tx, &robot)?;
+    }
     keep_health(tx, id, beat)?;
     obey_pause(tx, &robot, leases)?;
     let mut jobs = Vec::with_capacity(beat.jobs.len());

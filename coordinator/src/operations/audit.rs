@@ -3,8 +3,10 @@
 //! Written down is what people do (and every reading of a sealed value, whoever reads). What agents report is told by the
 //! events of the object; so is the start of a job, which names who started it: a record for each would cost a fifth more.
 
+use std::net::IpAddr;
+
 use drover_protocol::{
-    Timestamp,
+    KeyId, Timestamp,
     audit::{AuditFilter, AuditRecord, AuditVerification},
     page::PageQuery,
 };
@@ -18,7 +20,7 @@ use super::{
 use crate::{
     domain::{
         account::User,
-        audit::{Act as Record, Head, bounded, difference, hash_of, hex},
+        audit::{Act as Record, Checkpoint, Head, REMOVED_NOUN, REMOVED_VERB, bounded, difference, hash_of, hex},
         permission::Permission,
     },
     error::{Error, Result},
@@ -66,17 +68,51 @@ impl<'a> Act<'a> {
     }
 }
 
-/// Writes the act down.
+/// Who did it, and from where.
+#[derive(Clone, Debug)]
+pub struct Author {
+    pub actor: String,
+    pub name: String,
+    pub address: Option<IpAddr>,
+    pub key_id: Option<KeyId>,
+}
+
+/// How records name somebody of whom nothing is proven.
+pub const NOBODY: &str = "unauthenticated";
+
+impl Author {
+    pub fn of(caller: &Caller) -> Self {
+        let (actor, name) = (caller.by(), caller.name());
+        Self { actor, name, address: caller.address, key_id: Some(caller.key_id) }
+    }
+
+    /// What the coordinator does by itself.
+    pub fn coordinator() -> Self {
+        Self { actor: "coordinator".to_owned(), name: "coordinator".to_owned(), address: None, key_id: None }
+    }
+
+    /// Somebody who has not signed in.
+    pub fn nobody(address: Option<IpAddr>) -> Self {
+        Self { actor: NOBODY.to_owned(), name: String::new(), address, key_id: None }
+    }
+}
+
+/// Writes the act of a caller down.
 pub fn append(tx: &mut Tx, caller: &Caller, act: Act) -> Result<()> {
+    append_as(tx, Author::of(caller), act)
+}
+
+/// Writes an act down.
+pub fn append_as(tx: &mut Tx, author: Author, act: Act) -> Result<()> {
     let head = head(tx)?;
     let at = tx.now().max(head.at);
     let record = AuditRecord {
         seq: head.seq + 1,
         at,
-        actor: caller.by(),
-        actor_name: caller.name(),
-        address: caller.address.map(|address| address.to_canonical().to_string()),
-        key_id: Some(caller.key_id),
+        actor: author.actor,
+        actor_name: author.name,
+        address: author.address.map(|address| address.to_canonical().to_string()),
+        key_id: author.key_id,
         verb: act.verb.to_owned(),
         noun: act.noun.to_owned(),
         object: act.object,
@@ -123,7 +159,7 @@ impl Search {
 
 /// Checks the filter and finds where to look. The records of a search are those of this moment and before.
 pub fn search(reading: &dyn Reading, caller: &Caller, filter: &AuditFilter) -> Result<Search> {
-    caller.require(Permission::AuditRead)?;
+    caller.require_whole(Permission::AuditRead)?;
     let mut filter = filter.clone();
     if let Some(actor) = filter.actor.take() {
         filter.actor = Some(named_actor(reading, actor)?);
@@ -153,7 +189,7 @@ pub fn search(reading: &dyn Reading, caller: &Caller, filter: &AuditFilter) -> R
 
 /// An actor as the records name it; a login stands for its user.
 fn named_actor(reading: &dyn Reading, text: String) -> Result<String> {
-    if text.contains(':') || text == "coordinator" {
+    if text.contains(':') || text == "coordinator" || text == NOBODY {
         return Ok(text);
     }
     match table::find_by::<User>(reading, Kind::UserByLogin, text.as_str())? {
@@ -164,7 +200,8 @@ fn named_actor(reading: &dyn Reading, text: String) -> Result<String> {
 
 /// The number of the first act at this time or later. Times never go back, so that it is found by halving.
 fn first_since(reading: &dyn Reading, time: Timestamp) -> Result<u64> {
-    let (mut low, mut high) = (1, head(reading)?.seq + 1);
+    let removed = check_audit::checkpoint(reading.view(), reading.account())?.map_or(0, |checkpoint| checkpoint.seq);
+    let (mut low, mut high) = (removed + 1, head(reading)?.seq + 1);
     while low < high {
         let middle = low + (high - low) / 2;
         let record = table::find::<Record>(reading, middle)?.and_then(|record| record.record());
@@ -210,7 +247,7 @@ pub fn export_page(reading: &dyn Reading, search: &mut Search, limit: usize) -> 
 
 /// Goes through the whole chain.
 pub fn verify(reading: &dyn Reading, caller: &Caller) -> Result<AuditVerification> {
-    caller.require(Permission::AuditRead)?;
+    caller.require_whole(Permission::AuditRead)?;
     let found = check_audit::verify(reading.view(), reading.account())?;
     Ok(AuditVerification {
         sound: found.problem_count == 0,
@@ -219,4 +256,34 @@ pub fn verify(reading: &dyn Reading, caller: &Caller) -> Result<AuditVerificatio
         last_hash: hex(&found.head.hash),
         problems: found.problems,
     })
+}
+
+/// Removes a page of the acts before this time, but for the newest one of all, and says so in the trail, with the number and
+/// hash of the last that is gone: so the rest can still be proven. How many were removed.
+pub fn expire_page(tx: &mut Tx, before: Timestamp, limit: usize) -> Result<usize> {
+    let newest = head(tx)?.seq;
+    let mut gone: Option<(u64, [u8; 32])> = None;
+    let mut count = 0;
+    for (_, act) in Scan::of(tx, Kind::Audit, ()).records::<Record>(tx, limit)? {
+        let is_old = act.record().is_none_or(|record| record.at < before);
+        if !is_old || act.seq >= newest {
+            break;
+        }
+        table::delete::<Record>(tx, act.seq)?;
+        gone = Some((act.seq, act.hash));
+        count += 1;
+    }
+    let Some((seq, hash)) = gone else { return Ok(0) };
+    let checkpoint = rmp_serde::to_vec_named(&Checkpoint { seq, hash, removed_at: tx.now() })
+        .map_err(|error| Error::Internal(format!("the beginning of the audit trail cannot be written: {error}")))?;
+    tx.put(Key::new(Kind::AuditCheckpoint, tx.account()).into_bytes(), checkpoint)?;
+    let about = serde_json::json!({ "before": before, "removed": count, "last_seq": seq, "last_hash": hex(&hash) });
+    append_as(tx, Author::coordinator(), Act::new(REMOVED_VERB, REMOVED_NOUN, "", "").after(about))?;
+    Ok(count)
+}
+
+/// Whether the oldest act was made before this time.
+pub fn is_older(reading: &dyn Reading, before: Timestamp) -> Result<bool> {
+    let first = Scan::of(reading, Kind::Audit, ()).records::<Record>(reading, 1)?;
+    Ok(first.first().and_then(|(_, act)| act.record()).is_some_and(|record| record.at < before))
 }

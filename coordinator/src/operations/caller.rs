@@ -5,7 +5,10 @@ use std::{net::IpAddr, sync::Arc};
 use drover_protocol::{AccountId, JobId, KeyId, RobotId, UserId, manifest::Manifest};
 
 use crate::{
-    domain::permission::{Permission, Permissions},
+    domain::{
+        permission::{Permission, Permissions},
+        role::{Grant, Limited},
+    },
     error::{Error, Result},
 };
 
@@ -29,14 +32,13 @@ pub struct Caller {
     pub address: Option<IpAddr>,
 }
 
-/// What the key of a job may reach: what its version declares in its manifest, by name, and nothing else.
+/// What a caller may reach of what its permissions are about.
 #[derive(Clone, Debug)]
-pub struct Reach(Arc<Manifest>);
-
-impl Reach {
-    pub fn of_manifest(manifest: Arc<Manifest>) -> Self {
-        Self(manifest)
-    }
+pub enum Reach {
+    /// The key of a job: what its version declares in its manifest, by name, and nothing else.
+    Manifest(Arc<Manifest>),
+    /// A user, some of whose roles are limited: each permission reaches as far as the roles that give it.
+    Roles(Arc<[Grant]>),
 }
 
 /// The refusal of what a manifest does not declare says how to declare it.
@@ -50,19 +52,68 @@ fn declared(field: &str, names: &[String], name: &str) -> Result<()> {
 }
 
 impl Caller {
+    /// Whether the permission reaches objects of this name, as far as roles limit it. Without a name: all there may be.
+    pub fn reaches(&self, permission: Permission, noun: Limited, name: Option<&str>) -> bool {
+        match &self.reach {
+            Some(Reach::Roles(grants)) => grants.iter().any(|grant| grant.reaches(permission, noun, name)),
+            Some(Reach::Manifest(_)) | None => true,
+        }
+    }
+
+    /// Whether it may matter which object the permission is used for.
+    pub fn is_limited(&self, permission: Permission, noun: Limited) -> bool {
+        !self.reaches(permission, noun, None)
+    }
+
+    /// Refuses a caller whose roles limit the permission at all: for what is about everything at once.
+    pub fn require_whole(&self, permission: Permission) -> Result<()> {
+        self.require(permission)?;
+        let nouns = [Limited::RobotGroups, Limited::Queues, Limited::Folders];
+        let is_whole = |grant: &Grant| nouns.iter().all(|noun| grant.reaches(permission, *noun, None));
+        match &self.reach {
+            Some(Reach::Roles(grants)) if !grants.iter().any(is_whole) => Err(Error::Forbidden(format!(
+                "the roles that give {} are limited to some objects, and this is about all of them",
+                permission.as_str()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a name for a new object that the caller would not reach.
+    pub fn require_name(&self, permission: Permission, noun: Limited, name: &str) -> Result<()> {
+        match self.reaches(permission, noun, Some(name)) {
+            true => Ok(()),
+            false => Err(Error::Forbidden(format!(
+                "the roles that give {} are limited to other names than {name:?}",
+                permission.as_str()
+            ))),
+        }
+    }
+
     /// Refuses a queue that is out of the caller's reach.
-    pub fn require_queue(&self, name: &str) -> Result<()> {
-        self.reach.as_ref().map_or(Ok(()), |Reach(manifest)| declared("queues", &manifest.requires.queues, name))
+    pub fn require_queue(&self, permission: Permission, name: &str) -> Result<()> {
+        match &self.reach {
+            Some(Reach::Manifest(manifest)) => declared("queues", &manifest.requires.queues, name),
+            _ if self.reaches(permission, Limited::Queues, Some(name)) => Ok(()),
+            _ => Err(Error::NotFound("queue")),
+        }
     }
 
     /// Refuses a resource that is out of the caller's reach.
     pub fn require_resource(&self, name: &str) -> Result<()> {
-        self.reach.as_ref().map_or(Ok(()), |Reach(manifest)| declared("resources", &manifest.requires.resources, name))
+        match &self.reach {
+            Some(Reach::Manifest(manifest)) => declared("resources", &manifest.requires.resources, name),
+            Some(Reach::Roles(_)) | None => Ok(()),
+        }
     }
 
     /// Refuses a storage folder that is out of the caller's reach.
-    pub fn require_storage(&self, name: &str) -> Result<()> {
-        self.reach.as_ref().map_or(Ok(()), |Reach(manifest)| declared("storages", &manifest.requires.storages, name))
+    pub fn require_storage(&self, permission: Permission, name: &str) -> Result<()> {
+        match &self.reach {
+            Some(Reach::Manifest(manifest)) => declared("storages", &manifest.requires.storages, name),
+            _ if self.reaches(permission, Limited::Folders, Some(name)) => Ok(()),
+            _ => Err(Error::NotFound("storage folder")),
+        }
     }
 
     /// Refuses with the name of the missing permission.

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use drover_protocol::{FileId, FolderId, JobId, Timestamp, page::PageQuery, storage::FileTransfer};
+use drover_protocol::{FileId, FolderId, JobId, Timestamp, news::NewsType, page::PageQuery, storage::FileTransfer};
 use uuid::Uuid;
 
 use super::{
-    Caller, garbage,
+    Actor, Caller,
+    audit::{self, Act},
+    garbage,
     list::{self, Page, Via},
+    news,
     storage::{self, Place},
 };
 use crate::{
@@ -17,6 +20,7 @@ use crate::{
         job::Job,
         name::Faults,
         permission::Permission,
+        storage::StorageFolder,
     },
     error::{Error, Result},
     store::{
@@ -81,7 +85,7 @@ pub fn put_artifact(
         garbage::discard(tx, BlobName::file(content.id).to_string())?;
         return Ok(old);
     }
-    write(tx, caller, &mut Place::Job(job), path, content, &Described::default()).map(|(file, _)| file)
+    write(tx, &caller.by(), &mut Place::Job(job), path, content, &Described::default()).map(|(file, _)| file)
 }
 
 /// Checks that the caller may write the file, before its content is read. Gives where it will lie.
@@ -94,7 +98,7 @@ pub fn check_put(
     conditions: &Conditions,
 ) -> Result<Place> {
     caller.require(Permission::StorageWrite)?;
-    let place = storage::place(reading, caller, folder)?;
+    let place = storage::place(reading, caller, Permission::StorageWrite, folder)?;
     place.check_change(reading, caller, true)?;
     check_path("path", path)?;
     let mut faults = Faults::default();
@@ -123,12 +127,44 @@ pub fn put(
     conditions: &Conditions,
 ) -> Result<(File, bool)> {
     let mut place = check_put(tx, caller, folder, path, described, conditions)?;
-    write(tx, caller, &mut place, path, content, described)
+    let (file, is_new) = write(tx, &caller.by(), &mut place, path, content, described)?;
+    write_down(tx, caller, if is_new { "create" } else { "update" }, &place, &file)?;
+    Ok((file, is_new))
+}
+
+/// The same for what the coordinator puts away by itself, into a folder that people made.
+pub fn put_by(
+    tx: &mut Tx,
+    by: &str,
+    folder: FolderId,
+    path: &str,
+    content: &Content,
+    described: &Described,
+) -> Result<File> {
+    check_path("path", path)?;
+    let folder: StorageFolder = table::get(tx, folder)?;
+    if folder.deleted {
+        return Err(Error::NotFound("storage folder"));
+    }
+    if folder.read_only {
+        return Err(Error::wrong_state(format!("the folder {} is read only", folder.name)));
+    }
+    write(tx, by, &mut Place::Made(folder), path, content, described).map(|(file, _)| file)
+}
+
+/// What people do with files is an act; what jobs and robots do is their work.
+fn write_down(tx: &mut Tx, caller: &Caller, verb: &'static str, place: &Place, file: &File) -> Result<()> {
+    if !matches!(caller.actor, Actor::User { .. }) {
+        return Ok(());
+    }
+    let about =
+        serde_json::json!({ "folder": place.name(), "size_bytes": file.size_bytes, "sha256": file.sha256.clone() });
+    audit::append(tx, caller, Act::new(verb, "file", file.id, &file.path).after(about))
 }
 
 fn write(
     tx: &mut Tx,
-    caller: &Caller,
+    by: &str,
     place: &mut Place,
     path: &str,
     content: &Content,
@@ -141,7 +177,7 @@ fn write(
         size_bytes: content.size_bytes,
         sha256: content.sha256.clone(),
         content_type: described.content_type.clone().unwrap_or_else(|| content_type(path).to_owned()),
-        created_by: caller.by(),
+        created_by: by.to_owned(),
         created_at: tx.now(),
         modified_at: tx.now(),
         metadata: described.metadata.clone(),
@@ -152,6 +188,7 @@ fn write(
         file.created_at = old.created_at;
     }
     settle(tx, place, old.as_ref(), &file)?;
+    tell(tx, &file)?;
     garbage::keep(tx, &BlobName::file(file.id).to_string())?;
     Ok((file, old.is_none()))
 }
@@ -163,6 +200,14 @@ fn settle(tx: &mut Tx, place: &mut Place, old: Option<&File>, file: &File) -> Re
         remove_record(tx, old)?;
     }
     table::insert(tx, file)
+}
+
+/// Files of folders that people made are news; artifacts of jobs and attachments of tasks belong to those.
+fn tell(tx: &mut Tx, file: &File) -> Result<()> {
+    match file.made_folder() {
+        Some(folder) => news::tell(tx, NewsType::FileAdded, |tx| Ok(news::of_file(file, &table::get(tx, folder)?))),
+        None => Ok(()),
+    }
 }
 
 fn find(reading: &dyn Reading, folder: &str, path: &str) -> Result<Option<File>> {
@@ -178,17 +223,18 @@ pub fn remove_record(tx: &mut Tx, file: &File) -> Result<()> {
 /// Whether `file` may be read by this caller where it lies.
 pub fn get(reading: &dyn Reading, caller: &Caller, folder: &str, path: &str) -> Result<File> {
     caller.require(Permission::StorageRead)?;
-    let place = storage::place(reading, caller, folder)?;
+    let place = storage::place(reading, caller, Permission::StorageRead, folder)?;
     find(reading, &place.key(), path)?.ok_or(Error::NotFound("file"))
 }
 
 pub fn delete(tx: &mut Tx, caller: &Caller, folder: &str, path: &str, conditions: &Conditions) -> Result<()> {
     caller.require(Permission::StorageWrite)?;
-    let mut place = storage::place(tx, caller, folder)?;
+    let mut place = storage::place(tx, caller, Permission::StorageWrite, folder)?;
     let file = find(tx, &place.key(), path)?.ok_or(Error::NotFound("file"))?;
     place.check_change(tx, caller, false)?;
     conditions.check(Some(&file))?;
     place.count(tx, &[&file], &[])?;
+    write_down(tx, caller, "delete", &place, &file)?;
     remove_record(tx, &file)
 }
 
@@ -209,11 +255,11 @@ pub fn transfer(
 ) -> Result<File> {
     caller.require(Permission::StorageRead)?;
     caller.require(Permission::StorageWrite)?;
-    let mut from = storage::place(tx, caller, folder)?;
+    let mut from = storage::place(tx, caller, Permission::StorageRead, folder)?;
     let found = find(tx, &from.key(), &request.path)?;
     let source = found.ok_or_else(|| Error::invalid("/path", "there is no such file in the folder"))?;
     let mut to = match &request.to_folder {
-        Some(text) => storage::place(tx, caller, text).map_err(|error| match error {
+        Some(text) => storage::place(tx, caller, Permission::StorageWrite, text).map_err(|error| match error {
             Error::NotFound(_) => Error::invalid("/to_folder", "there is no such storage folder"),
             other => other,
         })?,
@@ -235,7 +281,7 @@ pub fn transfer(
     if transfer == Transfer::Move {
         from.count(tx, &[&source], &[])?;
         // Both may be the same folder, whose figures have just changed.
-        to = storage::place(tx, caller, &to.key())?;
+        to = storage::place(tx, caller, Permission::StorageWrite, &to.key())?;
         table::delete::<File>(tx, source.id)?;
     } else {
         file.id = FileId::from_uuid(tx.new_id());
@@ -245,6 +291,8 @@ pub fn transfer(
         file.modified_at = tx.now();
     }
     settle(tx, &mut to, old.as_ref(), &file)?;
+    tell(tx, &file)?;
+    write_down(tx, caller, if transfer == Transfer::Move { "move" } else { "copy" }, &to, &file)?;
     Ok(file)
 }
 
@@ -257,7 +305,7 @@ pub fn list(
     query: &PageQuery,
 ) -> Result<Page<File>> {
     caller.require(Permission::StorageRead)?;
-    let place = storage::place(reading, caller, folder)?;
+    let place = storage::place(reading, caller, Permission::StorageRead, folder)?;
     let scan = Scan::of(reading, Kind::FileByPath, (place.key(), TextPrefix(prefix)));
     list::page(reading, scan, Via::Index, query, |_: &File| true)
 }
@@ -281,7 +329,7 @@ pub fn list_level(
     query: &PageQuery,
 ) -> Result<Level> {
     caller.require(Permission::StorageRead)?;
-    let place = storage::place(reading, caller, folder)?.key();
+    let place = storage::place(reading, caller, Permission::StorageRead, folder)?.key();
     let limit = list::limit(query.limit, list::DEFAULT_LIMIT)?;
     let start_of = |text: &str| table::index_start(reading, Kind::FileByPath, (place.as_str(), TextPrefix(text)));
     let all = Scan::of(reading, Kind::FileByPath, (place.as_str(), TextPrefix(prefix)));

@@ -4,6 +4,7 @@ use drover_protocol::{
     JobId, TriggerId,
     job::{Cause, CauseCode, CloseJob, JobFilter, JobState, NewJob, Source, SourceKind, StopMode},
     json::{MAX_DEPTH, is_too_deep},
+    news::NewsType,
     page::PageQuery,
 };
 
@@ -12,7 +13,7 @@ use super::{
     audit::{self, Act},
     event, file,
     list::{self, Page, Via},
-    log, process, process_version, robot, robot_group, task, trigger,
+    log, news, overview, process, process_version, reach, robot, robot_group, task, trigger,
 };
 use crate::{
     domain::{
@@ -86,23 +87,30 @@ impl Origin {
 /// Finds what the request names and checks it, but for the schema of the input, which is compiled elsewhere.
 pub fn draft(reading: &dyn Reading, caller: &Caller, new: &NewJob) -> Result<Draft> {
     caller.require(Permission::JobStart)?;
-    draft_of(reading, new)
+    let target = target_of(reading, caller, Permission::JobStart, &new.target)?;
+    draft_for(reading, new, target)
 }
 
-/// The robot or group that a request names.
-pub fn target_of(reading: &dyn Reading, target: &drover_protocol::job::Target) -> Result<Target> {
+/// The robot or group that a request names, if the permission reaches it.
+pub fn target_of(
+    reading: &dyn Reading,
+    caller: &Caller,
+    permission: Permission,
+    target: &drover_protocol::job::Target,
+) -> Result<Target> {
     match (&target.robot, &target.group) {
-        (Some(name), None) => Ok(Target::Robot(robot::find(reading, name, "/target/robot")?.id)),
-        (None, Some(name)) => Ok(Target::Group(robot_group::find(reading, name, "/target/group")?.id)),
+        (Some(name), None) => Ok(Target::Robot(robot::find(reading, caller, permission, name, "/target/robot")?.id)),
+        (None, Some(name)) => {
+            Ok(Target::Group(robot_group::find(reading, caller, permission, name, "/target/group")?.id))
+        }
         _ => Err(Error::invalid("/target", "name either a robot or a group")),
     }
 }
 
 /// The same draft for what needs nobody's permission: the coordinator's own decision.
-pub fn draft_of(reading: &dyn Reading, new: &NewJob) -> Result<Draft> {
+pub fn draft_for(reading: &dyn Reading, new: &NewJob, target: Target) -> Result<Draft> {
     check_request(reading, new)?;
     let process = process::find(reading, &new.process, "/process")?;
-    let target = target_of(reading, &new.target)?;
     let version = process_version::for_job(reading, &process, new.version.as_deref(), target)?;
     let mut input = process.defaults.input.clone().unwrap_or_default();
     input.extend(new.input.clone().unwrap_or_default());
@@ -163,6 +171,7 @@ pub fn start_as(tx: &mut Tx, origin: &Origin, new: &NewJob, draft: &Draft, input
         document::insert(tx, job.id.uuid(), Slot::Input, input)?;
         let text = format!("version {} of {} was started", job.version_number, job.process_name);
         event::note(tx, job.id.uuid(), "created", text, origin.by.clone())?;
+        news::tell(tx, NewsType::JobCreated, |_| Ok(news::of_job(&job)))?;
         wake_for(tx, None, &job);
         jobs.push(job);
     }
@@ -224,6 +233,10 @@ pub fn apply(tx: &mut Tx, before: Job, event: JobEvent, leases: &Leases) -> Resu
     if !before.is_finished() && job.is_finished() {
         trigger::job_ended(tx, &job)?;
     }
+    if let (State::Finished { outcome, .. }, false) = (&job.state, before.is_finished()) {
+        overview::count_finished(tx, *outcome)?;
+    }
+    news::job_changed(tx, &before, &job)?;
     for note in step.notes {
         event::note(tx, job.id.uuid(), note.code, note.text, note.by)?;
     }
@@ -287,7 +300,15 @@ pub fn get(reading: &dyn Reading, caller: &Caller, id: JobId) -> Result<Job> {
     {
         return Err(Error::NotFound("job"));
     }
-    table::get(reading, id)
+    reached(reading, caller, Permission::JobRead, id)
+}
+
+/// The job with this id, if the caller has the permission and it reaches that job.
+fn reached(reading: &dyn Reading, caller: &Caller, permission: Permission, id: JobId) -> Result<Job> {
+    caller.require(permission)?;
+    let job = table::get(reading, id)?;
+    reach::job(reading, caller, permission, &job)?;
+    Ok(job)
 }
 
 /// Input or output of a job.
@@ -304,9 +325,12 @@ pub fn list(reading: &dyn Reading, caller: &Caller, filter: &JobFilter, query: &
     if let Actor::Job { .. } = caller.actor {
         return Err(Error::Forbidden("a job's key reads its own job only".to_owned()));
     }
-    let robot = filter.robot.as_deref().map(|text| robot::find(reading, text, "robot")).transpose()?;
+    let may = Permission::JobRead;
+    let robot = |text| robot::find(reading, caller, may, text, "robot");
+    let robot = filter.robot.as_deref().map(robot).transpose()?;
     let process = filter.process.as_deref().map(|text| process::find(reading, text, "process")).transpose()?;
-    let group = filter.group.as_deref().map(|text| robot_group::find(reading, text, "group")).transpose()?;
+    let group = |text| robot_group::find(reading, caller, may, text, "group");
+    let group = filter.group.as_deref().map(group).transpose()?;
     let trigger = filter.trigger.as_deref().map(|text| trigger::id_of(reading, text)).transpose()?;
     let labels = list::parse_labels(&filter.label)?;
     let finished_only = filter.state == Some(JobState::Finished);
@@ -336,6 +360,7 @@ pub fn list(reading: &dyn Reading, caller: &Caller, filter: &JobFilter, query: &
             && filter.created_from.is_none_or(|from| job.created_at >= from)
             && filter.created_to.is_none_or(|to| job.created_at < to)
             && labels.iter().all(|(key, value)| job.labels.get(key) == Some(value))
+            && reach::reaches_target(reading, caller, may, job.target) == Ok(true)
     };
     list::page(reading, scan.newest_first(), via, query, fits)
 }
@@ -346,8 +371,7 @@ fn asked_by(caller: &Caller, code: CauseCode, message: String) -> Cause {
 
 /// Asks for a soft stop or an abort. Asking again changes nothing; a finished job refuses.
 pub fn stop(tx: &mut Tx, caller: &Caller, id: JobId, mode: StopMode, leases: &Leases) -> Result<Job> {
-    caller.require(Permission::JobStop)?;
-    let job = table::get(tx, id)?;
+    let job = reached(tx, caller, Permission::JobStop, id)?;
     let (code, verb) = match mode {
         StopMode::Stop => (CauseCode::StopRequested, "stop"),
         StopMode::Abort => (CauseCode::AbortRequested, "abort"),
@@ -376,8 +400,7 @@ fn acted(
 }
 
 pub fn retry(tx: &mut Tx, caller: &Caller, id: JobId, leases: &Leases) -> Result<Job> {
-    caller.require(Permission::JobRetry)?;
-    let job: Job = table::get(tx, id)?;
+    let job = reached(tx, caller, Permission::JobRetry, id)?;
     let (target, there) = match job.target {
         Target::Robot(robot) => ("robot", table::find::<Robot>(tx, robot)?.is_some()),
         Target::Group(group) => ("robot group", table::find::<RobotGroup>(tx, group)?.is_some()),
@@ -397,7 +420,7 @@ pub fn close(tx: &mut Tx, caller: &Caller, id: JobId, request: &CloseJob, leases
         faults.add("/reason", "say why, for those who read it later");
     }
     faults.check()?;
-    let job = table::get(tx, id)?;
+    let job = reached(tx, caller, Permission::JobClose, id)?;
     let message = format!("closed by {}: {}", caller.name(), request.reason);
     let cause = asked_by(caller, CauseCode::ClosedByOperator, message);
     acted(tx, caller, "close", job, JobEvent::Close { outcome: request.outcome, cause }, leases)
@@ -407,8 +430,7 @@ pub fn close(tx: &mut Tx, caller: &Caller, id: JobId, request: &CloseJob, leases
 ///
 /// The record goes last, so that an interrupted deletion can be asked for again.
 pub fn delete_page(tx: &mut Tx, caller: &Caller, id: JobId, revision: Option<u64>) -> Result<bool> {
-    caller.require(Permission::JobDelete)?;
-    let job: Job = table::get(tx, id)?;
+    let job = reached(tx, caller, Permission::JobDelete, id)?;
     table::check_revision(job.revision, revision)?;
     if !job.is_finished() {
         return Err(Error::wrong_state("only a finished job can be deleted; stop or close it first"));

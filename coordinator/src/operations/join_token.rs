@@ -9,10 +9,10 @@ use super::{
     audit::{self, Act},
     event,
     list::{self, Page, Via},
-    robot_group,
+    reach, robot_group,
 };
 use crate::{
-    domain::{key::JoinToken, name::Faults, permission::Permission},
+    domain::{job::Target, key::JoinToken, name::Faults, permission::Permission, role::Limited},
     error::{Error, Result},
     secrets::{Secrets, key_text},
     store::{
@@ -47,7 +47,10 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewJoinToken, secrets: &Secret
     }
     faults.check()?;
     let group_id = match &new.group {
-        Some(group) => Some(robot_group::find(tx, group, "/group")?.id),
+        Some(group) => Some(robot_group::find(tx, caller, Permission::JoinTokenCreate, group, "/group")?.id),
+        None if caller.is_limited(Permission::JoinTokenCreate, Limited::RobotGroups) => {
+            return Err(Error::invalid("/group", "name a group that your roles reach"));
+        }
         None => None,
     };
     let draft = Draft { group_id, robot_id: None, uses: new.uses, seconds: new.expires_in_seconds };
@@ -139,12 +142,26 @@ pub fn spend(tx: &mut Tx, token: &mut JoinToken) -> Result<()> {
 pub fn list(reading: &dyn Reading, caller: &Caller, query: &PageQuery) -> Result<Page<JoinToken>> {
     caller.require(Permission::JoinTokenRead)?;
     let scan = Scan::of(reading, Kind::JoinToken, ()).newest_first();
-    list::page(reading, scan, Via::Records, query, |_: &JoinToken| true)
+    list::page(reading, scan, Via::Records, query, |token: &JoinToken| {
+        reaches(reading, caller, Permission::JoinTokenRead, token) == Ok(true)
+    })
+}
+
+/// Whether the permission reaches the group or the robot that the token is for.
+fn reaches(reading: &dyn Reading, caller: &Caller, permission: Permission, token: &JoinToken) -> Result<bool> {
+    match (token.robot_id, token.group_id) {
+        (Some(robot), _) => reach::reaches_target(reading, caller, permission, Target::Robot(robot)),
+        (None, Some(group)) => reach::reaches_target(reading, caller, permission, Target::Group(group)),
+        (None, None) => Ok(!caller.is_limited(permission, Limited::RobotGroups)),
+    }
 }
 
 pub fn delete(tx: &mut Tx, caller: &Caller, id: JoinTokenId) -> Result<()> {
     caller.require(Permission::JoinTokenDelete)?;
-    table::get::<JoinToken>(tx, id)?;
+    let token = table::get::<JoinToken>(tx, id)?;
+    if !reaches(tx, caller, Permission::JoinTokenDelete, &token)? {
+        return Err(Error::NotFound("join token"));
+    }
     audit::append(tx, caller, Act::new("delete", NOUN, id, ""))?;
     remove(tx, id)
 }

@@ -7,23 +7,24 @@ use drover_protocol::{
 };
 
 use super::{
-    Actor, Caller, Reach,
+    Actor, Caller, Reach, account,
     audit::{self, Act},
     event,
     idempotency::Repeatable,
     list::{self, Page, Via},
-    process_version,
+    process_version, role,
+    session::MAX_SESSIONS,
 };
 use crate::{
     domain::{
         account::User,
         job::Job,
         key::{
-            ApiKey, LAST_USE_SECONDS, MAX_KEY_CHARS, MIN_CHARS_FOR_PREFIX, MIN_REPEATABLE_CHARS, Owner, PREFIX_CHARS,
-            REPEATABLE_SECONDS,
+            ApiKey, LAST_USE_OF_SESSION_SECONDS, LAST_USE_SECONDS, MAX_KEY_CHARS, MIN_CHARS_FOR_PREFIX,
+            MIN_REPEATABLE_CHARS, Owner, PREFIX_CHARS, REPEATABLE_SECONDS, Session,
         },
         name::Faults,
-        permission::{self, Permission, Permissions, Role},
+        permission::{self, Permission, Permissions, Role, matching},
         robot::Robot,
     },
     error::{Error, Result},
@@ -39,23 +40,36 @@ use crate::{
 const NOUN: &str = "key";
 /// Longest grace of a refreshed key: a week.
 const MAX_GRACE_SECONDS: u64 = 604_800;
+const MAX_NAMED_KEYS: usize = 1_000;
+/// Own keys in their grace, and the one that counts.
+const MAX_OWN_KEYS: usize = 100;
 /// Keys of a robot that nobody has used yet, for as many answers to its joining may have been lost.
 const MAX_UNUSED_ROBOT_KEYS: usize = 4;
 pub const UNKNOWN: Error = Error::Unauthenticated("the key is unknown, expired or revoked");
+
+/// How the text of a key comes along with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// In the header `Authorization`.
+    InHeader,
+    /// In the cookie of a session.
+    InCookie,
+}
 
 /// The caller whose key this is, and the key if its time of last use is to be written again. `reading` is of the system
 /// account.
 pub fn authenticate(
     reading: &Reader,
-    text: &str,
+    (text, brought): (&str, Brought),
     secrets: &Secrets,
     manifests: &Manifests,
 ) -> Result<(Caller, Option<KeyId>)> {
     let (caller, key) = recognise(reading, text, secrets, manifests)?;
-    if key.replaced {
+    if key.replaced || key.session.is_some() != (brought == Brought::InCookie) {
         return Err(UNKNOWN);
     }
-    let stale = key.last_used_at.is_none_or(|at| reading.now.since(at).as_secs() >= LAST_USE_SECONDS);
+    let accuracy = if key.session.is_some() { LAST_USE_OF_SESSION_SECONDS } else { LAST_USE_SECONDS };
+    let stale = key.last_used_at.is_none_or(|at| reading.now.since(at).as_secs() >= accuracy);
     Ok((caller, stale.then_some(key.id)))
 }
 
@@ -67,6 +81,9 @@ pub fn authenticate_for_replacing(
     manifests: &Manifests,
 ) -> Result<(Caller, bool)> {
     let (caller, key) = recognise(reading, text, secrets, manifests)?;
+    if key.session.is_some() {
+        return Err(UNKNOWN);
+    }
     Ok((caller, key.replaced))
 }
 
@@ -109,11 +126,15 @@ struct Identity {
 }
 
 fn identity(reading: &Reader, owner: &Owner, manifests: &Manifests) -> Result<Identity> {
+    let account = account::own(reading).map_err(|_| UNKNOWN)?;
+    if !account.is_open() {
+        return Err(UNKNOWN);
+    }
     match *owner {
         Owner::User(id) => {
             let user: User = table::find(reading, id)?.filter(|user: &User| !user.blocked).ok_or(UNKNOWN)?;
-            let permissions = user.permissions();
-            Ok(Identity { actor: Actor::User { id, login: user.login }, permissions, reach: None })
+            let (permissions, reach) = role::rights(reading, &account, &user.roles)?;
+            Ok(Identity { actor: Actor::User { id, login: user.login }, permissions, reach })
         }
         Owner::Robot(id) => {
             let robot: Robot = table::find(reading, id)?.ok_or(UNKNOWN)?;
@@ -130,7 +151,7 @@ fn identity(reading: &Reader, owner: &Owner, manifests: &Manifests) -> Result<Id
             Ok(Identity {
                 actor: Actor::Job { job, attempt, robot },
                 permissions: permission::of_jobs(),
-                reach: Some(Reach::of_manifest(manifest)),
+                reach: Some(Reach::Manifest(manifest)),
             })
         }
     }
@@ -139,7 +160,11 @@ fn identity(reading: &Reader, owner: &Owner, manifests: &Manifests) -> Result<Id
 /// For calls that wait: refuses when the key has ended meanwhile.
 pub fn still_good(reading: &dyn Reading, caller: &Caller) -> Result<()> {
     let key: Option<ApiKey> = table::find(reading, caller.key_id)?;
-    key.filter(|key| key.is_good(reading.now())).map(|_| ()).ok_or(UNKNOWN)
+    key.filter(|key| key.is_good(reading.now())).ok_or(UNKNOWN)?;
+    if let Actor::User { id, .. } = caller.actor {
+        table::find::<User>(reading, id)?.filter(|user| !user.blocked).ok_or(UNKNOWN)?;
+    }
+    Ok(())
 }
 
 /// Writes down that the key was used. With the first use of a robot's key, those it had before end.
@@ -151,10 +176,10 @@ pub fn touch(tx: &mut Tx, id: KeyId) -> Result<()> {
         }
     }
     key.last_used_at = Some(tx.now());
-    table::update(tx, &mut key)
+    table::rewrite(tx, &key)
 }
 
-fn add(tx: &mut Tx, key: &ApiKey) -> Result<()> {
+pub(super) fn add(tx: &mut Tx, key: &ApiKey) -> Result<()> {
     let by_hash = Key::new(Kind::KeyByHash, SYSTEM_ACCOUNT).with(key.hash).into_bytes();
     if tx.view().get(&by_hash)?.is_some() {
         return Err(Error::invalid("key", "this text is in use as a key already"));
@@ -175,16 +200,18 @@ pub fn revoke(tx: &mut Tx, id: KeyId) -> Result<()> {
     Ok(())
 }
 
-struct Draft {
-    owner: Owner,
-    name: Option<String>,
-    text: String,
-    permissions: Option<Permissions>,
-    expires_at: Option<Timestamp>,
-    revealable: bool,
+/// A key about to be made.
+pub(super) struct Draft {
+    pub owner: Owner,
+    pub name: Option<String>,
+    pub text: String,
+    pub permissions: Option<Permissions>,
+    pub expires_at: Option<Timestamp>,
+    pub revealable: bool,
+    pub session: Option<Session>,
 }
 
-fn make(tx: &mut Tx, draft: Draft, secrets: &Secrets) -> Result<ApiKey> {
+pub(super) fn make(tx: &mut Tx, draft: Draft, secrets: &Secrets) -> Result<ApiKey> {
     let id = KeyId::from_uuid(tx.new_id());
     let sealed = match draft.revealable {
         true => Some(secrets.seal(id.uuid().as_bytes(), draft.text.as_bytes(), tx.random())?),
@@ -202,6 +229,7 @@ fn make(tx: &mut Tx, draft: Draft, secrets: &Secrets) -> Result<ApiKey> {
         last_used_at: None,
         expires_at: draft.expires_at,
         replaced: false,
+        session: draft.session,
     };
     add(tx, &key)?;
     Ok(key)
@@ -222,6 +250,7 @@ pub fn make_own(tx: &mut Tx, user: UserId, text: Option<String>, secrets: &Secre
         permissions: None,
         expires_at: None,
         revealable: true,
+        session: None,
     };
     Ok((make(tx, draft, secrets)?, text))
 }
@@ -242,6 +271,7 @@ pub fn make_for_robot(tx: &mut Tx, robot: RobotId, secrets: &Secrets) -> Result<
         permissions: None,
         expires_at: None,
         revealable: false,
+        session: None,
     };
     make(tx, draft, secrets)?;
     Ok(text)
@@ -256,12 +286,14 @@ pub fn make_for_attempt(tx: &mut Tx, job: &Job, robot: RobotId, secrets: &Secret
         permissions: None,
         expires_at: None,
         revealable: false,
+        session: None,
     };
     Ok(make(tx, draft, secrets)?.id)
 }
 
-fn of_owner(reading: &dyn Reading, owner: Owner) -> Result<Vec<ApiKey>> {
-    let found = Scan::of(reading, Kind::ApiKeyByOwner, owner).indexed::<ApiKey>(reading, 1_000)?;
+pub(super) fn of_owner(reading: &dyn Reading, owner: Owner) -> Result<Vec<ApiKey>> {
+    let most = MAX_NAMED_KEYS + MAX_SESSIONS + MAX_OWN_KEYS;
+    let found = Scan::of(reading, Kind::ApiKeyByOwner, owner).indexed::<ApiKey>(reading, most)?;
     Ok(found.into_iter().map(|(_, key)| key).collect())
 }
 
@@ -269,6 +301,14 @@ fn of_owner(reading: &dyn Reading, owner: Owner) -> Result<Vec<ApiKey>> {
 pub fn revoke_of(tx: &mut Tx, owner: Owner) -> Result<()> {
     for key in of_owner(tx, owner)? {
         revoke(tx, key.id)?;
+    }
+    Ok(())
+}
+
+/// Those who wait with a key of this owner look whether it is still good.
+pub fn wake_of(tx: &mut Tx, owner: Owner) -> Result<()> {
+    for key in of_owner(tx, owner)? {
+        tx.wake(Topic::Key(key.id));
     }
     Ok(())
 }
@@ -289,10 +329,7 @@ pub fn own(reading: &dyn Reading, caller: &Caller) -> Result<OwnKey> {
 
 fn own_record(reading: &dyn Reading, user: UserId) -> Result<ApiKey> {
     let keys = of_owner(reading, Owner::User(user))?;
-    keys.into_iter()
-        .filter(|key| key.name.is_none() && !key.replaced)
-        .max_by_key(|key| key.id)
-        .ok_or(Error::NotFound("key"))
+    keys.into_iter().filter(|key| key.is_own() && !key.replaced).max_by_key(|key| key.id).ok_or(Error::NotFound("key"))
 }
 
 /// Gives the user a new own key. Old ones end at once, or after a grace. If the call can be repeated, the caller's own
@@ -310,7 +347,7 @@ pub fn replace_own(
     faults.range("/grace_seconds", grace_seconds, 0, MAX_GRACE_SECONDS);
     faults.check()?;
     let ends_at = tx.now().plus_seconds(grace_seconds);
-    for mut key in of_owner(tx, Owner::User(user))?.into_iter().filter(|key| key.name.is_none()) {
+    for mut key in of_owner(tx, Owner::User(user))?.into_iter().filter(ApiKey::is_own) {
         if grace_seconds == 0 && key.id == caller.key_id && is_repeatable(call) {
             key.replaced = true;
             key.expires_at = Some(tx.now().plus_seconds(REPEATABLE_SECONDS));
@@ -341,7 +378,7 @@ fn is_repeatable(call: Option<&Repeatable>) -> bool {
 /// Replaces the own key of the user with this login, if the account has one: for whoever has the host itself.
 pub fn replace_for_login(tx: &mut Tx, login: &str, secrets: &Secrets) -> Result<Option<String>> {
     let Some(user) = table::find_by::<User>(tx, Kind::UserByLogin, login)? else { return Ok(None) };
-    for key in of_owner(tx, Owner::User(user.id))?.into_iter().filter(|key| key.name.is_none()) {
+    for key in of_owner(tx, Owner::User(user.id))?.into_iter().filter(ApiKey::is_own) {
         revoke(tx, key.id)?;
     }
     event::note(tx, user.id.uuid(), "key_replaced", "the user's key was replaced on the host itself", "coordinator")?;
@@ -401,8 +438,8 @@ pub fn create_named(tx: &mut Tx, caller: &Caller, new: &NewKey, secrets: &Secret
     }
     let permissions = scope(caller, new.permissions.as_deref(), &mut faults);
     faults.check()?;
-    if of_owner(tx, Owner::User(user))?.len() >= 1_000 {
-        return Err(Error::wrong_state("this user has 1000 keys; delete some first"));
+    if of_owner(tx, Owner::User(user))?.iter().filter(|key| key.name.is_some()).count() >= MAX_NAMED_KEYS {
+        return Err(Error::wrong_state(format!("this user has {MAX_NAMED_KEYS} named keys; delete some first")));
     }
     let text = key_text(tx.random());
     let draft = Draft {
@@ -412,6 +449,7 @@ pub fn create_named(tx: &mut Tx, caller: &Caller, new: &NewKey, secrets: &Secret
         permissions: Some(permissions),
         expires_at: new.expires_at,
         revealable: false,
+        session: None,
     };
     let key = make(tx, draft, secrets)?;
     event::note(tx, user.uuid(), "key_created", format!("the named key {} was made", new.name), caller.by())?;
@@ -424,10 +462,10 @@ fn scope(caller: &Caller, wanted: Option<&[String]>, faults: &mut Faults) -> Per
     let Some(wanted) = wanted else { return caller.permissions };
     let mut permissions = Permissions::new();
     for (number, text) in wanted.iter().enumerate() {
-        match Permission::parse(text) {
-            Some(permission) if caller.permissions.contains(permission) => {
-                permissions.insert(permission);
-            }
+        match matching(text) {
+            // Of a pattern the key gets what the caller has.
+            Some(found) if text.contains('*') => permissions |= found & caller.permissions,
+            Some(found) if caller.permissions.is_superset(found) => permissions |= found,
             Some(_) => faults.add(format!("/permissions/{number}"), "you do not have this permission yourself"),
             None => faults.add(format!("/permissions/{number}"), "there is no such permission"),
         }
@@ -439,7 +477,7 @@ pub fn delete_named(tx: &mut Tx, caller: &Caller, id: KeyId) -> Result<()> {
     caller.require(Permission::KeyManage)?;
     let user = caller.user()?;
     let key: ApiKey = table::get(tx, id)?;
-    if key.owner != Owner::User(user) {
+    if key.owner != Owner::User(user) || key.session.is_some() {
         return Err(Error::NotFound("key"));
     }
     let Some(name) = key.name else {
@@ -453,9 +491,7 @@ pub fn delete_named(tx: &mut Tx, caller: &Caller, id: KeyId) -> Result<()> {
 /// Names of the caller's roles.
 pub fn roles(reading: &dyn Reading, caller: &Caller) -> Result<Vec<String>> {
     Ok(match caller.actor {
-        Actor::User { id, .. } => {
-            table::get::<User>(reading, id)?.roles.iter().map(|role| role.as_str().to_owned()).collect()
-        }
+        Actor::User { id, .. } => role::names(reading, &table::get::<User>(reading, id)?.roles)?,
         Actor::Robot { .. } => vec![Role::Robot.as_str().to_owned()],
         Actor::Job { .. } => Vec::new(),
     })

@@ -10,13 +10,17 @@ use drover_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, Caller, key, storage};
+use super::{
+    Actor, Caller,
+    audit::{self, Act},
+    key, storage,
+};
 use crate::{
     domain::{file::path_fault, job::Job, name::Faults, permission::Permission},
     error::{Error, Result},
     manifests::Manifests,
     secrets::{LINK_TAG_BYTES, Secrets},
-    store::{Reader, Reading, table},
+    store::{Reader, Reading, Tx, table},
 };
 
 /// No token of ours is longer: a path, an id of a folder and little more.
@@ -39,22 +43,16 @@ pub struct Grant {
 const UNKNOWN: &str = "this link is not one of this coordinator's, or its key file has been replaced";
 
 /// Makes the token of a link, and says until when it holds.
-pub fn create(
-    reading: &dyn Reading,
-    caller: &Caller,
-    folder: &str,
-    new: &NewLink,
-    secrets: &Secrets,
-) -> Result<(String, Grant)> {
+pub fn create(tx: &mut Tx, caller: &Caller, folder: &str, new: &NewLink, secrets: &Secrets) -> Result<(String, Grant)> {
     let place = match new.verb {
         LinkVerb::Get => {
             caller.require(Permission::StorageRead)?;
-            storage::place(reading, caller, folder)?
+            storage::place(tx, caller, Permission::StorageRead, folder)?
         }
         LinkVerb::Put => {
             caller.require(Permission::StorageWrite)?;
-            let place = storage::place(reading, caller, folder)?;
-            place.check_change(reading, caller, true)?;
+            let place = storage::place(tx, caller, Permission::StorageWrite, folder)?;
+            place.check_change(tx, caller, true)?;
             place
         }
     };
@@ -73,10 +71,15 @@ pub fn create(
         folder: place.key(),
         path: new.path.clone(),
         verb: new.verb,
-        expires_at: reading.now().plus_seconds(new.expires_in_seconds),
+        expires_at: tx.now().plus_seconds(new.expires_in_seconds),
         key: caller.key_id,
         job,
     };
+    if let Actor::User { .. } = caller.actor {
+        // Whoever has the link needs no key.
+        let about = serde_json::json!({ "folder": place.name(), "verb": new.verb, "expires_at": grant.expires_at });
+        audit::append(tx, caller, Act::new("create_link", "file", "", &new.path).after(about))?;
+    }
     let payload = rmp_serde::to_vec(&grant)
         .map_err(|error| Error::Internal(format!("the token of a link cannot be written: {error}")))?;
     let tag = secrets.link_tag(&payload);

@@ -6,7 +6,7 @@ use drover_protocol::{
     log::{LogLine, MAX_CHUNK_LINES, MAX_FIELDS_BYTES, MAX_MESSAGE_BYTES, NewLogLine, WriteLine},
 };
 
-use super::{Actor, Caller, attempt, log_sealing::discard_blob_if_unused, log_search};
+use super::{Actor, Caller, attempt, log_sealing, log_search, reach};
 use crate::{
     domain::{
         attempt::Attempt,
@@ -227,6 +227,7 @@ fn place(tx: &Tx, caller: &Caller, job: Option<JobId>) -> Result<(JobId, u32)> {
         (_, Some(job)) => job,
     };
     let job: Job = table::get(tx, job_id)?;
+    reach::job(tx, caller, Permission::LogWrite, &job)?;
     let newest = job.attempt.max(1);
     if let Actor::Robot { id, .. } = caller.actor
         && attempt::newest_of(tx, job_id, id)?.ok_or(Error::NotFound("job"))? != newest
@@ -379,8 +380,7 @@ pub fn remove_page(tx: &mut Tx, job: JobId, limit: usize) -> Result<bool> {
     let blocks = Scan::of(tx, Kind::LogBlock, job).records::<LogBlock>(tx, limit)?;
     ended &= blocks.len() < limit;
     for (_, block) in blocks {
-        table::delete::<LogBlock>(tx, (block.job_id, block.attempt, block.first_seq))?;
-        discard_blob_if_unused(tx, block.blob)?;
+        log_sealing::remove_block(tx, &block)?;
     }
     if !ended {
         return Ok(false);

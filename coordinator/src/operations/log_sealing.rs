@@ -230,10 +230,15 @@ impl crate::store::key::KeyPart for Raw<'_> {
     }
 }
 
+/// Removes a block, and its content unless another block lies there too.
+pub fn remove_block(tx: &mut Tx, block: &LogBlock) -> Result<()> {
+    table::delete::<LogBlock>(tx, (block.job_id, block.attempt, block.first_seq))?;
+    discard_blob_if_unused(tx, block.blob)
+}
+
 /// Lines that belong to no job are read by nobody line by line: nothing needs to say that they are gone.
 fn remove_jobless(tx: &mut Tx, block: &LogBlock) -> Result<()> {
-    table::delete::<LogBlock>(tx, (block.job_id, block.attempt, block.first_seq))?;
-    discard_blob_if_unused(tx, block.blob)?;
+    remove_block(tx, block)?;
     let is_last = Scan::of(tx, Kind::LogBlock, (block.job_id, 0u32)).pairs(tx, 1)?.is_empty();
     if is_last && table::find::<LogHead>(tx, (block.job_id, 0))?.is_some_and(|head| head.unsealed_chunks == 0) {
         table::delete::<LogHead>(tx, (block.job_id, 0))?;

@@ -4,11 +4,17 @@
 use drover_protocol::{JobId, ProcessId, RobotId, Timestamp, log::LogSearch};
 use uuid::Uuid;
 
-use super::{Actor, Caller, event, log, log_sealing, process, robot};
+use super::{
+    Actor, Caller,
+    audit::{self, Act},
+    event, log, log_sealing, process, reach, robot,
+};
 use crate::{
     domain::{
+        job::{Job, Target},
         log::{Gone, LogBlock, LogHead, Origin, Unsealed},
         permission::Permission,
+        role::Limited,
     },
     error::{Error, Result},
     store::{
@@ -46,7 +52,10 @@ impl Whose {
 pub fn whose(reading: &dyn Reading, caller: &Caller, query: &LogSearch) -> Result<Whose> {
     caller.require(Permission::LogRead)?;
     let robot = match query.robot.as_deref() {
-        Some(text) => Some(text.parse().or_else(|_| robot::find(reading, text, "robot").map(|robot| robot.id))?),
+        Some(text) => Some(
+            text.parse()
+                .or_else(|_| robot::find(reading, caller, Permission::LogRead, text, "robot").map(|robot| robot.id))?,
+        ),
         None => None,
     };
     let process = match query.process.as_deref() {
@@ -61,7 +70,30 @@ pub fn whose(reading: &dyn Reading, caller: &Caller, query: &LogSearch) -> Resul
         (Actor::Job { job, .. }, Some(asked)) if asked != *job => return Err(Error::NotFound("job")),
         (_, asked) => asked,
     };
-    Ok(Whose { robot, process, job })
+    let whose = Whose { robot, process, job };
+    require_reach(reading, caller, &whose)?;
+    Ok(whose)
+}
+
+/// A caller whose roles are limited to some robots says whose lines it wants: there are too many others to step over.
+fn require_reach(reading: &dyn Reading, caller: &Caller, whose: &Whose) -> Result<()> {
+    let may = Permission::LogRead;
+    if !caller.is_limited(may, Limited::RobotGroups) {
+        return Ok(());
+    }
+    if let Some(id) = whose.job {
+        let job: Job = table::get(reading, id)?;
+        return reach::job(reading, caller, may, &job);
+    }
+    match whose.robot {
+        Some(id) => match reach::reaches_target(reading, caller, may, Target::Robot(id))? {
+            true => Ok(()),
+            false => Err(Error::invalid("robot", "there is no such robot")),
+        },
+        None => Err(Error::Forbidden(
+            "the roles that give log:read are limited to some robots; name a robot or a job".to_owned(),
+        )),
+    }
 }
 
 /// Unsealed lines of one log.
@@ -233,7 +265,7 @@ pub fn origin_of(reading: &dyn Reading, job: JobId, attempt: u32) -> Result<Opti
 /// Deletes a page of the blocks whose newest line is older than `before`, and notes it with the account; `true` when
 /// none is left.
 pub fn delete_page(tx: &mut Tx, caller: &Caller, before: Timestamp) -> Result<bool> {
-    caller.require(Permission::LogDelete)?;
+    caller.require_whole(Permission::LogDelete)?;
     let taken = log_sealing::expire_page(tx, before, &Gone::Deleted(caller.by()), DELETE_PAGE)?;
     if taken.entries > 0 {
         let text = format!(
@@ -244,6 +276,8 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, before: Timestamp) -> Result<bo
         );
         let account = tx.account().uuid();
         event::note(tx, account, "logs_deleted", text, caller.by())?;
+        let about = serde_json::json!({ "before": before, "lines": taken.lines, "bytes": taken.bytes });
+        audit::append(tx, caller, Act::new("delete", "log", "", "").after(about))?;
     }
     Ok(taken.entries < DELETE_PAGE)
 }

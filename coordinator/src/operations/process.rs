@@ -19,6 +19,7 @@ use crate::{
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
         process::{MAX_PARALLEL, MAX_SECONDS, Process},
+        role::Limited,
     },
     error::{Error, Result},
     nearest::{nearest, unknown_name},
@@ -133,7 +134,7 @@ pub fn update(
     }
     faults.check()?;
     for (group, version) in patch.group_pins.iter().flatten() {
-        pin(tx, &mut process, group, version.as_deref())?;
+        pin(tx, caller, &mut process, group, version.as_deref())?;
     }
     table::update(tx, &mut process)?;
     // More of its jobs may run at once now.
@@ -182,15 +183,20 @@ fn merge(target: &mut serde_json::Value, members: &serde_json::Map<String, serde
     }
 }
 
-fn pin(tx: &mut Tx, process: &mut Process, group: &str, version: Option<&str>) -> Result<()> {
+fn pin(tx: &mut Tx, caller: &Caller, process: &mut Process, group: &str, version: Option<&str>) -> Result<()> {
+    let found = |tx: &Tx, pointer: &str| robot_group::find(tx, caller, Permission::ProcessUpdate, group, pointer);
     let pointer = format!("/group_pins/{}", group.replace('~', "~0").replace('/', "~1"));
     let Some(text) = version else {
         // The group may be gone; by its id it can still be unpinned.
-        let id = group.parse().or_else(|_| robot_group::find(tx, group, &pointer).map(|group| group.id))?;
+        let id = match group.parse() {
+            // One who is limited unpins only groups that are there, and within reach.
+            Ok(id) if !caller.is_limited(Permission::ProcessUpdate, Limited::RobotGroups) => id,
+            _ => found(tx, &pointer)?.id,
+        };
         process.group_pins.remove(&id);
         return Ok(());
     };
-    let group: RobotGroupId = robot_group::find(tx, group, &pointer)?.id;
+    let group: RobotGroupId = found(tx, &pointer)?.id;
     let version = process_version::find(tx, process, text, &pointer)?;
     if version.state == VersionState::Archived {
         return Err(Error::invalid(pointer, format!("version {} is archived", version.number)));

@@ -3,6 +3,7 @@
 use drover_protocol::{
     ProcessId, ProcessVersionId,
     manifest::Manifest,
+    news::NewsType,
     page::PageQuery,
     process::{UploadQuery, VersionPatch, VersionState},
 };
@@ -12,12 +13,14 @@ use super::{
     audit::{self, Act},
     event, garbage,
     list::{self, Page, Via},
+    news::{self, Facts},
     process,
 };
 use crate::{
     domain::{
         job::Target,
         name::{Faults, MAX_DESCRIPTION_CHARS, MAX_NAME_CHARS},
+        news::Subject,
         permission::Permission,
         process::{Needs, Process, ProcessVersion},
     },
@@ -227,6 +230,13 @@ fn make_active(tx: &mut Tx, caller: &Caller, process: &mut Process, version: &Pr
     table::update(tx, process)?;
     let text = format!("version {} is the active one now", version.number);
     event::note(tx, process.id.uuid(), "version_activated", text, caller.by())?;
+    news::tell(tx, NewsType::VersionActivated, |_| {
+        let data = serde_json::json!({
+            "process_id": process.id, "process": process.name, "number": version.number, "label": version.label,
+            "previous_version_id": before, "activated_by": caller.by(),
+        });
+        Ok(Facts { subject: Subject::new("version", version.id.uuid(), Some(&called(process, version))), data })
+    })?;
     let name = called(process, version);
     let act = Act::new("activate", NOUN, version.id, &name);
     let active = |id| serde_json::json!({ "active_version_id": id });

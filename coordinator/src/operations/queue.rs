@@ -2,7 +2,7 @@
 
 mod tally;
 
-pub use tally::{Tallies, Tally, rules};
+pub use tally::{Stir, Tallies, Tally, rules};
 
 use drover_protocol::{
     QueueId, Timestamp,
@@ -19,7 +19,7 @@ use super::{
     event,
     list::{self, Page, Via},
     process::patched,
-    task,
+    task, trigger,
 };
 use crate::{
     domain::{
@@ -31,6 +31,7 @@ use crate::{
             MAX_RETENTION_DAYS, Queue,
         },
         robot::Pause,
+        role::Limited,
         task::{Phase, READY_PHASES, Task},
     },
     error::{Error, Result},
@@ -62,9 +63,23 @@ pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Queue> {
     }
 }
 
+/// The queue with this id or name, if the caller has the permission and it reaches that queue.
+pub fn reached(reading: &dyn Reading, caller: &Caller, permission: Permission, text: &str) -> Result<Queue> {
+    caller.require(permission)?;
+    let queue = resolve(reading, text)?;
+    caller.require_queue(permission, &queue.name)?;
+    Ok(queue)
+}
+
 /// The same for a field of a body.
-pub fn find(reading: &dyn Reading, text: &str, pointer: &str) -> Result<Queue> {
-    resolve(reading, text).map_err(|error| match error {
+pub fn find(
+    reading: &dyn Reading,
+    caller: &Caller,
+    permission: Permission,
+    text: &str,
+    pointer: &str,
+) -> Result<Queue> {
+    reached(reading, caller, permission, text).map_err(|error| match error {
         Error::NotFound(_) => Error::invalid(pointer, "there is no such queue"),
         other => other,
     })
@@ -72,10 +87,7 @@ pub fn find(reading: &dyn Reading, text: &str, pointer: &str) -> Result<Queue> {
 
 /// A queue that the caller may see.
 pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Queue> {
-    caller.require(Permission::QueueRead)?;
-    let queue = resolve(reading, text)?;
-    caller.require_queue(&queue.name)?;
-    Ok(queue)
+    reached(reading, caller, Permission::QueueRead, text)
 }
 
 /// Queues, newest first; of a job those that its version declares.
@@ -85,7 +97,7 @@ pub fn list(reading: &dyn Reading, caller: &Caller, filter: &QueueFilter, query:
     let scan = Scan::of(reading, Kind::Queue, ()).newest_first();
     list::page(reading, scan, Via::Records, query, |queue: &Queue| {
         part.as_ref().is_none_or(|part| queue.name.to_lowercase().contains(part))
-            && caller.require_queue(&queue.name).is_ok()
+            && caller.require_queue(Permission::QueueRead, &queue.name).is_ok()
     })
 }
 
@@ -108,6 +120,7 @@ pub fn schema(reading: &dyn Reading, name: Uuid) -> Result<Value> {
 
 pub fn create(tx: &mut Tx, caller: &Caller, new: &NewQueue) -> Result<Queue> {
     caller.require(Permission::QueueCreate)?;
+    caller.require_name(Permission::QueueCreate, Limited::Queues, &new.name)?;
     let mut queue = Queue {
         id: QueueId::from_uuid(tx.new_id()),
         name: new.name.clone(),
@@ -125,12 +138,15 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewQueue) -> Result<Queue> {
         on_success_queue: None,
         on_failure_queue: None,
         settle_with_job: new.settle_with_job.unwrap_or(true),
+        is_watched: false,
         created_at: tx.now(),
         revision: 1,
     };
     check(&queue)?;
-    queue.on_success_queue = other_queue(tx, &queue, new.on_success_queue.as_deref(), "/on_success_queue")?;
-    queue.on_failure_queue = other_queue(tx, &queue, new.on_failure_queue.as_deref(), "/on_failure_queue")?;
+    queue.on_success_queue =
+        other_queue(tx, caller, Permission::QueueCreate, &queue, new.on_success_queue.as_deref(), "/on_success_queue")?;
+    queue.on_failure_queue =
+        other_queue(tx, caller, Permission::QueueCreate, &queue, new.on_failure_queue.as_deref(), "/on_failure_queue")?;
     queue.payload_schema = put_schema(tx, new.payload_schema.as_ref(), "/payload_schema")?;
     queue.output_schema = put_schema(tx, new.output_schema.as_ref(), "/output_schema")?;
     table::insert(tx, &queue)?;
@@ -166,12 +182,19 @@ fn check(queue: &Queue) -> Result<()> {
     Ok(faults.check()?)
 }
 
-fn other_queue(reading: &dyn Reading, queue: &Queue, text: Option<&str>, pointer: &str) -> Result<Option<QueueId>> {
+fn other_queue(
+    reading: &dyn Reading,
+    caller: &Caller,
+    permission: Permission,
+    queue: &Queue,
+    text: Option<&str>,
+    pointer: &str,
+) -> Result<Option<QueueId>> {
     let Some(text) = text else { return Ok(None) };
     if text == queue.name || text == queue.id.to_string() {
         return Err(Error::invalid(pointer, "must be another queue"));
     }
-    Ok(Some(find(reading, text, pointer)?.id))
+    Ok(Some(find(reading, caller, permission, text, pointer)?.id))
 }
 
 fn put_schema(tx: &mut Tx, schema: Option<&Value>, pointer: &str) -> Result<Option<Uuid>> {
@@ -195,14 +218,14 @@ fn replace_schema(tx: &mut Tx, old: Option<Uuid>, schema: Option<&Value>, pointe
 }
 
 pub fn update(tx: &mut Tx, caller: &Caller, text: &str, patch: &QueuePatch, revision: Option<u64>) -> Result<Queue> {
-    caller.require(Permission::QueueUpdate)?;
-    let mut queue = resolve(tx, text)?;
+    let mut queue = reached(tx, caller, Permission::QueueUpdate, text)?;
     table::check_revision(queue.revision, revision)?;
     let before = queue.clone();
     if patch.unique_references == Some(true) && !queue.unique_references {
         require_unique(tx, &queue)?;
     }
     if let Some(name) = &patch.name {
+        caller.require_name(Permission::QueueUpdate, Limited::Queues, name)?;
         queue.name = name.clone();
     }
     if let Some(description) = &patch.description {
@@ -222,10 +245,12 @@ pub fn update(tx: &mut Tx, caller: &Caller, text: &str, patch: &QueuePatch, revi
     queue.sla_seconds = patch.sla_seconds.unwrap_or(queue.sla_seconds);
     check(&queue)?;
     if let Some(other) = &patch.on_success_queue {
-        queue.on_success_queue = other_queue(tx, &queue, other.as_deref(), "/on_success_queue")?;
+        queue.on_success_queue =
+            other_queue(tx, caller, Permission::QueueUpdate, &queue, other.as_deref(), "/on_success_queue")?;
     }
     if let Some(other) = &patch.on_failure_queue {
-        queue.on_failure_queue = other_queue(tx, &queue, other.as_deref(), "/on_failure_queue")?;
+        queue.on_failure_queue =
+            other_queue(tx, caller, Permission::QueueUpdate, &queue, other.as_deref(), "/on_failure_queue")?;
     }
     if let Some(schema) = &patch.payload_schema {
         queue.payload_schema = replace_schema(tx, queue.payload_schema, schema.as_ref(), "/payload_schema")?;
@@ -252,8 +277,7 @@ fn require_unique(reading: &dyn Reading, queue: &Queue) -> Result<()> {
 }
 
 pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseQueue) -> Result<Queue> {
-    caller.require(Permission::QueuePause)?;
-    let mut queue = resolve(tx, text)?;
+    let mut queue = reached(tx, caller, Permission::QueuePause, text)?;
     let mut faults = Faults::default();
     faults.text("/reason", &request.reason, MAX_REASON_CHARS);
     if request.reason.trim().is_empty() {
@@ -281,21 +305,22 @@ pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseQueue) -> 
 }
 
 pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<Queue> {
-    caller.require(Permission::QueuePause)?;
-    let mut queue = resolve(tx, text)?;
+    let mut queue = reached(tx, caller, Permission::QueuePause, text)?;
     if queue.pause.take().is_some() {
         table::update(tx, &mut queue)?;
         event::note(tx, queue.id.uuid(), "queue_resumed", "the pause was ended", caller.by())?;
         audit::append(tx, caller, Act::new("resume", NOUN, queue.id, &queue.name))?;
         tx.wake(Topic::Queue(queue.id));
+        if queue.is_watched {
+            trigger::by_queue::queue_resumed(tx, queue.id)?;
+        }
     }
     Ok(queue)
 }
 
 /// Deletes a queue whose tasks have all ended, with these tasks, a page at a time: call until it gives `true`.
 pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<bool> {
-    caller.require(Permission::QueueDelete)?;
-    let queue = resolve(tx, text)?;
+    let queue = reached(tx, caller, Permission::QueueDelete, text)?;
     table::check_revision(queue.revision, revision)?;
     let counters: Counters = table::get(tx, queue.id)?;
     if counters.unfinished() > 0 {
@@ -306,6 +331,12 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u6
     }
     if let Some(other) = named_by(tx, queue.id)? {
         return Err(Error::in_use(format!("the queue {} hands tasks on to it; change that one first", other.name)));
+    }
+    if let Some(trigger) = trigger::by_queue::first_of(tx, queue.id)? {
+        return Err(Error::in_use(format!(
+            "the trigger {} starts jobs for its tasks; delete or change it first",
+            trigger.name
+        )));
     }
     let mut left = DELETE_PAGE;
     for phase in Phase::ALL {
@@ -389,10 +420,15 @@ pub fn stats(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Stats
 }
 
 /// Waiting tasks of one priority in the order of their ids, without stepping over those that were taken lately.
-pub(super) fn ready_of(reading: &dyn Reading, counters: &Counters, phase: Phase) -> Scan {
+pub fn ready_of(reading: &dyn Reading, counters: &Counters, phase: Phase) -> Scan {
     let queue = counters.queue_id;
     let head = table::index_start(reading, Kind::TaskByPhase, (queue, phase as u8, counters.heads[phase as usize]));
     Scan::of(reading, Kind::TaskByPhase, (queue, phase as u8)).from(head)
+}
+
+/// When the task came that waits longest to be taken.
+pub fn oldest_new_of(reading: &dyn Reading, queue: &Queue) -> Result<Option<Timestamp>> {
+    oldest_new(reading, queue, &table::get(reading, queue.id)?)
 }
 
 fn oldest_new(reading: &dyn Reading, queue: &Queue, counters: &Counters) -> Result<Option<Timestamp>> {

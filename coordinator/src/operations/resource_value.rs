@@ -93,9 +93,11 @@ pub struct Found {
 
 /// The value that counts for whom the caller asks, if the caller may read it.
 pub fn find(reading: &dyn Reading, caller: &Caller, text: &str, whom: &ValueFor) -> Result<Found> {
-    if !caller.permissions.contains(Permission::ResourceRead) {
-        caller.require(Permission::ResourceReadValue)?;
-    }
+    let may = match caller.permissions.contains(Permission::ResourceRead) {
+        true => Permission::ResourceRead,
+        false => Permission::ResourceReadValue,
+    };
+    caller.require(may)?;
     let resource = within_reach(reading, caller, text)?;
     if resource.kind.is_sealed() {
         caller.require(Permission::ResourceReadValue)?;
@@ -110,8 +112,10 @@ pub fn find(reading: &dyn Reading, caller: &Caller, text: &str, whom: &ValueFor)
         }
         Actor::User { .. } | Actor::Robot { .. } => match (&whom.robot, &whom.group) {
             (Some(_), Some(_)) => return Err(Error::invalid("group", "name either a robot or a group")),
-            (Some(text), None) => of_robot(reading, &resource, &robot::find(reading, text, "robot")?)?,
-            (None, Some(text)) => of_group(reading, &resource, &robot_group::find(reading, text, "group")?)?,
+            (Some(text), None) => of_robot(reading, &resource, &robot::find(reading, caller, may, text, "robot")?)?,
+            (None, Some(text)) => {
+                of_group(reading, &resource, &robot_group::find(reading, caller, may, text, "group")?)?
+            }
             (None, None) => current(reading, resource.id, Scope::Default)?,
         },
     };
@@ -339,8 +343,12 @@ pub fn set(
     let scope = match (caller.actor.clone(), &whom.robot, &whom.group) {
         (_, Some(_), Some(_)) => return Err(Error::invalid("group", "name either a robot or a group")),
         (Actor::Job { robot, .. }, ..) => scope_of_job(tx, &resource, robot, whom)?,
-        (_, Some(text), None) => Scope::Robot(robot::find(tx, text, "robot")?.id),
-        (_, None, Some(text)) => Scope::Group(robot_group::find(tx, text, "group")?.id),
+        (_, Some(text), None) => {
+            Scope::Robot(robot::find(tx, caller, Permission::ResourceWriteValue, text, "robot")?.id)
+        }
+        (_, None, Some(text)) => {
+            Scope::Group(robot_group::find(tx, caller, Permission::ResourceWriteValue, text, "group")?.id)
+        }
         (_, None, None) => Scope::Default,
     };
     write(tx, caller, &mut resource, scope, new, secrets)
@@ -374,14 +382,19 @@ pub fn set_override(
     people_only(caller)?;
     let mut resource = resolve(tx, text)?;
     table::check_revision(resource.revision, revision)?;
-    let scope = scope_in_path(tx, of)?;
+    let scope = scope_in_path(tx, caller, Permission::ResourceWriteValue, of)?;
     write(tx, caller, &mut resource, scope, new, secrets)
 }
 
-fn scope_in_path(reading: &dyn Reading, (kind, name): (&str, &str)) -> Result<Scope> {
+fn scope_in_path(
+    reading: &dyn Reading,
+    caller: &Caller,
+    permission: Permission,
+    (kind, name): (&str, &str),
+) -> Result<Scope> {
     match kind {
-        "robot" => Ok(Scope::Robot(robot::resolve(reading, name)?.id)),
-        "group" => Ok(Scope::Group(robot_group::resolve(reading, name)?.id)),
+        "robot" => Ok(Scope::Robot(robot::reached(reading, caller, permission, name)?.id)),
+        "group" => Ok(Scope::Group(robot_group::reached(reading, caller, permission, name)?.id)),
         _ => Err(Error::NotFound("kind of overrides; it is robot or group")),
     }
 }
@@ -444,7 +457,7 @@ pub fn remove_override(
     people_only(caller)?;
     let mut resource = resolve(tx, text)?;
     table::check_revision(resource.revision, revision)?;
-    let scope = scope_in_path(tx, of)?;
+    let scope = scope_in_path(tx, caller, Permission::ResourceWriteValue, of)?;
     let Some(old) = current(tx, resource.id, scope)? else { return Ok(()) };
     let name = scope_name(tx, scope)?.unwrap_or_default();
     for (_, version) in
@@ -511,8 +524,12 @@ pub fn versions(
     let resource = resolve(reading, text)?;
     let scope = match (&whom.robot, &whom.group) {
         (Some(_), Some(_)) => return Err(Error::invalid("group", "name either a robot or a group")),
-        (Some(text), None) => Some(Scope::Robot(robot::find(reading, text, "robot")?.id)),
-        (None, Some(text)) => Some(Scope::Group(robot_group::find(reading, text, "group")?.id)),
+        (Some(text), None) => {
+            Some(Scope::Robot(robot::find(reading, caller, Permission::ResourceRead, text, "robot")?.id))
+        }
+        (None, Some(text)) => {
+            Some(Scope::Group(robot_group::find(reading, caller, Permission::ResourceRead, text, "group")?.id))
+        }
         (None, None) => None,
     };
     let (scan, via) = match scope {

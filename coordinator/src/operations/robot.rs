@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 
 use drover_protocol::{
-    JobId, RobotGroupId, RobotId,
+    JobId, RobotGroupId, RobotId, Timestamp,
     job::{Cause, CauseCode, StopMode},
+    news::NewsType,
     page::PageQuery,
     robot::{NewRobot, PauseMode, PauseRequest, RobotFilter, RobotPatch, RobotState},
 };
+use serde_json::Value;
 
 use super::{
     Caller,
     audit::{self, Act},
     event, job, join_token, key,
     list::{self, Page, Via},
-    resource_value, robot_group,
+    news, reach, resource_value, robot_group,
 };
 use crate::{
     domain::{
@@ -23,7 +25,9 @@ use crate::{
         name::{Faults, MAX_DESCRIPTION_CHARS, MAX_REASON_CHARS},
         permission::Permission,
         resource::Scope,
-        robot::{HEALTH_SLOTS, MAX_CAPACITY, Pause, Robot, RobotGroup, Sample, Standing, standing},
+        robot::{
+            HEALTH_SLOTS, MAX_CAPACITY, OFFLINE_AFTER_SECONDS, Pause, Robot, RobotGroup, Sample, Standing, standing,
+        },
     },
     error::{Error, Result},
     secrets::Secrets,
@@ -50,9 +54,23 @@ pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Robot> {
     }
 }
 
+/// The robot with this id or name, if the caller has the permission and it reaches that robot.
+pub fn reached(reading: &dyn Reading, caller: &Caller, permission: Permission, text: &str) -> Result<Robot> {
+    caller.require(permission)?;
+    let robot = resolve(reading, text)?;
+    reach::robot(reading, caller, permission, &robot)?;
+    Ok(robot)
+}
+
 /// The same for a field of a body.
-pub fn find(reading: &dyn Reading, text: &str, pointer: &str) -> Result<Robot> {
-    resolve(reading, text).map_err(|error| match error {
+pub fn find(
+    reading: &dyn Reading,
+    caller: &Caller,
+    permission: Permission,
+    text: &str,
+    pointer: &str,
+) -> Result<Robot> {
+    reached(reading, caller, permission, text).map_err(|error| match error {
         Error::NotFound(_) => Error::invalid(pointer, "there is no such robot"),
         other => other,
     })
@@ -75,8 +93,7 @@ pub fn in_full(reading: &dyn Reading, robot: Robot) -> Result<RobotInFull> {
 }
 
 pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<RobotInFull> {
-    caller.require(Permission::RobotRead)?;
-    in_full(reading, resolve(reading, text)?)
+    in_full(reading, reached(reading, caller, Permission::RobotRead, text)?)
 }
 
 /// Robots that fit the filter, newest first.
@@ -89,13 +106,16 @@ pub fn list(
     caller.require(Permission::RobotRead)?;
     let labels = list::parse_labels(&filter.label)?;
     let part = filter.q.as_ref().map(|text| text.to_lowercase());
+    let seen = |robot: &Robot| reach::reaches_robot(reading, caller, Permission::RobotRead, robot) == Ok(true);
     let fits = |robot: &Robot| {
         let has = robot.effective_labels();
         labels.iter().all(|(key, value)| has.get(key) == Some(value))
             && part.as_ref().is_none_or(|part| robot.name.to_lowercase().contains(part))
+            && seen(robot)
             && filter.state.is_none_or(|state| in_full(reading, robot.clone()).is_ok_and(|full| full.state == state))
     };
-    let group = filter.group.as_deref().map(|text| robot_group::find(reading, text, "group")).transpose()?;
+    let group = |text| robot_group::find(reading, caller, Permission::RobotRead, text, "group");
+    let group = filter.group.as_deref().map(group).transpose()?;
     let page = match group.filter(|group| !group.is_all()) {
         Some(group) => {
             let scan = Scan::of(reading, Kind::RobotByGroup, group.id).newest_first();
@@ -124,8 +144,11 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewRobot, secrets: &Secrets) -
     robot.labels = new.labels.clone();
     robot.capacity = new.capacity;
     insert(tx, &robot)?;
-    let groups = resolve_groups(tx, &new.groups)?;
+    let groups = resolve_groups(tx, caller, Permission::RobotCreate, &new.groups)?;
     set_groups(tx, &mut robot, groups, &caller.by())?;
+    if !reach::reaches_robot(tx, caller, Permission::RobotCreate, &robot)? {
+        return Err(Error::invalid("/groups", "name a group that your roles reach"));
+    }
     event::note(tx, robot.id.uuid(), "robot_created", "the record was made in advance", caller.by())?;
     audit::append(tx, caller, Act::new("create", NOUN, robot.id, &robot.name).after(&robot))?;
     let token = join_token::create_for_robot(tx, robot.id, secrets)?;
@@ -133,7 +156,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewRobot, secrets: &Secrets) -
 }
 
 /// A robot of which nothing is known but its name.
-pub fn blank(id: RobotId, name: String, now: drover_protocol::Timestamp) -> Robot {
+pub fn blank(id: RobotId, name: String, now: Timestamp) -> Robot {
     Robot {
         id,
         name,
@@ -149,6 +172,7 @@ pub fn blank(id: RobotId, name: String, now: drover_protocol::Timestamp) -> Robo
         pause: None,
         last_seen_at: None,
         joined_at: None,
+        offline_at: None,
         created_at: now,
         revision: 1,
     }
@@ -167,13 +191,18 @@ fn count_members(tx: &mut Tx, group: RobotGroupId, change: i64) -> Result<()> {
     table::rewrite(tx, &group)
 }
 
-fn resolve_groups(reading: &dyn Reading, texts: &[String]) -> Result<BTreeSet<RobotGroupId>> {
+fn resolve_groups(
+    reading: &dyn Reading,
+    caller: &Caller,
+    permission: Permission,
+    texts: &[String],
+) -> Result<BTreeSet<RobotGroupId>> {
     if texts.len() > MAX_GROUPS {
         return Err(Error::invalid("/groups", format!("a robot may be in at most {MAX_GROUPS} groups")));
     }
     let mut groups = BTreeSet::new();
     for (number, text) in texts.iter().enumerate() {
-        let group = robot_group::find(reading, text, &format!("/groups/{number}"))?;
+        let group = robot_group::find(reading, caller, permission, text, &format!("/groups/{number}"))?;
         if !group.is_all() {
             groups.insert(group.id);
         }
@@ -210,8 +239,7 @@ pub fn update(
     patch: &RobotPatch,
     revision: Option<u64>,
 ) -> Result<RobotInFull> {
-    caller.require(Permission::RobotUpdate)?;
-    let mut robot = resolve(tx, text)?;
+    let mut robot = reached(tx, caller, Permission::RobotUpdate, text)?;
     table::check_revision(robot.revision, revision)?;
     let before = robot.clone();
     let mut labels = robot.labels.clone();
@@ -234,7 +262,13 @@ pub fn update(
     faults.labels("/labels", labels.iter());
     faults.check()?;
     if let Some(groups) = &patch.groups {
-        let groups = resolve_groups(tx, groups)?;
+        let mut groups = resolve_groups(tx, caller, Permission::RobotUpdate, groups)?;
+        // Of the groups that the caller does not reach it takes no robot away.
+        for group in robot_group::of_robot(tx, &robot)?.iter().filter(|group| !group.is_all()) {
+            if !reach::reaches_group(caller, Permission::RobotUpdate, group) {
+                groups.insert(group.id);
+            }
+        }
         set_groups(tx, &mut robot, groups, &caller.by())?;
     }
     robot.labels = labels;
@@ -252,8 +286,7 @@ pub fn update(
 
 /// Removes a robot that holds nothing. Its key is unknown from then on; its finished jobs stay.
 pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<()> {
-    caller.require(Permission::RobotDelete)?;
-    let robot = resolve(tx, text)?;
+    let robot = reached(tx, caller, Permission::RobotDelete, text)?;
     table::check_revision(robot.revision, revision)?;
     if !held_jobs(tx, robot.id)?.is_empty() {
         return Err(Error::in_use("the robot holds jobs; stop or close them first"));
@@ -300,13 +333,17 @@ pub fn checked_pause(reading: &dyn Reading, caller: &Caller, request: &PauseRequ
 
 /// Pauses a robot; with `stop` or `abort` its jobs are told at once.
 pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseRequest, leases: &Leases) -> Result<RobotInFull> {
-    caller.require(Permission::RobotPause)?;
-    let mut robot = resolve(tx, text)?;
+    let mut robot = reached(tx, caller, Permission::RobotPause, text)?;
     let pause = checked_pause(tx, caller, request)?;
     robot.pause = Some(pause.clone());
     table::update(tx, &mut robot)?;
     event::note(tx, robot.id.uuid(), "robot_paused", format!("paused: {}", request.reason), caller.by())?;
     audit::append(tx, caller, Act::new("pause", NOUN, robot.id, &robot.name).after(&pause))?;
+    news::tell(tx, NewsType::RobotPaused, |_| {
+        let more =
+            serde_json::json!({ "mode": pause.mode, "reason": pause.reason, "until": pause.until, "by": pause.by });
+        Ok(news::of_robot(&robot, more))
+    })?;
     end_jobs_of_pause(tx, robot.id, &pause, leases)?;
     tx.wake(Topic::Robot(robot.id));
     in_full(tx, robot)
@@ -330,8 +367,7 @@ pub fn end_jobs_of_pause(tx: &mut Tx, robot: RobotId, pause: &Pause, leases: &Le
 }
 
 pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<RobotInFull> {
-    caller.require(Permission::RobotPause)?;
-    let mut robot = resolve(tx, text)?;
+    let mut robot = reached(tx, caller, Permission::RobotPause, text)?;
     if robot.pause.take().is_some() {
         table::update(tx, &mut robot)?;
         event::note(tx, robot.id.uuid(), "robot_resumed", "the pause was ended", caller.by())?;
@@ -342,8 +378,7 @@ pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<RobotInFull> {
 }
 
 pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> Result<RobotInFull> {
-    caller.require(Permission::RobotPause)?;
-    let mut robot = resolve(tx, text)?;
+    let mut robot = reached(tx, caller, Permission::RobotPause, text)?;
     if robot.enabled != enabled {
         robot.enabled = enabled;
         table::update(tx, &mut robot)?;
@@ -360,8 +395,7 @@ pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> R
 
 /// Health samples of the last hours, oldest first.
 pub fn health(reading: &dyn Reading, caller: &Caller, text: &str, hours: u32) -> Result<Vec<Sample>> {
-    caller.require(Permission::RobotRead)?;
-    let robot = resolve(reading, text)?;
+    let robot = reached(reading, caller, Permission::RobotRead, text)?;
     let from = reading.now().minus_seconds(u64::from(hours) * 3600);
     let found =
         Scan::of(reading, Kind::HealthSample, robot.id).records::<HealthSample>(reading, usize::from(HEALTH_SLOTS))?;
@@ -369,4 +403,45 @@ pub fn health(reading: &dyn Reading, caller: &Caller, text: &str, hours: u32) ->
     samples.retain(|sample| sample.at >= from);
     samples.sort_by_key(|sample| sample.at);
     Ok(samples)
+}
+
+/// The robot was heard of just now; whether it comes back by that. When it is looked at again is not moved each time: a
+/// record with its index is more to write than the record alone.
+pub fn heard_of(tx: &Tx, robot: &mut Robot) -> bool {
+    robot.last_seen_at = Some(tx.now());
+    let is_back = robot.offline_at.is_none();
+    robot.offline_at.get_or_insert(tx.now().plus_seconds(OFFLINE_AFTER_SECONDS));
+    is_back
+}
+
+/// Tells that a robot is heard of again.
+pub fn tell_online(tx: &mut Tx, robot: &Robot) -> Result<()> {
+    event::note(tx, robot.id.uuid(), "robot_online", "its agent reports itself", "coordinator")?;
+    table::tell_changed(tx, robot);
+    news::tell(tx, NewsType::RobotOnline, |_| Ok(news::of_robot(robot, Value::Null)))
+}
+
+/// When the next robot of the account is to be looked at.
+pub fn next_offline(reading: &dyn Reading) -> Result<Option<Timestamp>> {
+    let found = Scan::of(reading, Kind::RobotByOffline, ()).indexed::<Robot>(reading, 1)?;
+    Ok(found.first().and_then(|(_, robot)| robot.offline_at))
+}
+
+/// Tells which robots have not been heard of for too long, a page at a time; how many were looked at.
+pub fn offline_page(tx: &mut Tx, limit: usize) -> Result<usize> {
+    let end = table::index_start(tx, Kind::RobotByOffline, Timestamp::from_millis(tx.now().millis() + 1));
+    let due = Scan::of(tx, Kind::RobotByOffline, ()).below(end).indexed::<Robot>(tx, limit)?;
+    let count = due.len();
+    for (_, mut robot) in due {
+        let silent_at = robot.last_seen_at.unwrap_or_default().plus_seconds(OFFLINE_AFTER_SECONDS);
+        robot.offline_at = Some(silent_at).filter(|at| *at > tx.now());
+        table::rewrite(tx, &robot)?;
+        if robot.offline_at.is_none() {
+            let text = format!("nothing was heard of its agent for {OFFLINE_AFTER_SECONDS} s");
+            event::note(tx, robot.id.uuid(), "robot_offline", text, "coordinator")?;
+            table::tell_changed(tx, &robot);
+            news::tell(tx, NewsType::RobotOffline, |_| Ok(news::of_robot(&robot, Value::Null)))?;
+        }
+    }
+    Ok(count)
 }

@@ -2,6 +2,7 @@
 
 use drover_protocol::{
     RobotGroupId,
+    news::NewsType,
     page::PageQuery,
     robot::PauseRequest,
     robot_group::{NewRobotGroup, RobotGroupPatch},
@@ -12,15 +13,18 @@ use super::{
     audit::{self, Act},
     event,
     list::{self, Page, Via},
-    resource_value, robot,
+    news::{self, Facts},
+    reach, resource_value, robot,
 };
 use crate::{
     domain::{
         job::{Job, Target},
         name::{Faults, MAX_DESCRIPTION_CHARS},
+        news::Subject,
         permission::Permission,
         resource::Scope,
         robot::{ALL_GROUP, Robot, RobotGroup},
+        role::Limited,
     },
     error::{Error, Result},
     store::{Reading, Scan, Topic, Tx, key::Kind, table},
@@ -38,9 +42,23 @@ pub fn resolve(reading: &dyn Reading, text: &str) -> Result<RobotGroup> {
     }
 }
 
+/// The group with this id or name, if the caller has the permission and it reaches that group.
+pub fn reached(reading: &dyn Reading, caller: &Caller, permission: Permission, text: &str) -> Result<RobotGroup> {
+    caller.require(permission)?;
+    let group = resolve(reading, text)?;
+    reach::group(caller, permission, &group)?;
+    Ok(group)
+}
+
 /// The same for a field of a body: what is not there is a fault of that field.
-pub fn find(reading: &dyn Reading, text: &str, pointer: &str) -> Result<RobotGroup> {
-    resolve(reading, text).map_err(|error| match error {
+pub fn find(
+    reading: &dyn Reading,
+    caller: &Caller,
+    permission: Permission,
+    text: &str,
+    pointer: &str,
+) -> Result<RobotGroup> {
+    reached(reading, caller, permission, text).map_err(|error| match error {
         Error::NotFound(_) => Error::invalid(pointer, "there is no such robot group"),
         other => other,
     })
@@ -55,12 +73,13 @@ pub fn all(reading: &dyn Reading) -> Result<RobotGroup> {
 pub fn list(reading: &dyn Reading, caller: &Caller, query: &PageQuery) -> Result<Page<RobotGroup>> {
     caller.require(Permission::RobotGroupRead)?;
     let scan = Scan::of(reading, Kind::RobotGroup, ()).newest_first();
-    list::page(reading, scan, Via::Records, query, |_: &RobotGroup| true)
+    list::page(reading, scan, Via::Records, query, |group: &RobotGroup| {
+        reach::reaches_group(caller, Permission::RobotGroupRead, group)
+    })
 }
 
 pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<RobotGroup> {
-    caller.require(Permission::RobotGroupRead)?;
-    resolve(reading, text)
+    reached(reading, caller, Permission::RobotGroupRead, text)
 }
 
 pub fn create(tx: &mut Tx, caller: &Caller, new: &NewRobotGroup) -> Result<RobotGroup> {
@@ -69,6 +88,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewRobotGroup) -> Result<Robot
     faults.name("/name", &new.name);
     faults.text("/description", &new.description, MAX_DESCRIPTION_CHARS);
     faults.check()?;
+    caller.require_name(Permission::RobotGroupCreate, Limited::RobotGroups, &new.name)?;
     let group = RobotGroup {
         id: RobotGroupId::from_uuid(tx.new_id()),
         name: new.name.clone(),
@@ -92,8 +112,7 @@ pub fn update(
     patch: &RobotGroupPatch,
     revision: Option<u64>,
 ) -> Result<RobotGroup> {
-    caller.require(Permission::RobotGroupUpdate)?;
-    let mut group = resolve(tx, text)?;
+    let mut group = reached(tx, caller, Permission::RobotGroupUpdate, text)?;
     table::check_revision(group.revision, revision)?;
     let before = group.clone();
     let mut faults = Faults::default();
@@ -107,6 +126,9 @@ pub fn update(
         faults.text("/description", description, MAX_DESCRIPTION_CHARS);
     }
     faults.check()?;
+    if let Some(name) = &patch.name {
+        caller.require_name(Permission::RobotGroupUpdate, Limited::RobotGroups, name)?;
+    }
     group.name = patch.name.clone().unwrap_or(group.name);
     group.description = patch.description.clone().unwrap_or(group.description);
     table::update(tx, &mut group)?;
@@ -117,8 +139,7 @@ pub fn update(
 
 /// A group that robots or unfinished jobs refer to is kept.
 pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<()> {
-    caller.require(Permission::RobotGroupDelete)?;
-    let group = resolve(tx, text)?;
+    let group = reached(tx, caller, Permission::RobotGroupDelete, text)?;
     table::check_revision(group.revision, revision)?;
     if group.is_all() {
         return Err(Error::in_use("the group of all robots always exists"));
@@ -172,9 +193,8 @@ pub fn remove_robot(tx: &mut Tx, caller: &Caller, group: &str, robot: &str) -> R
 }
 
 fn change_member(tx: &mut Tx, caller: &Caller, group: &str, robot: &str, member: bool) -> Result<()> {
-    caller.require(Permission::RobotGroupUpdate)?;
-    let group = resolve(tx, group)?;
-    let mut robot: Robot = robot::resolve(tx, robot)?;
+    let group = reached(tx, caller, Permission::RobotGroupUpdate, group)?;
+    let mut robot: Robot = robot::reached(tx, caller, Permission::RobotGroupUpdate, robot)?;
     if group.is_all() {
         return match member {
             true => Ok(()),
@@ -195,19 +215,24 @@ fn change_member(tx: &mut Tx, caller: &Caller, group: &str, robot: &str, member:
 
 /// Pauses all robots of the group. Those that hold jobs are told at their next contact, which is at once.
 pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseRequest) -> Result<RobotGroup> {
-    caller.require(Permission::RobotPause)?;
-    let mut group = resolve(tx, text)?;
+    let mut group = reached(tx, caller, Permission::RobotPause, text)?;
     group.pause = Some(robot::checked_pause(tx, caller, request)?);
     table::update(tx, &mut group)?;
     event::note(tx, group.id.uuid(), "group_paused", format!("paused: {}", request.reason), caller.by())?;
+    news::tell(tx, NewsType::RobotPaused, |_| {
+        let data = serde_json::json!({
+            "robots": group.robot_count, "mode": request.mode, "reason": request.reason, "until": request.until,
+            "by": caller.name(),
+        });
+        Ok(Facts { subject: Subject::new("robot_group", group.id.uuid(), Some(&group.name)), data })
+    })?;
     audit::append(tx, caller, Act::new("pause", NOUN, group.id, &group.name).after(&group.pause))?;
     tx.wake(Topic::Group(group.id));
     Ok(group)
 }
 
 pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<RobotGroup> {
-    caller.require(Permission::RobotPause)?;
-    let mut group = resolve(tx, text)?;
+    let mut group = reached(tx, caller, Permission::RobotPause, text)?;
     if group.pause.take().is_some() {
         table::update(tx, &mut group)?;
         event::note(tx, group.id.uuid(), "group_resumed", "the pause was ended", caller.by())?;
@@ -218,8 +243,7 @@ pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<RobotGroup> {
 }
 
 pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> Result<RobotGroup> {
-    caller.require(Permission::RobotPause)?;
-    let mut group = resolve(tx, text)?;
+    let mut group = reached(tx, caller, Permission::RobotPause, text)?;
     if group.enabled != enabled {
         group.enabled = enabled;
         table::update(tx, &mut group)?;

@@ -1,12 +1,22 @@
 //! Seals everything anew, after the sealing key was changed: a page at a time, each of which may be done again.
 
-use super::resource_value;
+use super::{
+    resource_value,
+    trigger::by_webhook::{Part, context},
+    webhook,
+};
 use crate::{
-    domain::{idempotency::Answer, key::ApiKey, resource::ResourceValue},
+    domain::{
+        idempotency::Answer,
+        key::ApiKey,
+        resource::ResourceValue,
+        trigger::{Rule, Trigger},
+        webhook::{SealedSecret, Webhook},
+    },
     error::Result,
     secrets::Secrets,
     store::{
-        Record, Scan, Tx,
+        Reading, Record, Scan, Tx,
         document::{self, Slot},
         table,
     },
@@ -37,6 +47,14 @@ pub const SEALED: &[Sealed] = &[
     Sealed {
         noun: ResourceValue::NOUN,
         page: |tx, secrets, after, limit| page(tx, after, limit, |tx, value| reseal_value(tx, value, secrets)),
+    },
+    Sealed {
+        noun: Webhook::NOUN,
+        page: |tx, secrets, after, limit| page(tx, after, limit, |tx, webhook| reseal_webhook(tx, webhook, secrets)),
+    },
+    Sealed {
+        noun: Trigger::NOUN,
+        page: |tx, secrets, after, limit| page(tx, after, limit, |tx, trigger| reseal_trigger(tx, trigger, secrets)),
     },
 ];
 
@@ -103,4 +121,38 @@ fn reseal_value(tx: &mut Tx, mut value: ResourceValue, secrets: &Secrets) -> Res
     resource_value::put_content(tx, &mut value, sealed)?;
     table::rewrite(tx, &value)?;
     Ok(true)
+}
+
+fn reseal_webhook(tx: &mut Tx, mut webhook: Webhook, secrets: &Secrets) -> Result<bool> {
+    let context = webhook::context(webhook.id);
+    let old = webhook.old_secret.iter_mut().map(|(secret, _)| secret);
+    let mut sealed_anew = false;
+    for SealedSecret(secret) in std::iter::once(&mut webhook.secret).chain(old) {
+        if let Some(sealed) = anew(tx, secrets, &context, secret)? {
+            *secret = sealed;
+            sealed_anew = true;
+        }
+    }
+    if sealed_anew {
+        table::rewrite(tx, &webhook)?;
+    }
+    Ok(sealed_anew)
+}
+
+fn reseal_trigger(tx: &mut Tx, mut trigger: Trigger, secrets: &Secrets) -> Result<bool> {
+    let Rule::Webhook(webhook) = &mut trigger.rule else { return Ok(false) };
+    let (account, id) = (tx.account(), trigger.id);
+    let old = webhook.old_secret.iter_mut().map(|old| (Part::Secret, &mut old.secret_sealed));
+    let parts = [(Part::Token, &mut webhook.token_sealed), (Part::Secret, &mut webhook.secret_sealed)];
+    let mut resealed = false;
+    for (part, sealed) in parts.into_iter().chain(old) {
+        if let Some(new) = anew(tx, secrets, &context(account, id, part), sealed)? {
+            *sealed = new;
+            resealed = true;
+        }
+    }
+    if resealed {
+        table::rewrite(tx, &trigger)?;
+    }
+    Ok(resealed)
 }

@@ -7,9 +7,11 @@ use drover_protocol::{
 };
 
 use super::{
-    Actor, Caller, event, file,
+    Actor, Caller, Reach,
+    audit::{self, Act},
+    event, file,
     list::{self, Page, Via},
-    task,
+    reach, task,
 };
 use crate::{
     domain::{
@@ -17,6 +19,7 @@ use crate::{
         job::Job,
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
+        role::Limited,
         storage::{StorageFolder, check_name, check_retention},
     },
     error::{Error, Result},
@@ -28,6 +31,7 @@ use crate::{
 };
 
 const MISSING: Error = Error::NotFound("storage folder");
+const NOUN: &str = "storage";
 const DAY_SECONDS: u64 = 86_400;
 
 /// Where files lie.
@@ -51,10 +55,23 @@ impl Place {
         }
     }
 
+    /// How people call it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Made(folder) => folder.name.clone(),
+            Self::Job(_) | Self::Task(_) => self.key(),
+        }
+    }
+
     /// Refuses what would change the files of the folder. Artifacts are added by the running job alone; anybody who may
     /// write files may delete them.
     pub fn check_change(&self, reading: &dyn Reading, caller: &Caller, adds: bool) -> Result<()> {
         caller.require(Permission::StorageWrite)?;
+        if let Self::Made(folder) = self
+            && !caller.reaches(Permission::StorageWrite, Limited::Folders, Some(&folder.name))
+        {
+            return Err(MISSING);
+        }
         match (self, &caller.actor) {
             (Self::Made(folder), _) if folder.read_only => {
                 let message = format!("the folder {} is read only; set read_only to false first", folder.name);
@@ -98,7 +115,7 @@ pub fn over_quota(folder: &StorageFolder) -> Error {
 }
 
 /// The folder with this id or name, reserved ones included, within the caller's reach.
-pub fn place(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Place> {
+pub fn place(reading: &dyn Reading, caller: &Caller, permission: Permission, text: &str) -> Result<Place> {
     if let Some(id) = task_of_folder(text) {
         return match task::get(reading, caller, id) {
             Ok(task) => Ok(Place::Task(task.id)),
@@ -106,30 +123,30 @@ pub fn place(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Place
             Err(other) => Err(other),
         };
     }
-    let Some(job) = job_of_folder(text) else { return resolve(reading, caller, text).map(Place::Made) };
+    let Some(job) = job_of_folder(text) else { return resolve(reading, caller, permission, text).map(Place::Made) };
     let own = matches!(caller.actor, Actor::Job { job: own, .. } if own == job);
-    if caller.reach.is_some() && !own {
+    if matches!(caller.reach, Some(Reach::Manifest(_))) && !own {
         return Err(MISSING);
     }
     match table::find::<Job>(reading, job)? {
-        Some(_) => Ok(Place::Job(job)),
-        None => Err(MISSING),
+        Some(record) if reach::reaches_target(reading, caller, permission, record.target)? => Ok(Place::Job(job)),
+        _ => Err(MISSING),
     }
 }
 
 /// The folder that people made with this id or name, within the caller's reach.
-pub fn resolve(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<StorageFolder> {
+pub fn resolve(reading: &dyn Reading, caller: &Caller, permission: Permission, text: &str) -> Result<StorageFolder> {
     let id = text.parse::<FolderId>().ok();
     let found: Option<StorageFolder> = match id {
         Some(id) => table::find(reading, id)?,
         None => {
             // A process whose manifest lacks the folder learns that rather than whether there is one.
-            caller.require_storage(text)?;
+            caller.require_storage(permission, text)?;
             table::find_by(reading, Kind::StorageFolderByName, text)?
         }
     };
     let folder = found.filter(|folder| !folder.deleted).ok_or(MISSING)?;
-    caller.require_storage(&folder.name)?;
+    caller.require_storage(permission, &folder.name)?;
     Ok(folder)
 }
 
@@ -144,13 +161,15 @@ pub fn list(
         Some(prefix) => (Scan::of(reading, Kind::StorageFolderByName, TextPrefix(prefix)), Via::Index),
         None => (Scan::of(reading, Kind::StorageFolder, ()).newest_first(), Via::Records),
     };
-    let seen = |folder: &StorageFolder| !folder.deleted && caller.require_storage(&folder.name).is_ok();
+    let seen = |folder: &StorageFolder| {
+        !folder.deleted && caller.require_storage(Permission::StorageRead, &folder.name).is_ok()
+    };
     list::page(reading, scan, via, query, seen)
 }
 
 pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<StorageFolder> {
     caller.require(Permission::StorageRead)?;
-    resolve(reading, caller, text)
+    resolve(reading, caller, Permission::StorageRead, text)
 }
 
 pub fn create(tx: &mut Tx, caller: &Caller, new: &NewStorageFolder) -> Result<StorageFolder> {
@@ -160,6 +179,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewStorageFolder) -> Result<St
     faults.text("/description", &new.description, MAX_DESCRIPTION_CHARS);
     check_retention(&mut faults, new.retention_days);
     faults.check()?;
+    caller.require_name(Permission::StorageCreate, Limited::Folders, &new.name)?;
     let folder = StorageFolder {
         id: FolderId::from_uuid(tx.new_id()),
         name: new.name.clone(),
@@ -176,6 +196,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewStorageFolder) -> Result<St
     };
     table::insert(tx, &folder)?;
     event::note(tx, folder.id.uuid(), "storage_created", "the folder was made", caller.by())?;
+    audit::append(tx, caller, Act::new("create", NOUN, folder.id, &folder.name).after(&folder))?;
     Ok(folder)
 }
 
@@ -187,8 +208,9 @@ pub fn update(
     revision: Option<u64>,
 ) -> Result<StorageFolder> {
     caller.require(Permission::StorageUpdate)?;
-    let mut folder = resolve(tx, caller, text)?;
+    let mut folder = resolve(tx, caller, Permission::StorageUpdate, text)?;
     table::check_revision(folder.revision, revision)?;
+    let before = folder.clone();
     let mut faults = Faults::default();
     if let Some(name) = &patch.name {
         check_name(&mut faults, "/name", name);
@@ -198,6 +220,9 @@ pub fn update(
     }
     check_retention(&mut faults, patch.retention_days.flatten());
     faults.check()?;
+    if let Some(name) = &patch.name {
+        caller.require_name(Permission::StorageUpdate, Limited::Folders, name)?;
+    }
     folder.name = patch.name.clone().unwrap_or(folder.name);
     folder.description = patch.description.clone().unwrap_or(folder.description);
     folder.retention_days = patch.retention_days.unwrap_or(folder.retention_days);
@@ -205,13 +230,14 @@ pub fn update(
     folder.read_only = patch.read_only.unwrap_or(folder.read_only);
     table::update(tx, &mut folder)?;
     event::note(tx, folder.id.uuid(), "storage_changed", "the folder's settings were changed", caller.by())?;
+    audit::append(tx, caller, Act::new("update", NOUN, folder.id, &folder.name).change(&before, &folder))?;
     Ok(folder)
 }
 
 /// From now on there is no such folder. Its files, if they are to go with it, are removed in the background.
 pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, with_files: bool, revision: Option<u64>) -> Result<()> {
     caller.require(Permission::StorageDelete)?;
-    let mut folder = resolve(tx, caller, text)?;
+    let mut folder = resolve(tx, caller, Permission::StorageDelete, text)?;
     table::check_revision(folder.revision, revision)?;
     if folder.file_count > 0 && !with_files {
         let message =
@@ -221,6 +247,7 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, with_files: bool, revisi
     if folder.file_count > 0 && folder.read_only {
         return Err(Error::wrong_state("the folder is read only; set read_only to false first"));
     }
+    audit::append(tx, caller, Act::new("delete", NOUN, folder.id, &folder.name).before(&folder))?;
     folder.deleted = true;
     table::update(tx, &mut folder)?;
     tx.wake(Topic::Storage);

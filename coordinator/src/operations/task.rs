@@ -3,6 +3,7 @@
 
 mod bulk;
 mod bulk_add;
+mod count;
 mod due;
 mod end;
 mod list;
@@ -11,8 +12,9 @@ mod select;
 mod settle;
 mod take;
 
-pub use bulk::{BulkChange, apply_page, change_of, write_down};
+pub use bulk::{BulkChange, apply_page, change_of, permission_of, write_down};
 pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, stream_id};
+pub use count::{count_ready, is_holder};
 pub use due::{lease_ends_at, next_due, tick_page};
 pub use end::{Checkpoint, Ended, Ending, checkpoint, comment, end, renew};
 pub use list::{Checked, checked_filter, list, page_of_ids};
@@ -34,7 +36,7 @@ use uuid::Uuid;
 use super::{
     Actor, Caller,
     audit::{self, Act},
-    event, file,
+    event, file, news,
     queue::{self, Tallies},
 };
 use crate::{
@@ -137,10 +139,7 @@ fn unique_tags(tags: &[String]) -> Vec<String> {
 
 /// The queue to which the caller may add tasks.
 pub fn queue_to_add_to(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Queue> {
-    caller.require(Permission::TaskCreate)?;
-    let queue = queue::resolve(reading, text)?;
-    caller.require_queue(&queue.name)?;
-    Ok(queue)
+    queue::reached(reading, caller, Permission::TaskCreate, text)
 }
 
 /// Adds a task that has passed [`check_new`]; `payload` is its payload as JSON. A batch shares its `tallies`.
@@ -213,6 +212,8 @@ fn write(tx: &mut Tx, tallies: &mut Tallies, before: Option<&Task>, task: &mut T
         }
         _ => tallies.of(tx, task.queue_id)?.record(tx, before, Some(task)),
     }
+    let queue = Arc::clone(&tallies.of(tx, task.queue_id)?.queue);
+    news::task_changed(tx, before, task, &queue.name)?;
     let was_ready = before.is_some_and(|old| old.phase().is_ready() && old.queue_id == task.queue_id);
     if task.phase().is_ready() && !was_ready {
         tx.wake(Topic::Queue(task.queue_id));
@@ -265,19 +266,22 @@ fn refused(refusal: Refusal) -> Error {
 }
 
 /// Refuses a task whose queue is out of the caller's reach.
-fn require_reach(reading: &dyn Reading, caller: &Caller, task: &Task) -> Result<()> {
+fn require_reach(reading: &dyn Reading, caller: &Caller, permission: Permission, task: &Task) -> Result<()> {
     if caller.reach.is_none() {
         return Ok(());
     }
     let queue: Queue = table::get(reading, task.queue_id)?;
-    caller.require_queue(&queue.name)
+    caller.require_queue(permission, &queue.name).map_err(|error| match error {
+        Error::NotFound(_) => Error::NotFound("task"),
+        other => other,
+    })
 }
 
 /// A task that the caller may see.
 pub fn get(reading: &dyn Reading, caller: &Caller, id: TaskId) -> Result<Task> {
     caller.require(Permission::TaskRead)?;
     let task = table::get(reading, id)?;
-    require_reach(reading, caller, &task)?;
+    require_reach(reading, caller, Permission::TaskRead, &task)?;
     Ok(task)
 }
 
@@ -312,7 +316,7 @@ pub fn update(
 ) -> Result<Task> {
     caller.require(Permission::TaskUpdate)?;
     let before: Task = table::get(tx, id)?;
-    require_reach(tx, caller, &before)?;
+    require_reach(tx, caller, Permission::TaskUpdate, &before)?;
     table::check_revision(before.revision, revision)?;
     check_patch(patch)?;
     let held = matches!(before.state, State::InProgress { .. });
@@ -331,8 +335,7 @@ pub fn update(
     let mut tallies = Tallies::default();
     let mut task = edited(&before, patch, payload);
     if let Some(text) = &patch.queue {
-        let queue = queue::find(tx, text, "/queue")?;
-        caller.require_queue(&queue.name)?;
+        let queue = queue::find(tx, caller, Permission::TaskUpdate, text, "/queue")?;
         task.queue_id = queue.id;
     }
     let queue = Arc::clone(&tallies.of(tx, task.queue_id)?.queue);
@@ -399,7 +402,7 @@ fn edited(before: &Task, patch: &TaskPatch, payload: Option<&[u8]>) -> Task {
 pub fn retry(tx: &mut Tx, caller: &Caller, id: TaskId) -> Result<Task> {
     caller.require(Permission::TaskRetry)?;
     let before: Task = table::get(tx, id)?;
-    require_reach(tx, caller, &before)?;
+    require_reach(tx, caller, Permission::TaskRetry, &before)?;
     let mut tallies = Tallies::default();
     let task = apply(tx, &mut tallies, &before, TaskEvent::Retry { by: caller.by() }, |_| ())?;
     tallies.close(tx)?;
@@ -413,7 +416,7 @@ pub fn retry(tx: &mut Tx, caller: &Caller, id: TaskId) -> Result<Task> {
 pub fn delete_page(tx: &mut Tx, caller: &Caller, id: TaskId, revision: Option<u64>) -> Result<bool> {
     caller.require(Permission::TaskDelete)?;
     let task: Task = table::get(tx, id)?;
-    require_reach(tx, caller, &task)?;
+    require_reach(tx, caller, Permission::TaskDelete, &task)?;
     table::check_revision(task.revision, revision)?;
     if matches!(task.state, State::InProgress { .. }) {
         return Err(Error::wrong_state("the task is in progress; it can be deleted when it is put back or has ended"));

@@ -1,12 +1,17 @@
 //! Triggers as people make, change and see them. How they fire is in `trigger_fire.rs`.
 
+pub mod by_event;
+pub mod by_mail;
+pub mod by_queue;
+pub mod by_webhook;
+
 use drover_protocol::{
     Timestamp, TriggerId,
     page::PageQuery,
     resource::ResourceKind,
     trigger::{
-        Busy, CronDialect, Decision, HistoryFilter, NewTrigger, NonWorkingDays, Overlap, PlannedFire, PreviewQuery,
-        Schedule, TriggerFilter, TriggerKind, TriggerPatch,
+        Busy, ByEvent, ByMail, ByQueue, ByWebhook, CronDialect, Decision, HistoryFilter, NewTrigger, NonWorkingDays,
+        Overlap, PlannedFire, PreviewQuery, Schedule, TriggerFilter, TriggerKind, TriggerPatch,
     },
 };
 use uuid::Uuid;
@@ -16,7 +21,7 @@ use super::{
     audit::{self, Act},
     event, job,
     list::{self, Page, Via},
-    process, resource, resource_value, trigger_fire,
+    process, reach, resource, resource_value, trigger_fire,
 };
 use crate::{
     domain::{
@@ -29,6 +34,7 @@ use crate::{
         trigger::{Fire, MonthRuns, Rule, Trigger},
     },
     error::{Error, Result},
+    secrets::Secrets,
     store::{Reading, Scan, Topic, Tx, key::Kind, table},
 };
 
@@ -61,8 +67,15 @@ pub fn id_of(reading: &dyn Reading, text: &str) -> Result<TriggerId> {
 }
 
 pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Trigger> {
-    caller.require(Permission::TriggerRead)?;
-    resolve(reading, text)
+    reached(reading, caller, Permission::TriggerRead, text)
+}
+
+/// The trigger with this id or name, if the caller has the permission and it reaches that trigger.
+pub fn reached(reading: &dyn Reading, caller: &Caller, permission: Permission, text: &str) -> Result<Trigger> {
+    caller.require(permission)?;
+    let trigger = resolve(reading, text)?;
+    reach::trigger(reading, caller, permission, &trigger)?;
+    Ok(trigger)
 }
 
 /// Triggers that fit the filter, newest first.
@@ -79,6 +92,7 @@ pub fn list(
         filter.kind.is_none_or(|kind| trigger.rule.kind() == kind)
             && filter.enabled.is_none_or(|enabled| trigger.enabled == enabled)
             && part.as_ref().is_none_or(|part| trigger.name.to_lowercase().contains(part))
+            && reach::reaches_target(reading, caller, Permission::TriggerRead, trigger.target) == Ok(true)
     };
     let (scan, via) = match process {
         Some(process) => (Scan::of(reading, Kind::TriggerByProcess, process.id), Via::Index),
@@ -87,19 +101,23 @@ pub fn list(
     list::page(reading, scan.newest_first(), via, query, fits)
 }
 
-pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger) -> Result<Trigger> {
+pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger, secrets: &Secrets) -> Result<Trigger> {
     caller.require(Permission::TriggerCreate)?;
+    let id = TriggerId::from_uuid(tx.new_id());
+    let rule = rule_of(tx, caller, id, new, secrets)?;
+    // What has an input of its own must not be skipped for want of a word.
+    let overlap = if rule.has_own_inputs() { Overlap::Allow } else { Overlap::Skip };
     let mut trigger = Trigger {
-        id: TriggerId::from_uuid(tx.new_id()),
+        id,
         name: new.name.clone(),
         description: new.description.clone(),
         enabled: new.enabled.unwrap_or(true),
         process_id: process::find(tx, &new.process, "/process")?.id,
-        target: job::target_of(tx, &new.target)?,
+        target: job::target_of(tx, caller, Permission::TriggerCreate, &new.target)?,
         priority: new.priority,
         input: new.input.clone(),
         max_parallel: new.max_parallel,
-        overlap: new.overlap.unwrap_or(Overlap::Skip),
+        overlap: new.overlap.unwrap_or(overlap),
         valid_from: new.valid_from,
         valid_to: new.valid_to,
         window: new.window.clone(),
@@ -110,12 +128,13 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger) -> Result<Trigger>
         stop_after_seconds: new.stop_after_seconds,
         abort_after_seconds: new.abort_after_seconds,
         busy: new.busy.unwrap_or(Busy::WaitInGroup),
-        rule: rule_of(new, tx.now())?,
+        rule,
         fired_count: 0,
         month: MonthRuns::default(),
         last_fired_at: None,
         next_fire_at: None,
         look_at: None,
+        rests_until: None,
         buffered: Vec::new(),
         created_at: tx.now(),
         revision: 1,
@@ -123,6 +142,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger) -> Result<Trigger>
     check(&trigger)?;
     plan(tx, &mut trigger)?;
     table::insert(tx, &trigger)?;
+    follow(tx, None, Some(&trigger))?;
     event::note(tx, trigger.id.uuid(), "trigger_created", "the trigger was made", caller.by())?;
     audit::append(tx, caller, Act::new("create", NOUN, trigger.id, &trigger.name).after(&trigger))?;
     tx.wake(Topic::Triggers);
@@ -130,23 +150,30 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger) -> Result<Trigger>
 }
 
 /// The settings of the kind, which must be there, and no others.
-fn rule_of(new: &NewTrigger, now: Timestamp) -> Result<Rule> {
-    let missing = |name: &str| Error::invalid(format!("/{name}"), format!("a trigger of the kind {name} needs it"));
-    let given = [("schedule", new.schedule.is_some()), ("continuous", new.continuous.is_some())];
-    let (own, rule) = match new.kind {
+fn rule_of(tx: &mut Tx, caller: &Caller, id: TriggerId, new: &NewTrigger, secrets: &Secrets) -> Result<Rule> {
+    let given = [
+        ("schedule", TriggerKind::Schedule, new.schedule.is_some()),
+        ("continuous", TriggerKind::Continuous, new.continuous.is_some()),
+        ("queue", TriggerKind::Queue, new.queue.is_some()),
+        ("webhook", TriggerKind::Webhook, new.webhook.is_some()),
+        ("event", TriggerKind::Event, new.event.is_some()),
+        ("mail", TriggerKind::Mail, new.mail.is_some()),
+    ];
+    let own = given.iter().find(|(_, kind, _)| *kind == new.kind).map_or("", |(name, ..)| name);
+    if let Some((name, ..)) = given.iter().find(|(_, kind, is_given)| *is_given && *kind != new.kind) {
+        return Err(Error::invalid(format!("/{name}"), format!("a trigger of the kind {own} has no {name}")));
+    }
+    let missing = || Error::invalid(format!("/{own}"), format!("a trigger of the kind {own} needs it"));
+    match new.kind {
         TriggerKind::Schedule => {
-            let schedule = new.schedule.clone().ok_or_else(|| missing("schedule"))?;
-            ("schedule", Rule::Schedule { schedule, anchor: now })
+            let schedule = new.schedule.clone().ok_or_else(missing)?;
+            Ok(Rule::Schedule { schedule, anchor: tx.now() })
         }
-        TriggerKind::Continuous => {
-            ("continuous", Rule::Continuous(new.continuous.clone().ok_or_else(|| missing("continuous"))?))
-        }
-    };
-    match given.iter().find(|(name, is_given)| *is_given && *name != own) {
-        Some((name, _)) => {
-            Err(Error::invalid(format!("/{name}"), format!("a trigger of the kind {own} has no {name}")))
-        }
-        None => Ok(rule),
+        TriggerKind::Continuous => Ok(Rule::Continuous(new.continuous.clone().ok_or_else(missing)?)),
+        TriggerKind::Queue => by_queue::rule_of(tx, caller, new.queue.clone().ok_or_else(missing)?),
+        TriggerKind::Webhook => by_webhook::rule_of(tx, id, new.webhook.clone().unwrap_or_default(), secrets),
+        TriggerKind::Event => by_event::rule_of(tx, caller, new.event.clone().ok_or_else(missing)?),
+        TriggerKind::Mail => by_mail::rule_of(tx, caller, new.mail.clone().ok_or_else(missing)?),
     }
 }
 
@@ -184,6 +211,15 @@ fn check(trigger: &Trigger) -> Result<()> {
         Rule::Continuous(continuous) => {
             faults.range("/continuous/jobs", u64::from(continuous.jobs), 1, u64::from(MAX_PARALLEL));
         }
+        Rule::Queue { settings, .. } => by_queue::check(&mut faults, settings),
+        Rule::Event(settings) => by_event::check(&mut faults, settings),
+        Rule::Mail(settings) => by_mail::check(&mut faults, settings),
+        Rule::Webhook(_) => {}
+    }
+    let buffers = matches!(trigger.overlap, Overlap::BufferOne | Overlap::BufferAll);
+    if buffers && trigger.rule.has_own_inputs() {
+        let text = "only instants of a schedule can wait; say allow, and the jobs wait for a robot by themselves";
+        faults.add("/overlap", text);
     }
     if trigger.calendar.is_some() && !matches!(trigger.rule, Rule::Schedule { .. }) {
         faults.add("/calendar", "only a trigger of the kind schedule goes by a calendar");
@@ -264,8 +300,12 @@ fn plan(reading: &dyn Reading, trigger: &mut Trigger) -> Result<()> {
     (trigger.next_fire_at, trigger.look_at) = match trigger.rule {
         _ if !trigger.enabled => (None, None),
         Rule::Schedule { .. } => (next, None),
-        Rule::Continuous(_) => (None, trigger.span().map_err(unsound)?.opens(now)),
+        Rule::Continuous(_) | Rule::Queue { .. } => (None, trigger.span().map_err(unsound)?.opens(now)),
+        // What has happened before and was not fired for is fired for now.
+        Rule::Event(_) => (None, Some(now)),
+        Rule::Webhook(_) | Rule::Mail(_) => (None, None),
     };
+    trigger.rests_until = None;
     Ok(())
 }
 
@@ -276,64 +316,110 @@ pub fn update(
     patch: &TriggerPatch,
     revision: Option<u64>,
 ) -> Result<Trigger> {
-    caller.require(Permission::TriggerUpdate)?;
-    let mut trigger = resolve(tx, text)?;
+    let mut trigger = reached(tx, caller, Permission::TriggerUpdate, text)?;
     table::check_revision(trigger.revision, revision)?;
     let before = trigger.clone();
     if let Some(process) = &patch.process {
         trigger.process_id = process::find(tx, process, "/process")?.id;
     }
     if let Some(target) = &patch.target {
-        trigger.target = job::target_of(tx, target)?;
+        trigger.target = job::target_of(tx, caller, Permission::TriggerUpdate, target)?;
     }
     if let Some(calendar) = &patch.calendar {
         trigger.calendar = calendar.as_deref().map(|text| calendar_named(tx, text)).transpose()?;
     }
-    apply_patch(&mut trigger, patch, tx.now())?;
+    apply_patch(tx, caller, &mut trigger, patch)?;
     check(&trigger)?;
     let timing = |trigger: &Trigger| {
         let days = (trigger.calendar.clone(), trigger.non_working_days);
         (trigger.rule.clone(), trigger.valid_from, trigger.valid_to, trigger.window.clone(), days, trigger.enabled)
     };
-    if timing(&before) != timing(&trigger) {
+    if timing(&before) != timing(&trigger) || trigger.rule.keeps_jobs() {
         plan_anew(tx, &mut trigger)?;
     }
     table::update(tx, &mut trigger)?;
+    follow(tx, Some(&before), Some(&trigger))?;
     event::note(tx, trigger.id.uuid(), "trigger_changed", "the trigger's settings were changed", caller.by())?;
     audit::append(tx, caller, Act::new("update", NOUN, trigger.id, &trigger.name).change(&before, &trigger))?;
     tx.wake(Topic::Triggers);
     Ok(trigger)
 }
 
-fn apply_patch(trigger: &mut Trigger, patch: &TriggerPatch, now: Timestamp) -> Result<()> {
+/// What depends on a trigger that was written or deleted.
+fn follow(tx: &mut Tx, before: Option<&Trigger>, after: Option<&Trigger>) -> Result<()> {
+    by_queue::follow(tx, before, after)?;
+    by_event::follow(tx, before, after)?;
+    by_mail::follow(tx, before, after)
+}
+
+fn apply_patch(reading: &dyn Reading, caller: &Caller, trigger: &mut Trigger, patch: &TriggerPatch) -> Result<()> {
     macro_rules! replace {
         ($($field:ident),*) => { $( if let Some(value) = &patch.$field { trigger.$field = value.clone(); } )* };
     }
     replace!(name, description, enabled, priority, input, max_parallel, overlap, valid_from, valid_to, window);
     replace!(max_runs, max_runs_per_month, stop_after_seconds, abort_after_seconds, busy, non_working_days);
-    let other = |name: &str| Error::invalid(format!("/{name}"), "the trigger is of another kind");
-    match (&mut trigger.rule, &patch.schedule, &patch.continuous) {
-        (_, None, None) => {}
-        (Rule::Schedule { schedule, anchor }, Some(members), None) => {
-            let mut base = schedule.clone();
-            let paces = ["cron", "interval_seconds", "monthly"];
-            if paces.iter().any(|name| members.get(*name).is_some_and(|value| !value.is_null())) {
-                (base.cron, base.interval_seconds, base.monthly) = (None, None, None);
-                base.dialect = CronDialect::Auto;
-                // What the patch says about a month is merged into the month that there is.
-                base.monthly = schedule.monthly.clone().filter(|_| members.contains_key("monthly"));
+    let kind = trigger.rule.kind();
+    let given = [
+        ("schedule", TriggerKind::Schedule, patch.schedule.is_some()),
+        ("continuous", TriggerKind::Continuous, patch.continuous.is_some()),
+        ("queue", TriggerKind::Queue, patch.queue.is_some()),
+        ("webhook", TriggerKind::Webhook, patch.webhook.is_some()),
+        ("event", TriggerKind::Event, patch.event.is_some()),
+        ("mail", TriggerKind::Mail, patch.mail.is_some()),
+    ];
+    if let Some((name, ..)) = given.iter().find(|(_, of, is_given)| *is_given && *of != kind) {
+        return Err(Error::invalid(format!("/{name}"), "the trigger is of another kind"));
+    }
+    match &mut trigger.rule {
+        Rule::Schedule { schedule, anchor } => {
+            if let Some(members) = &patch.schedule {
+                let patched = patched_schedule(schedule, members)?;
+                if patched.interval_seconds != schedule.interval_seconds {
+                    *anchor = reading.now();
+                }
+                *schedule = patched;
             }
-            let patched: Schedule = process::patched(&base, members, "/schedule")?;
-            if patched.interval_seconds != schedule.interval_seconds {
-                *anchor = now;
-            }
-            *schedule = patched;
         }
-        (Rule::Continuous(continuous), None, Some(wanted)) => *continuous = wanted.clone(),
-        (Rule::Schedule { .. }, _, Some(_)) => return Err(other("continuous")),
-        (Rule::Continuous(_), Some(_), _) => return Err(other("schedule")),
+        Rule::Continuous(continuous) => *continuous = patch.continuous.clone().unwrap_or(continuous.clone()),
+        Rule::Queue { settings, .. } => {
+            if let Some(members) = &patch.queue {
+                let patched: ByQueue = process::patched(settings, members, "/queue")?;
+                trigger.rule = by_queue::rule_of(reading, caller, patched)?;
+            }
+        }
+        Rule::Webhook(webhook) => {
+            if let Some(members) = &patch.webhook {
+                let patched: ByWebhook = process::patched(&webhook.settings, members, "/webhook")?;
+                webhook.settings = patched;
+            }
+        }
+        Rule::Event(settings) => {
+            if let Some(members) = &patch.event {
+                let patched: ByEvent = process::patched(settings, members, "/event")?;
+                trigger.rule = by_event::rule_of(reading, caller, patched)?;
+            }
+        }
+        Rule::Mail(settings) => {
+            if let Some(members) = &patch.mail {
+                let patched: ByMail = process::patched(settings, members, "/mail")?;
+                trigger.rule = by_mail::rule_of(reading, caller, patched)?;
+            }
+        }
     }
     Ok(())
+}
+
+/// A schedule with another pattern in the place of the one before, if the patch names one.
+fn patched_schedule(schedule: &Schedule, members: &serde_json::Map<String, serde_json::Value>) -> Result<Schedule> {
+    let mut base = schedule.clone();
+    let paces = ["cron", "interval_seconds", "monthly"];
+    if paces.iter().any(|name| members.get(*name).is_some_and(|value| !value.is_null())) {
+        (base.cron, base.interval_seconds, base.monthly) = (None, None, None);
+        base.dialect = CronDialect::Auto;
+        // What the patch says about a month is merged into the month that there is.
+        base.monthly = schedule.monthly.clone().filter(|_| members.contains_key("monthly"));
+    }
+    process::patched(&base, members, "/schedule")
 }
 
 /// The same for one that is there: what waits by its rules of before is told as skipped when it is turned off.
@@ -356,12 +442,13 @@ fn plan_anew(tx: &mut Tx, trigger: &mut Trigger) -> Result<()> {
 }
 
 pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> Result<Trigger> {
-    caller.require(Permission::TriggerUpdate)?;
-    let mut trigger = resolve(tx, text)?;
+    let mut trigger = reached(tx, caller, Permission::TriggerUpdate, text)?;
     if trigger.enabled != enabled {
+        let before = trigger.clone();
         trigger.enabled = enabled;
         plan_anew(tx, &mut trigger)?;
         table::update(tx, &mut trigger)?;
+        follow(tx, Some(&before), Some(&trigger))?;
         let (code, text) = match enabled {
             true => ("trigger_enabled", "it fires from now on"),
             false => ("trigger_disabled", "it does not fire from now on"),
@@ -376,21 +463,27 @@ pub fn set_enabled(tx: &mut Tx, caller: &Caller, text: &str, enabled: bool) -> R
 
 /// Deletes a trigger with its history, a page at a time: call until it gives `true`. Its jobs stay.
 pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<bool> {
-    caller.require(Permission::TriggerDelete)?;
-    let mut trigger = resolve(tx, text)?;
+    let mut trigger = reached(tx, caller, Permission::TriggerDelete, text)?;
     table::check_revision(trigger.revision, revision)?;
     let rows = Scan::of(tx, Kind::TriggerFire, trigger.id).records::<Fire>(tx, DELETE_PAGE)?;
     for (_, row) in &rows {
         table::delete::<Fire>(tx, (row.trigger_id, row.instant, row.occasion))?;
     }
-    if rows.len() == DELETE_PAGE || !event::delete_page(tx, trigger.id.uuid(), DELETE_PAGE)? {
+    if rows.len() == DELETE_PAGE
+        || !by_event::forget_page(tx, &trigger, DELETE_PAGE)?
+        || !event::delete_page(tx, trigger.id.uuid(), DELETE_PAGE)?
+    {
         // It must not fire while it is being removed.
+        let before = trigger.clone();
         trigger.enabled = false;
         table::rewrite(tx, &trigger)?;
+        follow(tx, Some(&before), Some(&trigger))?;
         return Ok(false);
     }
     audit::append(tx, caller, Act::new("delete", NOUN, trigger.id, &trigger.name).before(&trigger))?;
     table::delete::<Trigger>(tx, trigger.id)?;
+    follow(tx, Some(&trigger), None)?;
+    by_webhook::forget(tx, &trigger);
     Ok(true)
 }
 
@@ -425,6 +518,8 @@ pub fn job_ended(tx: &mut Tx, job: &Job) -> Result<()> {
     let Some(id) = job.trigger_id else { return Ok(()) };
     let Some(mut trigger) = table::find::<Trigger>(tx, id)? else { return Ok(()) };
     let at = match &trigger.rule {
+        Rule::Queue { .. } => return by_queue::job_ended(tx, trigger),
+        Rule::Webhook(_) | Rule::Event(_) | Rule::Mail(_) => return Ok(()),
         Rule::Continuous(_) => trigger_fire::continuous_again(&trigger, tx.now()),
         Rule::Schedule { .. } if !trigger.buffered.is_empty() => tx.now(),
         Rule::Schedule { .. } => return Ok(()),

@@ -2,11 +2,19 @@
 //! one transaction, and there is one row for each trigger and instant: whatever crashes, and however the clock is set,
 //! nothing fires twice and nothing is lost without a row that says so.
 
+mod by_event;
+mod by_queue;
+mod occasion;
+
+pub use occasion::{Occasion, fire_for, fire_once, known};
+
 use drover_protocol::{
     JobId, Timestamp, TriggerId,
     job::{Cause, CauseCode, NewJob, StopMode, Target as WireTarget},
+    news::NewsType,
     trigger::{Backfill, Busy, Decision, Overlap},
 };
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
@@ -14,16 +22,18 @@ use super::{
     audit::{self, Act},
     event,
     job::{self, Draft, Origin},
-    robot,
-    trigger::{NOUN, calendar, resolve, timetable},
+    news::{self, Facts},
+    reach, robot,
+    trigger::{NOUN, calendar, reached, timetable},
 };
 use crate::{
     domain::{
         assignment::unfit,
         job::{Job, JobEvent, Leases, State, Target},
+        news::Subject,
         permission::Permission,
         robot::{Robot, RobotGroup},
-        trigger::{self, Due, Fire, MAX_BUFFERED, Missed, Rule, Trigger},
+        trigger::{self, Due, Fire, MAX_BUFFERED, Missed, Rule, Trigger, by_event::Pending, by_queue::Seen},
     },
     drafting::Checked,
     error::{Error, Result},
@@ -50,6 +60,10 @@ pub struct Plan {
     /// As it was seen; a plan for one that has changed since is void.
     pub seen: Trigger,
     pub due: Due,
+    /// What was seen of the queue for whose tasks it starts jobs.
+    pub queue: Option<Seen>,
+    /// What has happened that it fires for.
+    pub events: Vec<Pending>,
     /// Whether it may start a job.
     pub starts: bool,
     /// Why it cannot, as far as that is known already.
@@ -84,8 +98,16 @@ pub fn plan(reading: &dyn Reading, trigger: Trigger) -> Result<Plan> {
         }
         _ => Due { missed: Vec::new(), fire: None, next: trigger.next_fire_at },
     };
-    let starts = due.fire.is_some() || is_due(trigger.look_at);
-    Ok(Plan { seen: trigger, due, starts, hindered })
+    let looks = is_due(trigger.look_at);
+    let queue = if looks { by_queue::see(reading, &trigger)? } else { None };
+    let events = if looks { by_event::pending(reading, &trigger)? } else { Vec::new() };
+    let starts = match (&trigger.rule, &queue) {
+        (_, Some(queue)) => by_queue::lacks(reading, &trigger, queue)?,
+        // Each of its events has a job of its own.
+        (Rule::Event(_), None) => false,
+        (_, None) => due.fire.is_some() || looks,
+    };
+    Ok(Plan { seen: trigger, due, queue, events, starts, hindered })
 }
 
 /// The job that a trigger starts, as a request.
@@ -109,9 +131,16 @@ pub fn request(trigger: &Trigger, now: Timestamp) -> NewJob {
     }
 }
 
+/// The same with an input of its own, whose members stand over those of the trigger.
+pub fn request_with(trigger: &Trigger, input: Map<String, Value>, now: Timestamp) -> NewJob {
+    let mut new = request(trigger, now);
+    new.input.get_or_insert_default().extend(input);
+    new
+}
+
 /// The draft of a trigger's job, for the least busy robot if that is wanted.
 pub fn draft(reading: &dyn Reading, trigger: &Trigger, new: &NewJob) -> Result<Draft> {
-    let mut draft = job::draft_of(reading, new)?;
+    let mut draft = job::draft_for(reading, new, trigger.target)?;
     if let (Busy::QueueOnLeastBusy, Target::Group(group)) = (trigger.busy, draft.target) {
         draft.target = least_busy(reading, &table::get(reading, group)?)?.map_or(draft.target, Target::Robot);
     }
@@ -141,7 +170,13 @@ fn least_busy(reading: &dyn Reading, group: &RobotGroup) -> Result<Option<drover
 }
 
 /// Does what was planned, if the trigger is still as it was seen.
-pub fn carry_out(tx: &mut Tx, plan: &Plan, ready: Option<&Ready>, leases: &Leases) -> Result<()> {
+pub fn carry_out(
+    tx: &mut Tx,
+    plan: &Plan,
+    ready: Option<&Ready>,
+    of_events: &[(Pending, Ready)],
+    leases: &Leases,
+) -> Result<()> {
     let Some(mut trigger) = table::find::<Trigger>(tx, plan.seen.id)?.filter(|trigger| *trigger == plan.seen) else {
         return Ok(());
     };
@@ -154,20 +189,28 @@ pub fn carry_out(tx: &mut Tx, plan: &Plan, ready: Option<&Ready>, leases: &Lease
     trigger.next_fire_at = plan.due.next;
     if trigger.look_at.is_some_and(|at| at <= tx.now()) {
         trigger.look_at = None;
-        match (&trigger.rule, ready) {
-            (Rule::Continuous(continuous), Some(ready)) => {
+        match (&trigger.rule, &plan.queue, ready) {
+            (Rule::Continuous(continuous), _, Some(ready)) => {
                 let jobs = continuous.jobs;
-                keep_running(tx, &mut trigger, jobs, ready)?;
+                top_up(tx, &mut trigger, jobs, "", ready)?;
             }
-            (Rule::Schedule { .. }, Some(ready)) => release(tx, &mut trigger, ready)?,
-            (_, None) => {}
+            (Rule::Schedule { .. }, _, Some(ready)) => release(tx, &mut trigger, ready)?,
+            (Rule::Queue { .. }, Some(seen), ready) => by_queue::carry_out(tx, &mut trigger, seen, ready, leases)?,
+            (Rule::Event(_), ..) => by_event::carry_out(tx, &mut trigger, of_events, leases)?,
+            (Rule::Webhook(_) | Rule::Mail(_), ..) | (_, _, None) | (Rule::Queue { .. }, None, _) => {}
         }
     }
-    if trigger.is_used_up() && !plan.seen.is_used_up() {
-        let text = trigger.paused_because(tx.now()).unwrap_or_default();
-        event::note(tx, trigger.id.uuid(), "trigger_paused", text, "coordinator")?;
-    }
+    note_used_up(tx, &plan.seen, &trigger)?;
     table::rewrite(tx, &trigger)
+}
+
+/// Says once that the trigger has started as many jobs as it may.
+fn note_used_up(tx: &mut Tx, before: &Trigger, after: &Trigger) -> Result<()> {
+    if after.is_used_up() && !before.is_used_up() {
+        let text = after.paused_because(tx.now()).unwrap_or_default();
+        event::note(tx, after.id.uuid(), "trigger_paused", text, "coordinator")?;
+    }
+    Ok(())
 }
 
 fn row_at(reading: &dyn Reading, trigger: TriggerId, instant: Timestamp) -> Result<Option<Fire>> {
@@ -211,7 +254,36 @@ fn note(
         event_id: None,
     };
     table::insert(tx, &row)?;
+    tell(tx, &row)?;
     Ok(row)
+}
+
+/// Writes down what became of something that has no instant of its own.
+pub fn note_now(tx: &mut Tx, trigger: TriggerId, decision: Decision, reason: String) -> Result<()> {
+    let (now, occasion) = (tx.now(), tx.new_id());
+    note(tx, trigger, now, occasion, decision, reason, Vec::new()).map(drop)
+}
+
+/// What became of an instant, to those who want to know.
+fn tell(tx: &mut Tx, row: &Fire) -> Result<()> {
+    if tx.changes_are_followed()
+        && let Some(trigger) = table::find::<Trigger>(tx, row.trigger_id)?
+    {
+        table::tell_changed(tx, &trigger);
+    }
+    let kind = match row.decision {
+        Decision::Fired => NewsType::TriggerFired,
+        Decision::Missed | Decision::Failed => NewsType::TriggerMissed,
+        Decision::Skipped => return Ok(()),
+    };
+    news::tell(tx, kind, |tx| {
+        let trigger: Trigger = table::get(tx, row.trigger_id)?;
+        let data = serde_json::json!({
+            "process_id": trigger.process_id, "instant": row.instant, "decision": row.decision, "reason": row.reason,
+            "job_ids": row.job_ids,
+        });
+        Ok(Facts { subject: Subject::new(NOUN, trigger.id.uuid(), Some(&trigger.name)), data })
+    })
 }
 
 fn note_missed(tx: &mut Tx, trigger_id: TriggerId, missed: &Missed) -> Result<()> {
@@ -337,8 +409,13 @@ pub fn continuous_again(trigger: &Trigger, now: Timestamp) -> Timestamp {
     trigger.last_fired_at.map_or(now, |last| last.plus_seconds(CONTINUOUS_SECONDS).max(now))
 }
 
-/// Starts as many jobs as are lacking.
-fn keep_running(tx: &mut Tx, trigger: &mut Trigger, jobs: u32, ready: &Ready) -> Result<()> {
+/// As many of the wanted jobs as may be unfinished at once.
+fn most_jobs(trigger: &Trigger, wanted: u32) -> u32 {
+    trigger.max_parallel.map_or(wanted, |most| most.min(wanted))
+}
+
+/// Starts as many jobs as are lacking of those wanted; `because` says why so many are.
+fn top_up(tx: &mut Tx, trigger: &mut Trigger, wanted: u32, because: &str, ready: &Ready) -> Result<()> {
     let now = tx.now();
     let span = trigger.span().map_err(|_| Error::Internal("the settings of a trigger are unsound".to_owned()))?;
     match span.opens(now) {
@@ -348,7 +425,7 @@ fn keep_running(tx: &mut Tx, trigger: &mut Trigger, jobs: u32, ready: &Ready) ->
             return Ok(());
         }
     }
-    let most = trigger.max_parallel.map_or(jobs, |most| most.min(jobs));
+    let most = most_jobs(trigger, wanted);
     let lacking = most.saturating_sub(u32::try_from(active(tx, trigger.id, most as usize)?).unwrap_or(most));
     let left = |most: Option<u64>, runs: u64| most.map_or(u64::MAX, |most| most.saturating_sub(runs));
     let month = span.month(now);
@@ -363,13 +440,14 @@ fn keep_running(tx: &mut Tx, trigger: &mut Trigger, jobs: u32, ready: &Ready) ->
     let occasion = tx.new_id();
     match start(tx, trigger, ready, count)? {
         Ok(ids) => {
-            let reason = format!("{lacking} of {most} jobs were lacking");
+            let reason = format!("{because}{lacking} of {most} jobs were lacking");
             note(tx, trigger.id, now, occasion, Decision::Fired, reason, ids)?;
             trigger.look_at = (count < lacking).then(|| continuous_again(trigger, now));
         }
         Err(reason) => {
             note(tx, trigger.id, now, occasion, Decision::Failed, reason, Vec::new())?;
-            trigger.look_at = Some(now.plus_seconds(FAILED_SECONDS));
+            let again = now.plus_seconds(FAILED_SECONDS);
+            (trigger.look_at, trigger.rests_until) = (Some(again), Some(again));
         }
     }
     Ok(())
@@ -377,14 +455,14 @@ fn keep_running(tx: &mut Tx, trigger: &mut Trigger, jobs: u32, ready: &Ready) ->
 
 /// Looks the trigger up for a person who wants it to fire.
 pub fn for_firing(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Trigger> {
-    caller.require(Permission::TriggerFire)?;
-    resolve(reading, text)
+    reached(reading, caller, Permission::TriggerFire, text)
 }
 
 /// Starts one job now because a person wants it, whatever the trigger's limits are.
 pub fn fire_now(tx: &mut Tx, caller: &Caller, id: TriggerId, new: &NewJob, checked: &Checked) -> Result<Job> {
     caller.require(Permission::TriggerFire)?;
     let mut trigger: Trigger = table::get(tx, id)?;
+    reach::trigger(tx, caller, Permission::TriggerFire, &trigger)?;
     let jobs = job::start_as(tx, &Origin::trigger(id), new, &checked.draft, &checked.input)?;
     let job = jobs.into_iter().next().ok_or_else(|| Error::Internal("no job was started".to_owned()))?;
     let (now, occasion) = (tx.now(), tx.new_id());
@@ -434,6 +512,7 @@ pub fn backfill(
 ) -> Result<(u32, Vec<Fire>)> {
     caller.require(Permission::TriggerFire)?;
     let mut trigger: Trigger = table::get(tx, id)?;
+    reach::trigger(tx, caller, Permission::TriggerFire, &trigger)?;
     if checked.input.len().saturating_mul(instants.len()) > MAX_BACKFILL_BYTES {
         let text =
             format!("the inputs of all jobs are over the limit of {MAX_BACKFILL_BYTES} bytes; take a shorter time");

@@ -1,7 +1,7 @@
 //! Goes through the chain of an account's audit trail: every act must have the hash that it says, name the hash of the one
 //! before, and the last must be the one that is known as the last.
 
-use drover_protocol::{AccountId, audit::AuditRecord};
+use drover_protocol::{AccountId, Timestamp, audit::AuditRecord};
 
 use super::{
     check::Report,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     domain::{
         account::Account,
-        audit::{Act, Head, hash_of, hex},
+        audit::{Act, Checkpoint, Head, REMOVED_NOUN, REMOVED_VERB, hash_of, hex},
     },
     error::{Error, Result},
 };
@@ -30,6 +30,8 @@ pub struct Found {
     pub head: Head,
     pub problems: Vec<String>,
     pub problem_count: u64,
+    /// The last act that was removed for its age and its hash, as the trail says.
+    removed: Option<(u64, String)>,
 }
 
 /// Where the trail of an account ends.
@@ -41,11 +43,25 @@ pub fn head(view: &dyn View, account: AccountId) -> Result<Head> {
     }
 }
 
-/// Goes through all acts of an account.
+/// Up to where the trail was removed for its age, if it was.
+pub fn checkpoint(view: &dyn View, account: AccountId) -> Result<Option<Checkpoint>> {
+    let bytes = view.get(&Key::new(Kind::AuditCheckpoint, account).into_bytes())?;
+    let read = |bytes: Vec<u8>| {
+        rmp_serde::from_slice(&bytes)
+            .map_err(|error| Error::Internal(format!("the beginning of the audit trail cannot be read: {error}")))
+    };
+    bytes.map(read).transpose()
+}
+
+/// Goes through all acts of an account, from the checkpoint on.
 pub fn verify(view: &dyn View, account: AccountId) -> Result<Found> {
     let head = head(view, account)?;
-    let mut found = Found { records: 0, head, problems: Vec::new(), problem_count: 0 };
-    let mut last = Head::START;
+    let checkpoint = checkpoint(view, account)?;
+    let mut found = Found { records: 0, head, problems: Vec::new(), problem_count: 0, removed: None };
+    let mut last = match &checkpoint {
+        Some(checkpoint) => Head { seq: checkpoint.seq, hash: checkpoint.hash, at: Timestamp::EPOCH },
+        None => Head::START,
+    };
     let mut range = KeyRange::prefix(Key::new(Kind::Audit, account).into_bytes());
     loop {
         let page = view.scan(&range, Order::Ascending, PAGE)?;
@@ -56,6 +72,14 @@ pub fn verify(view: &dyn View, account: AccountId) -> Result<Found> {
             Some((key, _)) if page.len() == PAGE => range = range.after(key, Order::Ascending),
             _ => break,
         }
+    }
+    // The trail itself says what was removed; a checkpoint of which it knows nothing was put there by somebody else.
+    let told = found.removed.take();
+    let expected = checkpoint.map(|checkpoint| (checkpoint.seq, hex(&checkpoint.hash)));
+    if told != expected {
+        let text = |of: &Option<(u64, String)>| of.as_ref().map_or(0, |(seq, _)| *seq);
+        let text = format!("it begins after act {}, but says that it does after {}", text(&expected), text(&told));
+        found.problem(text);
     }
     if (last.seq, last.hash) != (found.head.seq, found.head.hash) {
         let text = format!("the trail ends with act {}, but act {} was the last", last.seq, found.head.seq);
@@ -91,11 +115,16 @@ impl Found {
             self.problem(format!("act {seq} was changed: its text does not have its hash"));
         }
         match act.record() {
-            Some(AuditRecord { seq: own, previous_hash, .. }) => {
+            Some(record) => {
+                let AuditRecord { seq: own, previous_hash, .. } = &record;
+                if let Some(removed) = removed_by(&record) {
+                    self.removed = Some(removed);
+                }
+                let own = *own;
                 if own != seq {
                     self.problem(format!("act {seq} says that it is act {own}"));
                 }
-                if previous_hash != hex(&last.hash) {
+                if *previous_hash != hex(&last.hash) {
                     self.problem(format!("act {seq} does not follow the act before it: that was changed or replaced"));
                 }
             }
@@ -103,6 +132,15 @@ impl Found {
         }
         Head { seq, hash: act.hash, at: last.at }
     }
+}
+
+/// What an act of the coordinator says to have removed.
+fn removed_by(record: &AuditRecord) -> Option<(u64, String)> {
+    if (record.verb.as_str(), record.noun.as_str()) != (REMOVED_VERB, REMOVED_NOUN) {
+        return None;
+    }
+    let about = record.after.as_ref()?;
+    Some((about["last_seq"].as_u64()?, about["last_hash"].as_str()?.to_owned()))
 }
 
 /// Checks the trails of all accounts.

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
+    changes::{Change, Changes},
     engine::{Engine, EngineError, View, WriteSet},
     ids::Ids,
     overlay::Overlay,
@@ -97,6 +98,7 @@ struct Core {
     clock: Arc<dyn Clock>,
     ids: Ids,
     watches: Arc<Watches>,
+    changes: Arc<Changes>,
     on_broken: OnBroken,
     broken: AtomicBool,
 }
@@ -106,17 +108,18 @@ impl Core {
     fn commit(&self, mut batch: Vec<Box<dyn Pending>>) {
         while !batch.is_empty() {
             let now = self.clock.now();
-            let mut wakes = Vec::new();
+            let mut told = Told::default();
             let mut ran = 0;
             let committed = self.engine.exclusive(&mut |view| {
-                wakes.clear();
-                let (writes, count) = run_batch(&mut batch, view, now, &self.ids, &mut wakes);
+                told = Told::default();
+                let (writes, count) = run_batch(&mut batch, view, now, self, &mut told);
                 ran = count;
                 writes
             });
             let failure = match committed {
                 Ok(()) => {
-                    self.watches.announce(&wakes);
+                    self.watches.announce(&told.wakes);
+                    self.changes.publish(std::mem::take(&mut told.changes));
                     None
                 }
                 Err(EngineError::OutOfSpace) => Some(Error::OutOfSpace),
@@ -135,14 +138,22 @@ impl Core {
     }
 }
 
+/// What a commit tells.
+#[derive(Default)]
+struct Told {
+    wakes: Vec<Topic>,
+    changes: Vec<Change>,
+}
+
 /// Runs operations until their writes are many, and tells how many were run.
 fn run_batch(
     batch: &mut [Box<dyn Pending>],
     view: &dyn View,
     now: Timestamp,
-    ids: &Ids,
-    wakes: &mut Vec<Topic>,
+    core: &Core,
+    told: &mut Told,
 ) -> (WriteSet, usize) {
+    let followed = core.changes.are_followed();
     let mut together = Overlay::new(view);
     let (mut bytes, mut ran) = (0, 0);
     for operation in batch {
@@ -150,12 +161,13 @@ fn run_batch(
             break;
         }
         ran += 1;
-        let mut tx = Tx::new(&together, operation.account(), now, ids);
+        let mut tx = Tx::new(&together, operation.account(), now, &core.ids, followed);
         if operation.run(&mut tx) {
-            let (writes, topics) = tx.into_parts();
+            let (writes, topics, changes) = tx.into_parts();
             bytes += writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
             together.writes.extend(writes);
-            wakes.extend(topics);
+            told.wakes.extend(topics);
+            told.changes.extend(changes);
         }
     }
     (together.writes, ran)
@@ -217,7 +229,8 @@ impl Db {
         on_broken: OnBroken,
     ) -> Core {
         let watches = Arc::new(Watches::default());
-        Core { engine, clock, ids: Ids::new(randomness), watches, on_broken, broken: AtomicBool::new(false) }
+        let ids = Ids::new(randomness);
+        Core { engine, clock, ids, watches, changes: Arc::default(), on_broken, broken: AtomicBool::new(false) }
     }
 
     /// Runs a reading closure on a consistent view of one account. It must be short and its scans bounded.
@@ -258,9 +271,21 @@ impl Db {
         self.core.watches.watch(topics)
     }
 
+    /// The changes of objects, for those who follow them.
+    pub fn changes(&self) -> &Arc<Changes> {
+        &self.core.changes
+    }
+
     /// A new id for something that is written before its record: a blob.
     pub fn new_id(&self) -> uuid::Uuid {
         self.core.ids.next(self.core.clock.now())
+    }
+
+    /// Random bytes, good enough for keys.
+    pub fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.core.ids.randomness().fill(&mut bytes);
+        bytes
     }
 
     /// The injected clock's time.

@@ -62,9 +62,15 @@ mod tests {
         User {
             id: UserId::from_uuid(Uuid::from_u128(number)),
             login: login.to_owned(),
+            name: String::new(),
+            email: None,
             roles: Vec::new(),
+            locale: Default::default(),
+            time_zone: None,
             password_hash: None,
+            external_id: None,
             blocked: false,
+            last_sign_in_at: None,
             created_at: Timestamp::EPOCH,
             revision: 1,
         }

@@ -3,8 +3,9 @@
 //! The account stands in every key right after the kind: no scan can cross from one account into another.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, LogBlockId, ProcessId, ProcessVersionId, QueueId,
-    ResourceId, RobotGroupId, RobotId, TaskId, Timestamp, TriggerId, UserId,
+    AccountId, AlertId, DeliveryId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, LogBlockId, NewsId,
+    ProcessId, ProcessVersionId, QueueId, RaisedAlertId, ResourceId, RobotGroupId, RobotId, RoleId, TaskId, Timestamp,
+    TriggerId, UserId, WebhookId,
 };
 use uuid::Uuid;
 
@@ -172,6 +173,54 @@ kinds! {
     /// Lines of a bulk addition that came under a key: stream, first line.
     TaskBatch = b"tb",
     TaskBatchByExpiry = b"tx",
+    /// Which types of news somebody of the account wants.
+    NewsWanted = b"nw",
+    /// News that wait to be handed out.
+    News = b"no",
+    /// Robots that were heard of, by when they are offline unless they are heard of again.
+    RobotByOffline = b"nl",
+    Webhook = b"nh",
+    WebhookByName = b"nn",
+    /// How a webhook fares.
+    WebhookFaring = b"nf",
+    /// News on their way to a webhook, or that were.
+    Delivery = b"nd",
+    DeliveryByWebhook = b"nv",
+    /// Deliveries that wait: webhook, time of the next try.
+    DeliveryDue = b"nt",
+    Alert = b"na",
+    AlertByName = b"nb",
+    /// What alerts have raised.
+    Raised = b"nr",
+    RaisedByAlert = b"ns",
+    /// What is not over: alert, object.
+    RaisedBySubject = b"nu",
+    /// All that is not over.
+    RaisedOpen = b"np",
+    /// E-mails on their way.
+    Mail = b"nm",
+    MailDue = b"ne",
+    /// Triggers that start jobs for the tasks of a queue.
+    TriggerByQueue = b"zq",
+    /// Fires of occasions that may fire only once: trigger, occasion.
+    TriggerFireByOccasion = b"zo",
+    /// System account: hash of the last part of a webhook's address → account and trigger id.
+    HookByHash = b"zw",
+    /// How far a trigger has come in its mailbox.
+    MailMark = b"zm",
+    /// Triggers by when they look into their mailboxes.
+    MailMarkDue = b"zl",
+    /// Triggers that fire on one type of news.
+    TriggerByEvent = b"ze",
+    /// What has happened and a trigger is still to fire for: trigger, news.
+    TriggerPending = b"zv",
+    /// How many jobs have finished in an hour, by outcome.
+    JobHour = b"ng",
+    /// A role that people made.
+    OwnRole = b"ur",
+    OwnRoleByName = b"un",
+    /// From which act on the audit trail is kept.
+    AuditCheckpoint = b"uc",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -235,6 +284,8 @@ macro_rules! id_parts {
 }
 id_parts!(
     AccountId,
+    AlertId,
+    DeliveryId,
     EventId,
     FileId,
     FolderId,
@@ -242,15 +293,19 @@ id_parts!(
     JoinTokenId,
     KeyId,
     LogBlockId,
+    NewsId,
     ProcessId,
     ProcessVersionId,
     QueueId,
+    RaisedAlertId,
     ResourceId,
     RobotGroupId,
     RobotId,
+    RoleId,
     TaskId,
     TriggerId,
-    UserId
+    UserId,
+    WebhookId
 );
 
 /// No part at all: for scans over a whole kind.
@@ -335,7 +390,7 @@ mod tests {
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
              rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zc zj za \
-             tb tx"
+             tb tx nw no nl nh nn nf nd nv nt na nb nr ns nu np nm ne zq zo zw zm zl ze zv ng ur un uc"
         );
         let mut unique = letters.clone();
         unique.sort();

@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod blob;
+pub mod changes;
 pub mod check;
 pub mod check_audit;
 pub mod check_blobs;

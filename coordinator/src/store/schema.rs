@@ -1,19 +1,25 @@
 //! Every record of the store with its indexes and version, on one page.
 
 use drover_protocol::{
-    AccountId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, ProcessId, ProcessVersionId, QueueId, ResourceId,
-    RobotGroupId, RobotId, TaskId, Timestamp, TriggerId, UserId, job::JobState, task::TaskError,
+    AccountId, AlertId, DeliveryId, EventId, FileId, FolderId, JobId, JoinTokenId, KeyId, NewsId, ProcessId,
+    ProcessVersionId, QueueId, RaisedAlertId, ResourceId, RobotGroupId, RobotId, RoleId, TaskId, Timestamp, TriggerId,
+    UserId, WebhookId,
+    change::Noun,
+    job::{JobState, Outcome},
+    task::TaskError,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
+    changes::Public,
     key::{KeyPart, Kind},
     table::{IndexEntry, Record, index_keys_of},
 };
 use crate::{
     domain::{
         account::{Account, User},
+        alert::{Alert, Mail, Raised},
         attempt::Attempt,
         audit::Act,
         event::Event,
@@ -23,14 +29,22 @@ use crate::{
         job::{Job, State, Target},
         key::{ApiKey, JoinToken, Owner},
         log::{LogBlock, LogHead},
+        news::{News, Wanted},
         process::{Process, ProcessVersion},
         queue::{Counters, Hour, Queue},
         resource::{Resource, ResourceValue, Scope},
         robot::{Robot, RobotGroup, Sample},
+        role::OwnRole,
         storage::StorageFolder,
         task::{self, Task},
         task_batch::TaskBatch,
-        trigger::{Fire, Trigger},
+        trigger::{
+            Fire, Rule, Trigger,
+            by_event::{Pending, news_of},
+            by_mail::MailMark,
+            by_webhook::is_once,
+        },
+        webhook::{Delivery, Faring, Webhook},
     },
     error::Result,
 };
@@ -38,6 +52,7 @@ use crate::{
 impl Record for Account {
     const KIND: Kind = Kind::Account;
     const NOUN: &'static str = "account";
+    const IS_READ_OFTEN: bool = true;
     type Id = AccountId;
 
     fn id(&self) -> AccountId {
@@ -46,6 +61,10 @@ impl Record for Account {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Account, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -61,6 +80,29 @@ impl Record for User {
 
     fn indexes(&self) -> Vec<IndexEntry> {
         vec![IndexEntry::unique(Kind::UserByLogin, self.login.as_str())]
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::User, id: self.id.uuid(), name: Some(&self.login), revision: Some(self.revision) })
+    }
+}
+
+impl Record for OwnRole {
+    const KIND: Kind = Kind::OwnRole;
+    const NOUN: &'static str = "role";
+    const IS_READ_OFTEN: bool = true;
+    type Id = RoleId;
+
+    fn id(&self) -> RoleId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::unique(Kind::OwnRoleByName, self.name.as_str())]
     }
 
     fn touch(&mut self) {
@@ -91,6 +133,12 @@ impl Record for ApiKey {
     fn indexes(&self) -> Vec<IndexEntry> {
         vec![IndexEntry::many(Kind::ApiKeyByOwner, self.owner)]
     }
+
+    fn public(&self) -> Option<Public<'_>> {
+        // Keys of attempts come and go with their jobs.
+        let is_peoples = !matches!(self.owner, Owner::Job { .. });
+        is_peoples.then(|| Public { noun: Noun::Key, id: self.id.uuid(), name: self.name.as_deref(), revision: None })
+    }
 }
 
 impl Record for JoinToken {
@@ -100,6 +148,10 @@ impl Record for JoinToken {
 
     fn id(&self) -> JoinTokenId {
         self.id
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::JoinToken, id: self.id.uuid(), name: None, revision: None })
     }
 }
 
@@ -116,11 +168,16 @@ impl Record for Robot {
         let mut entries = vec![IndexEntry::unique(Kind::RobotByName, self.name.as_str())];
         entries.extend(self.machine_id.as_deref().map(|id| IndexEntry::unique(Kind::RobotByMachine, id)));
         entries.extend(self.groups.iter().map(|group| IndexEntry::many(Kind::RobotByGroup, *group)));
+        entries.extend(self.offline_at.map(|at| IndexEntry::many(Kind::RobotByOffline, at)));
         entries
     }
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Robot, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -139,6 +196,11 @@ impl Record for RobotGroup {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let name = Some(self.name.as_str());
+        Some(Public { noun: Noun::RobotGroup, id: self.id.uuid(), name, revision: Some(self.revision) })
     }
 }
 
@@ -177,6 +239,10 @@ impl Record for Process {
     fn touch(&mut self) {
         self.revision += 1;
     }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Process, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
+    }
 }
 
 impl Record for ProcessVersion {
@@ -197,6 +263,11 @@ impl Record for ProcessVersion {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let name = self.label.as_deref();
+        Some(Public { noun: Noun::Version, id: self.id.uuid(), name, revision: Some(self.revision) })
     }
 }
 
@@ -261,6 +332,11 @@ impl Record for Job {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let name = Some(self.process_name.as_str());
+        Some(Public { noun: Noun::Job, id: self.id.uuid(), name, revision: Some(self.revision) })
     }
 }
 
@@ -347,6 +423,10 @@ impl Record for File {
         entries.extend(self.content_of.map(|id| IndexEntry::many(Kind::FileByContent, id)));
         entries
     }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::File, id: self.id.uuid(), name: Some(&self.path), revision: None })
+    }
 }
 
 impl Record for StorageFolder {
@@ -371,6 +451,10 @@ impl Record for StorageFolder {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Storage, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -414,6 +498,10 @@ impl Record for Queue {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Queue, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -475,6 +563,11 @@ impl Record for Task {
     fn touch(&mut self) {
         self.revision += 1;
     }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let name = self.name.as_deref().or(self.reference.as_deref());
+        Some(Public { noun: Noun::Task, id: self.id.uuid(), name, revision: Some(self.revision) })
+    }
 }
 
 /// An attempt at a task before its newest one.
@@ -535,6 +628,10 @@ impl Record for Resource {
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Resource, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -604,12 +701,23 @@ impl Record for Trigger {
             IndexEntry::many(Kind::TriggerByTarget, self.target),
         ];
         entries.extend(self.calendar.as_deref().map(|name| IndexEntry::many(Kind::TriggerByCalendar, name)));
+        match &self.rule {
+            Rule::Queue { queue_id, .. } => entries.push(IndexEntry::many(Kind::TriggerByQueue, *queue_id)),
+            Rule::Event(settings) if self.enabled => {
+                entries.push(IndexEntry::many(Kind::TriggerByEvent, news_of(settings.on).as_str()));
+            }
+            _ => {}
+        }
         entries.extend(self.due_at().map(|at| IndexEntry::many(Kind::TriggerDue, at)));
         entries
     }
 
     fn touch(&mut self) {
         self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        Some(Public { noun: Noun::Trigger, id: self.id.uuid(), name: Some(&self.name), revision: Some(self.revision) })
     }
 }
 
@@ -623,7 +731,35 @@ impl Record for Fire {
     }
 
     fn indexes(&self) -> Vec<IndexEntry> {
-        vec![IndexEntry::many(Kind::TriggerFireByTime, self.decided_at)]
+        let mut entries = vec![IndexEntry::many(Kind::TriggerFireByTime, self.decided_at)];
+        if is_once(self.occasion) {
+            entries.push(IndexEntry::unique(Kind::TriggerFireByOccasion, (self.trigger_id, self.occasion)));
+        }
+        entries
+    }
+}
+
+impl Record for Pending {
+    const KIND: Kind = Kind::TriggerPending;
+    const NOUN: &'static str = "event that waits for a trigger";
+    type Id = (TriggerId, NewsId);
+
+    fn id(&self) -> (TriggerId, NewsId) {
+        (self.trigger_id, self.news_id)
+    }
+}
+
+impl Record for MailMark {
+    const KIND: Kind = Kind::MailMark;
+    const NOUN: &'static str = "mark of a mailbox";
+    type Id = TriggerId;
+
+    fn id(&self) -> TriggerId {
+        self.trigger_id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        self.look_at.map(|at| IndexEntry::many(Kind::MailMarkDue, at)).into_iter().collect()
     }
 }
 
@@ -641,6 +777,163 @@ impl Record for TaskBatch {
 
     fn indexes(&self) -> Vec<IndexEntry> {
         vec![IndexEntry::many(Kind::TaskBatchByExpiry, self.expires_at)]
+    }
+}
+
+impl Record for Wanted {
+    const KIND: Kind = Kind::NewsWanted;
+    const IS_READ_OFTEN: bool = true;
+    const NOUN: &'static str = "list of wanted news";
+    type Id = ();
+
+    fn id(&self) {}
+}
+
+impl Record for News {
+    const KIND: Kind = Kind::News;
+    const NOUN: &'static str = "news";
+    type Id = NewsId;
+
+    fn id(&self) -> NewsId {
+        self.id
+    }
+}
+
+impl Record for Webhook {
+    const KIND: Kind = Kind::Webhook;
+    const IS_READ_OFTEN: bool = true;
+    const NOUN: &'static str = "webhook";
+    type Id = WebhookId;
+
+    fn id(&self) -> WebhookId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::unique(Kind::WebhookByName, self.name.as_str())]
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let revision = Some(self.revision);
+        Some(Public { noun: Noun::Webhook, id: self.id.uuid(), name: Some(&self.name), revision })
+    }
+}
+
+/// How a webhook fares.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FaringOf {
+    pub webhook_id: WebhookId,
+    pub faring: Faring,
+}
+
+impl Record for FaringOf {
+    const KIND: Kind = Kind::WebhookFaring;
+    const NOUN: &'static str = "webhook";
+    type Id = WebhookId;
+
+    fn id(&self) -> WebhookId {
+        self.webhook_id
+    }
+}
+
+impl Record for Delivery {
+    const KIND: Kind = Kind::Delivery;
+    const NOUN: &'static str = "delivery";
+    type Id = DeliveryId;
+
+    fn id(&self) -> DeliveryId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        let mut entries = vec![IndexEntry::many(Kind::DeliveryByWebhook, self.webhook_id)];
+        entries.extend(self.next_try_at.map(|at| IndexEntry::many(Kind::DeliveryDue, (self.webhook_id, at))));
+        entries
+    }
+}
+
+impl Record for Alert {
+    const KIND: Kind = Kind::Alert;
+    const IS_READ_OFTEN: bool = true;
+    const NOUN: &'static str = "alert";
+    type Id = AlertId;
+
+    fn id(&self) -> AlertId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::unique(Kind::AlertByName, self.name.as_str())]
+    }
+
+    fn touch(&mut self) {
+        self.revision += 1;
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let revision = Some(self.revision);
+        Some(Public { noun: Noun::Alert, id: self.id.uuid(), name: Some(&self.name), revision })
+    }
+}
+
+impl Record for Raised {
+    const KIND: Kind = Kind::Raised;
+    const NOUN: &'static str = "raised alert";
+    type Id = RaisedAlertId;
+
+    fn id(&self) -> RaisedAlertId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        let mut entries = vec![IndexEntry::many(Kind::RaisedByAlert, self.alert_id)];
+        if self.ended.is_none() {
+            entries.push(IndexEntry::unique(Kind::RaisedBySubject, (self.alert_id, self.subject.id)));
+            entries.push(IndexEntry::many(Kind::RaisedOpen, ()));
+        }
+        entries
+    }
+
+    fn public(&self) -> Option<Public<'_>> {
+        let name = Some(self.alert_name.as_str());
+        Some(Public { noun: Noun::RaisedAlert, id: self.id.uuid(), name, revision: None })
+    }
+}
+
+impl Record for Mail {
+    const KIND: Kind = Kind::Mail;
+    const NOUN: &'static str = "mail";
+    type Id = NewsId;
+
+    fn id(&self) -> NewsId {
+        self.id
+    }
+
+    fn indexes(&self) -> Vec<IndexEntry> {
+        vec![IndexEntry::many(Kind::MailDue, self.next_try_at)]
+    }
+}
+
+/// How many jobs have finished in an hour.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HourOfJobs {
+    /// Hours since 1970.
+    pub number: u64,
+    /// By outcome.
+    pub finished: [u64; Outcome::ALL.len()],
+}
+
+impl Record for HourOfJobs {
+    const KIND: Kind = Kind::JobHour;
+    const NOUN: &'static str = "hour of jobs";
+    type Id = u64;
+
+    fn id(&self) -> u64 {
+        self.number
     }
 }
 
@@ -663,7 +956,7 @@ pub const RECORDS: &[RecordKind] = &[
     records::<User>(&[Kind::UserByLogin]),
     records::<ApiKey>(&[Kind::ApiKeyByOwner]),
     records::<JoinToken>(&[]),
-    records::<Robot>(&[Kind::RobotByName, Kind::RobotByMachine, Kind::RobotByGroup]),
+    records::<Robot>(&[Kind::RobotByName, Kind::RobotByMachine, Kind::RobotByGroup, Kind::RobotByOffline]),
     records::<RobotGroup>(&[Kind::RobotGroupByName]),
     records::<HealthSample>(&[]),
     records::<Process>(&[Kind::ProcessByName]),
@@ -716,9 +1009,23 @@ pub const RECORDS: &[RecordKind] = &[
         Kind::TriggerByProcess,
         Kind::TriggerByTarget,
         Kind::TriggerByCalendar,
+        Kind::TriggerByQueue,
+        Kind::TriggerByEvent,
     ]),
-    records::<Fire>(&[Kind::TriggerFireByTime]),
+    records::<Fire>(&[Kind::TriggerFireByTime, Kind::TriggerFireByOccasion]),
+    records::<MailMark>(&[Kind::MailMarkDue]),
+    records::<Pending>(&[]),
     records::<TaskBatch>(&[Kind::TaskBatchByExpiry]),
+    records::<Wanted>(&[]),
+    records::<News>(&[]),
+    records::<Webhook>(&[Kind::WebhookByName]),
+    records::<FaringOf>(&[]),
+    records::<Delivery>(&[Kind::DeliveryByWebhook, Kind::DeliveryDue]),
+    records::<Alert>(&[Kind::AlertByName]),
+    records::<Raised>(&[Kind::RaisedByAlert, Kind::RaisedBySubject, Kind::RaisedOpen]),
+    records::<Mail>(&[Kind::MailDue]),
+    records::<HourOfJobs>(&[]),
+    records::<OwnRole>(&[Kind::OwnRoleByName]),
 ];
 
 /// Kinds that are neither records nor indexes: pieces of documents and of log lines, arrivals, what is found by a hash,
@@ -726,11 +1033,13 @@ pub const RECORDS: &[RecordKind] = &[
 pub const PLAIN: &[Kind] = &[
     Kind::KeyByHash,
     Kind::JoinTokenByHash,
+    Kind::HookByHash,
     Kind::Document,
     Kind::LogChunk,
     Kind::LogArrival,
     Kind::System,
     Kind::AuditHead,
+    Kind::AuditCheckpoint,
 ];
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use drover_protocol::{AccountId, Timestamp};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
+    changes::{Public, Verb},
     decoded,
     engine::{KeyRange, Order, View},
     key::{Key, KeyPart, Kind},
@@ -93,6 +94,11 @@ pub trait Record: Serialize + DeserializeOwned + Clone + 'static {
     /// Called by [`update`]; records with a revision count it here.
     fn touch(&mut self) {}
 
+    /// What those who follow changes are told of it; absent: they are told nothing.
+    fn public(&self) -> Option<Public<'_>> {
+        None
+    }
+
     /// Reads the stored form of an older version.
     fn upgrade(version: u8, _bytes: &[u8]) -> Result<Self> {
         Err(Error::Internal(format!("a {} of the unknown version {version} is in the store", Self::NOUN)))
@@ -169,26 +175,49 @@ pub fn find_by<R: Record>(reading: &dyn Reading, index: Kind, parts: impl KeyPar
 
 /// Puts a new record and its index entries. A taken unique entry is `AlreadyExists`.
 pub fn insert<R: Record>(tx: &mut Tx, record: &R) -> Result<()> {
-    write(tx, record, None)
+    write(tx, record, None)?;
+    announce(tx, Verb::Created, record);
+    Ok(())
 }
 
 /// Replaces a record that is there, counts its revision and moves its index entries.
 pub fn update<R: Record>(tx: &mut Tx, record: &mut R) -> Result<()> {
     let old: R = get(tx, record.id())?;
     record.touch();
-    write(tx, record, Some(&old))
+    write(tx, record, Some(&old))?;
+    announce(tx, Verb::Changed, record);
+    Ok(())
 }
 
 /// Replaces a record without counting a revision: for what changes by itself and not by anybody's wish.
 pub fn rewrite<R: Record>(tx: &mut Tx, record: &R) -> Result<()> {
     let old: R = get(tx, record.id())?;
-    write(tx, record, Some(&old))
+    replace(tx, &old, record)
 }
 
-/// Replaces a record that the caller has just read as `before`, without counting a revision.
+/// Replaces a record that the caller has just read as `before`, without counting a revision. Those who follow changes are
+/// told if the caller has counted it.
 pub fn replace<R: Record>(tx: &mut Tx, before: &R, record: &R) -> Result<()> {
     debug_assert_eq!(before.id().to_bytes(), record.id().to_bytes());
-    write(tx, record, Some(before))
+    write(tx, record, Some(before))?;
+    let revision = |record: &R| record.public().and_then(|public| public.revision);
+    if tx.changes_are_followed() && revision(before) != revision(record) {
+        announce(tx, Verb::Changed, record);
+    }
+    Ok(())
+}
+
+/// Tells those who follow changes that something about the object has changed which is not counted as a revision.
+pub fn tell_changed<R: Record>(tx: &mut Tx, record: &R) {
+    announce(tx, Verb::Changed, record);
+}
+
+fn announce<R: Record>(tx: &mut Tx, verb: Verb, record: &R) {
+    if tx.changes_are_followed()
+        && let Some(public) = record.public()
+    {
+        tx.changed(verb, public);
+    }
 }
 
 /// Puts a record that has no index entries, whether or not it is there.
@@ -201,11 +230,13 @@ pub fn overwrite<R: Record>(tx: &mut Tx, record: &R) -> Result<()> {
 pub fn delete<R: Record>(tx: &mut Tx, id: R::Id) -> Result<()> {
     let key = record_key::<R>(tx.account(), &id);
     let Some(bytes) = tx.view().get(&key)? else { return Ok(()) };
-    let (_, index_keys) = index_keys_of::<R>(tx.account(), &bytes)?;
-    for index_key in index_keys {
-        tx.delete(index_key);
+    let record: R = decode(&bytes)?;
+    let (account, id) = (tx.account(), id.to_bytes());
+    for entry in record.indexes() {
+        tx.delete(entry.key(account, &id));
     }
     tx.delete(key);
+    announce(tx, Verb::Deleted, &record);
     Ok(())
 }
 

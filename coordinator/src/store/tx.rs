@@ -3,10 +3,11 @@
 //! It is confined to one account. Only the hashes by which keys and join tokens are found lie outside, in the system
 //! account; they are random, so that no two accounts can ever meet there.
 
-use drover_protocol::{AccountId, Timestamp};
+use drover_protocol::{AccountId, Timestamp, change::Noun};
 use uuid::Uuid;
 
 use super::{
+    changes::{Change, Public, Verb},
     engine::{MAX_KEY_BYTES, MAX_VALUE_BYTES, View, WriteSet},
     ids::Ids,
     overlay::Overlay,
@@ -15,22 +16,61 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+/// How many of the latest changes a further one is compared with.
+const LOOKED_BACK: usize = 8;
+
 pub struct Tx<'a> {
     overlay: Overlay<'a>,
     account: AccountId,
     now: Timestamp,
     ids: &'a Ids,
     wakes: Vec<Topic>,
+    /// Absent: nobody follows changes.
+    changes: Option<Vec<Change>>,
 }
 
 impl<'a> Tx<'a> {
-    pub(super) fn new(base: &'a dyn View, account: AccountId, now: Timestamp, ids: &'a Ids) -> Self {
-        Self { overlay: Overlay::new(base), account, now, ids, wakes: Vec::new() }
+    pub(super) fn new(
+        base: &'a dyn View,
+        account: AccountId,
+        now: Timestamp,
+        ids: &'a Ids,
+        changes_are_followed: bool,
+    ) -> Self {
+        let changes = changes_are_followed.then(Vec::new);
+        Self { overlay: Overlay::new(base), account, now, ids, wakes: Vec::new(), changes }
     }
 
-    /// What was written and who is to be woken, when the operation has succeeded.
-    pub(super) fn into_parts(self) -> (WriteSet, Vec<Topic>) {
-        (self.overlay.writes, self.wakes)
+    /// What was written, who is to be woken and what has changed, when the operation has succeeded.
+    pub(super) fn into_parts(self) -> (WriteSet, Vec<Topic>, Vec<Change>) {
+        (self.overlay.writes, self.wakes, self.changes.unwrap_or_default())
+    }
+
+    /// Whether somebody follows the changes of objects.
+    pub fn changes_are_followed(&self) -> bool {
+        self.changes.is_some()
+    }
+
+    /// Tells those who follow changes once this is committed. Several changes of one object are one.
+    pub(super) fn changed(&mut self, verb: Verb, object: Public) {
+        // An account is a record of the system account, and an object of its own.
+        let account = match object.noun {
+            Noun::Account => AccountId::from_uuid(object.id),
+            _ => self.account,
+        };
+        let Public { noun, id, name, revision } = object;
+        let at = self.now;
+        let Some(changes) = &mut self.changes else { return };
+        let name = name.map(str::to_owned);
+        match changes.iter_mut().rev().take(LOOKED_BACK).find(|known| known.id == id && known.noun == noun) {
+            Some(known) if known.verb == Verb::Created && verb == Verb::Changed => {
+                (known.name, known.revision) = (name, revision);
+            }
+            Some(known) if known.verb == Verb::Changed => {
+                (known.verb, known.name, known.revision) = (verb, name, revision);
+            }
+            _ => changes.push(Change { account, noun, verb, id, name, revision, at }),
+        }
     }
 
     /// A new id, larger than all before it.
@@ -65,6 +105,11 @@ impl<'a> Tx<'a> {
 
     pub fn delete(&mut self, key: Vec<u8>) {
         self.overlay.writes.insert(key, None);
+    }
+
+    /// How many keys are written so far.
+    pub fn written(&self) -> usize {
+        self.overlay.writes.len()
     }
 
     /// The same transaction as seen from another account; see the exception above.

@@ -51,6 +51,18 @@ pub enum Topic {
     Storage,
     /// A trigger is due sooner than was known.
     Triggers,
+    /// News wait to be handed out.
+    News,
+    /// A delivery to a webhook is due.
+    Deliveries,
+    /// The alerts have changed.
+    Alerts,
+    /// An e-mail waits to be sent.
+    Mail,
+    /// A mailbox is to be looked into sooner than was known.
+    Mailboxes,
+    /// An account was deleted.
+    Accounts,
 }
 
 impl Topic {

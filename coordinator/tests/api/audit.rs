@@ -209,3 +209,42 @@ async fn tampering_is_found() {
         std::mem::forget(world);
     }
 }
+
+/// Old acts go when the account and the setting both allow it, a day's worth at once; what is left still proves itself, and
+/// says what is gone. Neither alone makes the time shorter.
+#[tokio::test]
+async fn old_acts_go_and_the_rest_still_proves_itself() {
+    let mut rules = crate::support::rules();
+    rules.audit_retention_days = Some(30);
+    let world = World::with_rules(rules).await;
+    let days = |days: i64| days * 86_400;
+    for number in 0..5 {
+        world.post("/robots", json!({ "name": format!("r{number}") })).await.created();
+        world.move_clock(days(1));
+    }
+    world.move_clock(days(60));
+    world.retain(0, 0).await;
+    assert_eq!(verbs(&world, "").await.len(), 5, "the account keeps its acts for ever until it says otherwise");
+    world.patch("/account", json!({ "audit_retention_days": 29 })).await.invalid(&["/audit_retention_days"]);
+    world.patch("/account", json!({ "audit_retention_days": 62 })).await.ok();
+    world.retain(0, 0).await;
+    assert_eq!(
+        verbs(&world, "").await,
+        ["create robot", "create robot", "update account", "remove_old audit"],
+        "three days are older than 62"
+    );
+    let verified = world.get("/audit/verify").await.ok();
+    assert_eq!((&verified["sound"], &verified["last_seq"]), (&json!(true), &json!(7)));
+    let removal = &world.get("/audit?verb=remove_old").await.ok()["items"][0];
+    assert_eq!((&removal["actor"], &removal["after"]["removed"]), (&json!("coordinator"), &json!(3)));
+    let first = world.get(&format!("/audit?to={}", text(removal, "/at"))).await.ok();
+    assert_eq!(each(&first, "seq"), [5, 4]);
+    // Nothing is due: nothing is written either.
+    world.retain(0, 0).await;
+    assert_eq!(verbs(&world, "").await.len(), 4);
+    // Whoever removes more by hand is found out.
+    let account = world.account;
+    world.app.db.write(account, |tx| table::delete::<Act>(tx, 4)).await.unwrap();
+    assert_eq!(world.get("/audit/verify").await.ok()["sound"], false);
+    std::mem::forget(world);
+}

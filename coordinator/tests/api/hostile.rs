@@ -38,6 +38,13 @@ impl Route {
         routes
     }
 
+    /// The same without webhooks: what those are sent is the caller's own, and any object will do.
+    async fn all_with_fields(media_type: &str) -> Vec<Self> {
+        let mut routes = Self::all(media_type).await;
+        routes.retain(|route| !route.template.contains("{hook}"));
+        routes
+    }
+
     fn name(&self) -> String {
         format!("{} {}", self.method, self.template)
     }
@@ -73,7 +80,8 @@ impl Route {
         let answer = self.send(body.to_string()).await;
         let what = || body.to_string().chars().take(300).collect::<String>();
         assert!(!answer.status.is_server_error(), "{}: {} for {}", self.name(), answer.text(), what());
-        assert_ne!(answer.status, 401, "{}: {}", self.name(), what());
+        // Whoever signs in with something else is not known.
+        assert!(answer.status != 401 || self.template.ends_with("/session"), "{}: {}", self.name(), what());
         if self.template.contains("/account/key") && answer.status == 200 {
             self.world.admin = text(&answer.json(), "/key");
         }
@@ -107,7 +115,7 @@ fn nested(depth: usize, array: bool) -> Value {
 /// What is no JSON at all is a 400 wherever it is sent, a fault of the media type a 415, too much a 413.
 #[tokio::test]
 async fn bodies_that_cannot_be_read() {
-    let routes = Route::all("application/json").await;
+    let routes = Route::all_with_fields("application/json").await;
     assert!(routes.len() > 20, "{}", routes.len());
     for route in routes {
         let name = route.name();
@@ -150,7 +158,7 @@ async fn bodies_that_cannot_be_read() {
 /// text, text with NUL and half a surrogate, values nested deeply. A field that nobody knows is always refused.
 #[tokio::test]
 async fn bodies_with_values_that_do_not_fit() {
-    for mut route in Route::all("application/json").await {
+    for mut route in Route::all_with_fields("application/json").await {
         let good = route.good_body();
         let (mut all, mut tried) = (Vec::new(), 0);
         pointers(&good, "", &mut all);

@@ -2,9 +2,14 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
-use drover_coordinator::domain::permission::Role;
+use drover_coordinator::{
+    domain::{alert::Matter, news::Subject, permission::Role},
+    operations::alert_raise,
+    store::Tx,
+};
 use drover_protocol::AccountId;
 use http::{Method, StatusCode};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -63,7 +68,24 @@ impl Things {
         let trigger = json!({ "name": "t", "process": process, "target": { "group": "all" }, "kind": "schedule",
             "schedule": { "cron": "0 0 1 1 *" } });
         let trigger = world.post("/triggers", trigger).await.created();
+        let webhook = json!({ "name": "w", "url": "http://127.0.0.1:9/", "events": ["task.added"] });
+        let webhook = world.post("/webhooks", webhook).await.created();
+        world.add("q", json!({})).await;
+        drover_coordinator::background::news::pass(&world.app).await.unwrap();
+        let delivery = world.get("/webhooks/w/deliveries").await.ok();
+        let alert =
+            json!({ "name": "a", "when": "job_waiting", "after_seconds": 1, "channels": [{ "console": true }] });
+        let alert = world.post("/alerts", alert).await.created();
+        let raised = raise(world, &text(&alert, "/id")).await;
+        let hook = json!({ "name": "hook", "process": process, "target": { "group": "all" }, "kind": "webhook",
+            "webhook": { "auth": "none" } });
+        let hook = text(&world.post("/triggers", hook).await.created(), "/url");
+        let role = world.post("/roles", json!({ "name": "r", "permissions": ["job:read"] })).await.created();
+        let user = world.post("/users", json!({ "login": "ann", "roles": ["viewer"] })).await.created();
+        let account = json!({ "name": "third", "admin": { "login": "bob" } });
+        let account = world.post("/accounts", account).await.created();
         let things = BTreeMap::from([
+            ("{hook}", hook.rsplit('/').next().unwrap().to_owned()),
             ("{robot}", agent.id.clone()),
             ("{resource}", text(&resource, "/id")),
             ("{scope}", "robot".to_owned()),
@@ -81,9 +103,18 @@ impl Things {
             ("{queue}", queue),
             ("{task}", task),
             ("{trigger}", text(&trigger, "/id")),
+            ("{webhook}", text(&webhook, "/id")),
+            ("{delivery}", text(&delivery, "/items/0/id")),
+            ("{alert}", text(&alert, "/id")),
+            ("{raised}", raised),
             ("token", text(&token, "/token")),
             ("/join-tokens/{id}", format!("/join-tokens/{}", text(&token, "/id"))),
             ("/keys/{id}", format!("/keys/{}", text(&key, "/id"))),
+            ("{role}", text(&role, "/id")),
+            ("{user}", text(&user, "/id")),
+            ("/accounts/{id}", format!("/accounts/{}", text(&account, "/account/id"))),
+            // Only a session has sessions.
+            ("/sessions/{id}", format!("/sessions/{}", text(&key, "/id"))),
         ]);
         (Self(things), text(&assignment, "/key"))
     }
@@ -92,6 +123,7 @@ impl Things {
     fn none() -> Self {
         let id = || Uuid::from_u128(0x0192_f6c4_7a10_7cc3_98c4_dc0c_0c07_398f).to_string();
         Self(BTreeMap::from([
+            ("{hook}", "none".to_owned()),
             ("{robot}", id()),
             ("{resource}", id()),
             ("{scope}", "robot".to_owned()),
@@ -108,10 +140,38 @@ impl Things {
             ("{queue}", id()),
             ("{task}", id()),
             ("{trigger}", id()),
+            ("{webhook}", id()),
+            ("{delivery}", id()),
+            ("{alert}", id()),
+            ("{raised}", id()),
             ("token", "x".to_owned()),
             ("/join-tokens/{id}", format!("/join-tokens/{}", id())),
             ("/keys/{id}", format!("/keys/{}", id())),
+            ("{role}", id()),
+            ("{user}", id()),
+            ("/accounts/{id}", format!("/accounts/{}", id())),
+            ("/sessions/{id}", format!("/sessions/{}", id())),
         ]))
+    }
+
+    /// The same objects by their names, where they have any.
+    fn by_names(&self) -> Self {
+        let names = [
+            ("{robot}", "r"),
+            ("{holder}", "r"),
+            ("{resource}", "login"),
+            ("{group}", "g"),
+            ("{process}", "p"),
+            ("{version}", "1"),
+            ("{folder}", "f"),
+            ("{queue}", "q"),
+            ("{trigger}", "t"),
+            ("{role}", "r"),
+            ("{user}", "ann"),
+        ];
+        let mut things = self.0.clone();
+        things.extend(names.map(|(noun, name)| (noun, name.to_owned())));
+        Self(things)
     }
 
     pub fn path(&self, template: &str) -> String {
@@ -137,6 +197,15 @@ impl Things {
             "POST /keys" | "POST /robots" | "POST /robot-groups" | "POST /processes" | "POST /queues" => {
                 json!({ "name": "new" })
             }
+            "POST /roles" => json!({ "name": "new", "permissions": ["job:read"] }),
+            "POST /users" => json!({ "login": "new", "roles": ["viewer"] }),
+            "PATCH /users/{user}" => json!({ "name": "new" }),
+            "POST /account/password" => {
+                json!({ "old": crate::support::PASSWORD, "new": crate::support::PASSWORD })
+            }
+            "POST /session" => json!({ "login": "admin", "password": crate::support::PASSWORD }),
+            "POST /accounts" => json!({ "name": "new", "admin": { "login": "new" } }),
+            "PATCH /accounts/{id}" => json!({ "disabled": true }),
             "POST /queues/{queue}/pause" => json!({ "reason": "updates" }),
             "POST /queues/{queue}/tasks" => json!({ "payload": { "a": 1 } }),
             "POST /queues/{queue}/take" => json!({ "filter": { "reference": "none" } }),
@@ -164,6 +233,11 @@ impl Things {
             "POST /logs" => json!({ "level": "info", "message": "by hand" }),
             "POST /triggers" => json!({ "name": "new", "process": self.0["{process}"], "target": { "group": "all" },
                 "kind": "continuous", "continuous": { "jobs": 1 } }),
+            "POST /alerts" => json!({ "name": "new", "when": "disk_low", "channels": [{ "console": true }] }),
+            "POST /alerts/raised/{raised}/acknowledge" => json!({ "note": "seen" }),
+            "POST /webhooks" => json!({ "name": "new", "url": "https://x.example/", "events": ["job.finished"] }),
+            "POST /webhooks/{webhook}/rotate-secret" => json!({ "grace_seconds": 60 }),
+            "POST /triggers/{trigger}/rotate-secret" => json!({ "grace_seconds": 60 }),
             "POST /triggers/{trigger}/backfill" => {
                 json!({ "from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z" })
             }
@@ -213,8 +287,92 @@ impl Things {
             }
             (None, _) => call,
         };
+        if operation == "GET /events" {
+            let (parts, body) = call.open().await.into_parts();
+            // A stream has no end.
+            let body = match parts.status {
+                StatusCode::OK => Default::default(),
+                _ => body.collect().await.unwrap().to_bytes(),
+            };
+            return Answer { status: parts.status, headers: parts.headers, body };
+        }
         call.send().await
     }
+}
+
+/// Raises an alert for something, and gives its id.
+async fn raise(world: &World, alert: &str) -> String {
+    let matter = Matter { subject: Subject::new("process", Uuid::from_u128(1), None), text: "it waits".to_owned() };
+    let id = alert.parse().unwrap();
+    let settle = move |tx: &mut Tx| alert_raise::settle(tx, id, 1, &[matter]);
+    world.app.db.write(world.account, settle).await.unwrap();
+    text(&world.get("/alerts/raised").await.ok(), "/items/0/id")
+}
+
+/// What changes nothing that a person would look for, or is told elsewhere; with the reason. Everything else that a person
+/// changes is in the audit trail.
+const NO_ACTS: &[(&str, &str)] = &[
+    ("POST /jobs", "the first event of the job names who started it; a record besides would cost a fifth more"),
+    ("POST /queues/{queue}/tasks", "work, not administration: the task's own events tell it"),
+    ("POST /queues/{queue}/tasks/bulk", "as for one task"),
+    ("POST /queues/{queue}/take", "work: attempt and events name the holder"),
+    ("POST /tasks/{task}/renew", "work of whoever holds the task"),
+    ("POST /tasks/{task}/succeed", "work of whoever holds the task"),
+    ("POST /tasks/{task}/fail", "work of whoever holds the task"),
+    ("POST /tasks/{task}/postpone", "work of whoever holds the task"),
+    ("POST /tasks/{task}/checkpoint", "work of whoever holds the task"),
+    ("POST /tasks/{task}/comment", "the task's events keep every comment with who made it"),
+    ("POST /hooks/{hook}", "whoever has the address: making it is the act, and each call is in the trigger's history"),
+    ("POST /tasks/bulk-action", "the test asks for a dry run"),
+    ("POST /logs", "the line itself names who wrote it"),
+    ("DELETE /logs", "the test has no lines that old"),
+    ("PUT /links/{token}", "whoever has the link: making it is the act"),
+    ("POST /processes/{process}/versions/{version}/activate", "the test's version is the active one"),
+    ("DELETE /robot-groups/{group}/robots/{robot}", "the test's robot is not in the group"),
+    ("POST /tasks/{task}/retry", "the test's task waits already"),
+    ("POST /robots/{robot}/resume", "the test's robot is not paused"),
+    ("POST /robot-groups/{group}/resume", "the test's group is not paused"),
+    ("POST /robots/{robot}/enable", "the test's robot is enabled"),
+    ("POST /robot-groups/{group}/enable", "the test's group is enabled"),
+    ("POST /queues/{queue}/resume", "the test's queue is not paused"),
+    ("POST /triggers/{trigger}/enable", "the test's trigger is enabled"),
+    ("POST /triggers/{trigger}/backfill", "the test's trigger has nothing to make up for"),
+    ("DELETE /resources/{resource}/overrides/{scope}/{holder}", "the test's robot has no value of its own yet"),
+];
+
+/// Every call of a person that changes something leaves an act, whatever route is added; the exceptions have reasons.
+#[tokio::test]
+async fn every_change_by_a_person_leaves_an_act() {
+    let last = async |world: &World| {
+        let page = world.get("/audit?limit=1").await.ok();
+        page["items"][0]["seq"].as_u64().unwrap_or_default()
+    };
+    let changes = operations().into_iter().filter(|(method, path)| {
+        *method != Method::GET && path.starts_with("/api/v1") && !path.starts_with("/api/v1/agent/")
+    });
+    let (mut silent, mut told) = (Vec::new(), 0);
+    for (method, path) in changes {
+        let world = World::new().await;
+        let agent = world.agent("r").await;
+        let (things, _) = Things::make(&world, &agent).await;
+        let operation = format!("{method} {}", path.trim_start_matches("/api/v1"));
+        let before = last(&world).await;
+        let answer = things.call(&world, &method, &path, Some(&world.admin)).await;
+        // After this one the old key is good for nothing.
+        if operation == "POST /account/key" {
+            continue;
+        }
+        let changed = answer.status.is_success() && last(&world).await == before;
+        match (answer.status.is_success(), changed) {
+            (true, true) => silent.push(operation),
+            (true, false) => told += 1,
+            (false, _) => {}
+        }
+    }
+    let unexpected: Vec<&String> =
+        silent.iter().filter(|operation| !NO_ACTS.iter().any(|(known, _)| known == operation)).collect();
+    assert!(unexpected.is_empty(), "these leave no act: {unexpected:#?}");
+    assert!(told > 50, "{told}");
 }
 
 /// Every route with every key. The table is what reviewers read: a change of rights is a changed line of it.
@@ -252,6 +410,7 @@ async fn every_route_with_every_key() {
                 // Whoever gets past the rights must find a call that is in order, or the test would prove nothing.
                 StatusCode::OK
                 | StatusCode::CREATED
+                | StatusCode::ACCEPTED
                 | StatusCode::NO_CONTENT
                 | StatusCode::NOT_FOUND
                 | StatusCode::CONFLICT => "yes",
@@ -332,16 +491,21 @@ async fn another_account_sees_nothing() {
     let token = text(&made.send().await.created(), "/token");
     let other_robot = text(&world.join(&token, "m2", Some("r2"), json!({})).await.created(), "/key");
     let other_job = job_key_of(&world, &other_admin, &other_robot).await;
+    let named = things.by_names();
     let mut seen = 0;
-    // A link is for whoever has it, whatever key goes along.
-    let about_things = |(_, path): &(Method, String)| path.contains('{') && !path.contains("{token}");
+    // A link and a webhook are for whoever has them, whatever key goes along.
+    let about_things =
+        |(_, path): &(Method, String)| path.contains('{') && !path.contains("{token}") && !path.contains("{hook}");
     for (method, path) in operations().into_iter().filter(about_things) {
         let may = if path.contains("/agent/") { &other_robot } else { &other_admin };
-        for key in [&other_admin, &other_robot, &other_job] {
+        // The key of a job learns what it would have to declare, by the name that it said.
+        let asking = [(&other_admin, &things), (&other_admin, &named), (&other_robot, &things), (&other_job, &things)];
+        for (key, things) in asking {
             let real = things.call(&world, &method, &path, Some(key)).await;
             let invented = Things::none().call(&world, &method, &path, Some(key)).await;
             // What the key may not do at all is refused before anybody has looked whether the object is there.
-            let expected = if key == may { vec![404] } else { vec![403, 404] };
+            // Only those who run the coordinator see accounts at all.
+            let expected = if key == may && !path.contains("/accounts/") { vec![404] } else { vec![403, 404] };
             assert!(expected.contains(&real.status.as_u16()), "{method} {path}: {}", real.text());
             let words = |answer: &Answer| (answer.json()["type"].clone(), answer.json()["detail"].clone());
             assert_eq!(words(&real), words(&invented), "{method} {path}");
@@ -365,12 +529,97 @@ async fn another_account_sees_nothing() {
         "/audit",
         "/storages",
         "/triggers",
+        "/webhooks",
+        "/alerts",
+        "/alerts/raised",
+        "/users",
+        "/roles",
+        "/sessions",
     ] {
         let call = Call::new(world.router.clone(), Method::GET, list).key(&other_admin);
         let page = call.send().await.ok();
         let ours = things.0.values().filter(|id| id.len() == 36).any(|id| page.to_string().contains(id.as_str()));
         assert!(!ours, "{list}: {page}");
     }
+}
+
+/// What a body or a filter names must be of the same account; otherwise it is a fault of that field, as if it were nowhere.
+#[tokio::test]
+async fn nothing_of_another_account_is_named() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    let (things, _) = Things::make(&world, &agent).await;
+    let made = world.post("/accounts", json!({ "name": "other", "admin": { "login": "bob" } })).await.created();
+    let key = text(&made, "/key");
+    let call = |method: Method, path: &str| Call::new(world.router.clone(), method, path).key(&key);
+    let post = |path: &str, body: Value| call(Method::POST, path).json(&body).send();
+    post("/processes", json!({ "name": "own" })).await.created();
+    let upload = call(Method::POST, "/processes/own/versions?activate=true").header("content-type", "application/zip");
+    upload.body(package(&[("main.sh", "true")])).send().await.created();
+    for (path, name) in [("/queues", "own"), ("/robot-groups", "own"), ("/robots", "own"), ("/storages", "own")] {
+        post(path, json!({ "name": name })).await.created();
+    }
+    let task = text(&post("/queues/own/tasks", json!({ "payload": {} })).await.created(), "/id");
+    let put = call(Method::PUT, "/storages/own/files/a").body("x");
+    put.send().await.created();
+    post("/resources", json!({ "name": "own", "kind": "text", "value": "x" })).await.created();
+    for things in [&things, &things.by_names()] {
+        let of = |noun: &str| things.0[noun].clone();
+        let job = |target: Value| json!({ "process": "own", "target": target });
+        let trigger = |process: String, target: Value| json!({ "name": "t2", "process": process, "target": target, "kind": "continuous", "continuous": { "jobs": 1 } });
+        let own = || json!({ "group": "own" });
+        for (path, body, pointer) in [
+            ("/jobs", json!({ "process": of("{process}"), "target": own() }), "/process"),
+            ("/jobs", job(json!({ "robot": of("{robot}") })), "/target/robot"),
+            ("/jobs", job(json!({ "group": of("{group}") })), "/target/group"),
+            ("/triggers", trigger(of("{process}"), own()), "/process"),
+            ("/triggers", trigger("own".to_owned(), json!({ "robot": of("{robot}") })), "/target/robot"),
+            ("/triggers", trigger("own".to_owned(), json!({ "group": of("{group}") })), "/target/group"),
+            ("/queues", json!({ "name": "q2", "on_success_queue": of("{queue}") }), "/on_success_queue"),
+            ("/robots", json!({ "name": "r2", "groups": [of("{group}")] }), "/groups/0"),
+            ("/join-tokens", json!({ "group": of("{group}") }), "/group"),
+            ("/users", json!({ "login": "x", "roles": [of("{role}")] }), "/roles/0"),
+            (
+                "/tasks/bulk-action",
+                json!({ "filter": { "queue": of("{queue}") }, "action": "retry", "dry_run": true }),
+                "/filter/queue",
+            ),
+            (
+                "/tasks/bulk-action",
+                json!({ "filter": {}, "action": "move", "value": of("{queue}"), "dry_run": true }),
+                "/value",
+            ),
+            ("/storages/own/copy", json!({ "path": "a", "to_folder": of("{folder}"), "to_path": "b" }), "/to_folder"),
+        ] {
+            post(path, body).await.invalid(&[pointer]);
+        }
+        let moved = call(Method::PATCH, &format!("/tasks/{task}")).json(&json!({ "queue": of("{queue}") }));
+        moved.send().await.invalid(&["/queue"]);
+        for (path, field) in [
+            (format!("/jobs?process={}", of("{process}")), "process"),
+            (format!("/jobs?robot={}", of("{robot}")), "robot"),
+            (format!("/jobs?group={}", of("{group}")), "group"),
+            (format!("/robots?group={}", of("{group}")), "group"),
+            (format!("/tasks?queue={}", of("{queue}")), "queue"),
+            (format!("/triggers?process={}", of("{process}")), "process"),
+            (format!("/users?role={}", of("{role}")), "role"),
+            (format!("/resources/own/value?robot={}", of("{robot}")), "robot"),
+        ] {
+            call(Method::GET, &path).send().await.invalid(&[field]);
+        }
+        for path in [
+            format!("/robot-groups/own/robots/{}", of("{robot}")),
+            format!("/robot-groups/{}/robots/own", of("{group}")),
+        ] {
+            call(Method::PUT, &path).send().await.expect(404);
+        }
+        for (kind, noun) in [("robot", "{robot}"), ("group", "{group}")] {
+            let path = format!("/resources/own/overrides/{kind}/{}", of(noun));
+            call(Method::PUT, &path).json(&json!({ "value": "y" })).send().await.expect(404);
+        }
+    }
+    let found = call(Method::GET, &format!("/logs?job={}", things.0["{job}"])).send().await.ok();
+    assert_eq!(found["items"], json!([]));
 }
 
 /// A 403 names the permission that is missing, so that an administrator knows what to give.

@@ -167,7 +167,11 @@ async fn a_folder_is_deleted_with_its_files_only_when_that_is_asked() {
     assert_eq!(each(&world.get("/storages/d/files").await.ok(), "path").len(), 0);
     world.tend_storage().await;
     world.collect_garbage().await;
-    assert_eq!((world.file_blobs().await, world.mentions(b"x/22")), (0, 0));
+    // The audit trail goes on to tell who wrote it.
+    let is_told = |(key, value): &(Vec<u8>, Vec<u8>)| {
+        !key.starts_with(b"au") && [key, value].iter().any(|bytes| bytes.windows(4).any(|part| part == b"x/22"))
+    };
+    assert_eq!((world.file_blobs().await, world.pairs().iter().filter(|pair| is_told(pair)).count()), (0, 0));
     world.delete("/storages/d").await.done();
     world.tend_storage().await;
     world.delete("/storages/d").await.expect(404);

@@ -12,7 +12,11 @@ use drover_coordinator::{
     background::{self, retention::Ages},
     clock::{Clock, Randomness},
     domain::job::Leases,
-    operations::account::{self, Bootstrap},
+    mail_client::MailRules,
+    operations::{
+        account::{self, Bootstrap},
+        session::SessionRules,
+    },
     secrets::Secrets,
     store::{
         Db,
@@ -22,6 +26,7 @@ use drover_coordinator::{
         engine::{Engine, KeyRange, Order, Pair},
         memory::Memory,
     },
+    webhook_client::WebhookRules,
 };
 use drover_protocol::{AccountId, Timestamp};
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -86,6 +91,12 @@ pub fn rules() -> Rules {
         },
         public_metrics: true,
         public_url: String::new(),
+        webhooks: WebhookRules { allow_private_targets: true, timeout_seconds: 15 },
+        mail: MailRules::none(),
+        audit_retention_days: None,
+        openid: None,
+        ldap: None,
+        sessions: SessionRules { idle_seconds: 3600, lifetime_seconds: 86_400, encrypted: false },
     }
 }
 
@@ -103,11 +114,20 @@ impl World {
         rules: Rules,
         open: impl FnOnce(Arc<Memory>, Arc<dyn Clock>, Arc<dyn Randomness>) -> Db,
     ) -> Self {
+        Self::with_secret(rules, [3; 32], open).await
+    }
+
+    /// The same with a key file of its own.
+    pub async fn with_secret(
+        rules: Rules,
+        secret: [u8; 32],
+        open: impl FnOnce(Arc<Memory>, Arc<dyn Clock>, Arc<dyn Randomness>) -> Db,
+    ) -> Self {
         let engine = Arc::new(Memory::default());
         let clock = Arc::new(ManualClock(AtomicI64::new(START)));
         let randomness = Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(7))));
         let db = Arc::new(open(engine.clone(), clock.clone(), randomness));
-        let secrets = Arc::new(Secrets::from_bytes(&[3; 32]));
+        let secrets = Arc::new(Secrets::from_bytes(&secret));
         let app = App::new(db, Arc::new(Blobs::memory()), secrets, rules, None);
         let router = drover_coordinator::http::router(Arc::clone(&app));
         let account = AccountId::from_uuid(Uuid::from_u128(0xacc0));
@@ -127,6 +147,10 @@ impl World {
             login: "admin".to_owned(),
             password_hash: Some(HASH.clone()),
             api_key: None,
+            name: String::new(),
+            email: None,
+            runs_system: account == self.account,
+            audit_retention_days: None,
         };
         let secrets = Arc::clone(&self.app.secrets);
         self.app.db.write(account, move |tx| account::bootstrap(tx, account, &wanted, &secrets)).await.unwrap()
@@ -139,7 +163,11 @@ impl World {
         assert!(report.is_sound(), "{report}");
         self.app
             .db
-            .read(self.account, |reading| drover_coordinator::operations::queue::check_counters(reading))
+            .read(self.account, |reading| {
+                drover_coordinator::operations::queue::check_counters(reading)?;
+                drover_coordinator::operations::news::check_wanted(reading)?;
+                drover_coordinator::operations::webhook::check_faring(reading)
+            })
             .unwrap();
     }
 
@@ -167,7 +195,8 @@ impl World {
     }
 
     pub async fn retain(&self, jobs_days: u64, logs_days: u64) {
-        background::retention::pass(&self.app, Ages { jobs_days, logs_days }).await.unwrap();
+        let ages = Ages { jobs_days, logs_days, deliveries_days: 7 };
+        background::retention::pass(&self.app, ages).await.unwrap();
     }
 
     pub async fn tend_storage(&self) {

@@ -28,7 +28,8 @@ def program():
 class Coordinator:
     """Use it in a `with`: whatever happens, the process is ended, and it must end in order."""
 
-    def __init__(self):
+    def __init__(self, settings=None):
+        self.settings = settings or {}
         self.key = base64.b64encode(str(uuid.uuid4()).encode()).decode()
         self.folder = tempfile.TemporaryDirectory(prefix="drover-contract.")
         self.store = pathlib.Path(self.folder.name) / "store"
@@ -43,7 +44,7 @@ class Coordinator:
         }
         self.log = open(pathlib.Path(self.folder.name) / "log", "w+b")
         self.process = subprocess.Popen(
-            [program(), "run"], env=os.environ | settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [program(), "run"], env=os.environ | settings | self.settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
             self.url = "http://" + self._address()

@@ -18,12 +18,18 @@ NAMES = {
     "queue": "invoices",
     "version": "1",
     "trigger": "nightly",
+    "webhook": "chat",
+    "delivery": WORLD["delivery"],
+    "alert": "waiting",
+    "raised": WORLD["raised"],
     "sha256": WORLD["sha256"],
     "path": "report.html",
     "name": "report.html",
     "resource": "erp-login",
     "scope": "group",
     "holder": "accounting",
+    "role": "clerks",
+    "user": "clerk",
 }
 counters = {}
 
@@ -46,6 +52,8 @@ def real(operation, name, given):
         return turn("folder", [WORLD["storage"], WORLD["storage"], urllib.parse.quote(f"jobs/{WORLD['finished']}", safe="")])
     if name == "token":
         return WORLD["links"]["put" if method == "put" else "get"]
+    if name == "hook":
+        return WORLD["hook"]
     if name == "id":
         return turn(path, WORLD["spare"][path.split("/")[3]])
     if name == "task":

@@ -1,5 +1,7 @@
 """What the calls of the contract tests need to find: robots, a process, and jobs in every stage of their life."""
 
+import time
+
 import requests
 
 from coordinator import package
@@ -33,6 +35,8 @@ class World:
             self.agent("POST", f"/agent/jobs/{job['job']['id']}/accept", {"attempt": job["attempt"]})
         self.waiting = [self.start(None) for _ in range(6)]
         self.make_trigger("nightly")
+        hook = {"name": "called", "kind": "webhook", "process": "invoices", "target": {"group": "accounting"}}
+        self.hook = c.json("POST", "/triggers", hook | {"webhook": {"auth": "none"}})["url"].rsplit("/", 1)[1]
         self.join_token = c.json("POST", "/join-tokens", {"uses": 10000})["token"]
         self.storage = c.json("POST", "/storages", {"name": "accounting/invoices"})["id"]
         c.call("PUT", f"/storages/{self.storage}/files/report.html", data=b"<p>300 checked</p>", wanted=201)
@@ -45,8 +49,42 @@ class World:
         c.json("POST", "/queues", {"name": "invoices", "max_attempts": 1000})
         self.tasks = self.make_tasks()
         self.spare["triggers"] = [self.make_trigger(f"spare-{number}") for number in range(SPARE)]
+        self.make_outbound()
+        c.json("POST", "/roles", {"name": "clerks", "permissions": ["job:read", "queue:*"]})
+        c.json("POST", "/users", {"login": "clerk", "roles": ["clerks"]})
+        for n in range(SPARE):
+            c.json("POST", "/roles", {"name": f"spare-{n}", "permissions": ["job:read"]})
+            c.json("POST", "/users", {"login": f"spare-{n}", "roles": []})
+        self.spare["roles"] = self.spare["users"] = [f"spare-{n}" for n in range(SPARE)]
+        accounts = [{"name": f"spare {n}", "admin": {"login": "admin"}} for n in range(SPARE)]
+        self.spare["accounts"] = [c.json("POST", "/accounts", account)["account"]["id"] for account in accounts]
+        self.spare["sessions"] = ["0192f6c4-7a10-7cc3-98c4-dc0c0c07398f"]
         self.spare["keys"] = [c.json("POST", "/keys", {"name": f"spare {n}"})["id"] for n in range(SPARE)]
         self.spare["join-tokens"] = [c.json("POST", "/join-tokens", {})["id"] for _ in range(SPARE)]
+
+    def make_outbound(self):
+        """Webhooks at an address that nobody listens at, with something on its way, and alerts, one of them raised."""
+        hook = {"url": "http://127.0.0.1:9/", "events": ["trigger.fired"]}
+        self.spare["webhooks"] = [f"spare-{number}" for number in range(SPARE)]
+        for name in ["chat", *self.spare["webhooks"]]:
+            self.c.json("POST", "/webhooks", hook | {"name": name})
+        self.c.json("POST", "/triggers/nightly/fire")
+        self.delivery = self.until(lambda: self.c.json("GET", "/webhooks/chat/deliveries")["items"])[0]["id"]
+        alert = {"when": "robot_offline", "channels": [{"console": True}]}
+        self.spare["alerts"] = [f"spare-{number}" for number in range(SPARE)]
+        for name in self.spare["alerts"]:
+            self.c.json("POST", "/alerts", alert | {"name": name})
+        self.c.json("POST", "/alerts", {"name": "waiting", "when": "job_waiting", "after_seconds": 1} | {"channels": alert["channels"]})
+        self.raised = self.until(lambda: self.c.json("GET", "/alerts/raised")["items"])[0]["id"]
+
+    @staticmethod
+    def until(look):
+        """What is found as soon as there is something."""
+        ends_at = time.monotonic() + 30
+        while not (found := look()):
+            assert time.monotonic() < ends_at, "nothing comes"
+            time.sleep(0.1)
+        return found
 
     def make_tasks(self):
         """Tasks that wait, that are held and that have ended."""

@@ -178,7 +178,8 @@ async fn act(world: &Rc<World>) {
     tokio::time::sleep(Duration::from_millis(500 + world.below(6_000))).await;
     let robot = world.below(ROBOTS as u64);
     match world.below(100) {
-        0..30 => start(world).await,
+        0..27 => start(world).await,
+        27..30 => call_trigger(world).await,
         30..40 => add_task(world).await,
         40..44 => workers::work_outside(world).await,
         44..55 => {
@@ -265,6 +266,25 @@ async fn start(world: &Rc<World>) {
     let witness = world.disk.witness.lock();
     let missing = ids.iter().find(|id| witness.job(**id).is_none_or(|job| job.labels["wish"] != wish.to_string()));
     assert!(missing.is_none(), "the start of {missing:?} was acknowledged, and it is not there");
+    world.jobs.borrow_mut().extend(ids);
+}
+
+/// Calls a trigger from outside: it starts one job, however often the call has to be repeated.
+async fn call_trigger(world: &Rc<World>) {
+    let wish = format!("call {}", world.next_wish());
+    let path = world.hook.borrow().clone();
+    let Some((status, answer)) = insist(world, &path, &json!({"seconds": 2, "call": wish}), &wish).await else {
+        return;
+    };
+    if status == StatusCode::CONFLICT {
+        // It has been disabled, for faults have ended.
+        return;
+    }
+    assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+    let ids: Vec<JobId> = serde_json::from_value(answer["job_ids"].clone()).expect("ids");
+    assert_eq!(ids.len(), 1, "one call is one job");
+    let witness = world.disk.witness.lock();
+    assert!(witness.job(ids[0]).is_some(), "the call was acknowledged, and its job is not there");
     world.jobs.borrow_mut().extend(ids);
 }
 

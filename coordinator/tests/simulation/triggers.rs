@@ -8,18 +8,21 @@ use std::{
 use drover_coordinator::{
     domain::{
         job::Job,
-        trigger::{Fire, Trigger},
+        trigger::{Fire, Rule, Trigger, by_webhook::is_once},
     },
-    store::{Reader, engine::WriteSet, key::Kind, table},
+    store::{Reader, Scan, engine::WriteSet, key::Kind, table},
 };
-use drover_protocol::{JobId, Timestamp, TriggerId, trigger::Decision};
+use drover_protocol::{
+    JobId, Timestamp, TriggerId,
+    trigger::{Decision, TriggerKind},
+};
 use http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{people::must, world::World};
+use crate::{people::must, workers, world::World};
 
-const NAMES: [&str; 3] = ["often", "steady", "kept"];
+const NAMES: [&str; 5] = ["often", "steady", "kept", "tasked", "called"];
 
 /// Makes triggers of each kind, which fire from now on.
 pub async fn prepare(world: &Rc<World>) {
@@ -29,10 +32,18 @@ pub async fn prepare(world: &Rc<World>) {
     let steady = json!({"name": "steady", "kind": "schedule", "overlap": "buffer_one",
         "schedule": {"interval_seconds": 11}});
     let kept = json!({"name": "kept", "kind": "continuous", "continuous": {"jobs": 1}});
-    for mut trigger in [often, steady, kept] {
+    let tasked = json!({"name": "tasked", "kind": "queue", "queue": {"queue": workers::QUEUE, "tasks_per_job": 2,
+        "max_jobs": 2, "end_when_empty": true}, "input": {"seconds": 20, "obeys": 1, "works": 1}});
+    let called = json!({"name": "called", "kind": "webhook", "webhook": {"auth": "none"}});
+    for mut trigger in [often, steady, kept, tasked, called] {
         let members = trigger.as_object_mut().expect("an object");
-        members.extend(base.as_object().expect("an object").clone());
-        must(world, Method::POST, "/triggers", trigger).await;
+        for (name, member) in base.as_object().expect("an object") {
+            members.entry(name.clone()).or_insert(member.clone());
+        }
+        let made = must(world, Method::POST, "/triggers", trigger).await;
+        if let Some((_, path)) = made["url"].as_str().and_then(|url| url.split_once("/api/v1")) {
+            world.hook.replace(path.to_owned());
+        }
     }
 }
 
@@ -50,6 +61,8 @@ type RowId = (TriggerId, Timestamp, Uuid);
 pub struct Ledger {
     triggers: BTreeMap<TriggerId, Trigger>,
     rows: BTreeMap<RowId, Fire>,
+    /// At which instant what may happen once has happened.
+    occasions: BTreeMap<(TriggerId, Uuid), Timestamp>,
 }
 
 impl Ledger {
@@ -69,6 +82,9 @@ impl Ledger {
             let row: Fire = table::get(reading, id).map_err(broken)?;
             self.judge_row(&row, new, &mut named)?;
             reached.push(format!("trigger {:?}", row.decision));
+            if let Some(kind) = self.judge_kind(reading, &row)? {
+                reached.push(format!("{kind:?} trigger {:?}", row.decision));
+            }
             self.rows.insert(id, row);
         }
         for job in new.iter().filter(|job| job.trigger_id.is_some()) {
@@ -83,6 +99,29 @@ impl Ledger {
             self.triggers.insert(id, after);
         }
         Ok(reached)
+    }
+
+    /// What may happen once happens at one instant, and a queue has never more jobs than its trigger allows.
+    fn judge_kind(&mut self, reading: &Reader, row: &Fire) -> Result<Option<TriggerKind>, String> {
+        if is_once(row.occasion) {
+            let first = *self.occasions.entry((row.trigger_id, row.occasion)).or_insert(row.instant);
+            if first != row.instant {
+                return Err(format!(
+                    "{} of {} was at {first} and again at {}",
+                    row.occasion, row.trigger_id, row.instant
+                ));
+            }
+        }
+        let trigger: Option<Trigger> = table::find(reading, row.trigger_id).map_err(|error| error.to_string())?;
+        let Some(trigger) = trigger else { return Ok(None) };
+        if let Rule::Queue { settings, .. } = &trigger.rule {
+            let jobs = Scan::of(reading, Kind::JobActiveByTrigger, trigger.id).pairs(reading, 1_000);
+            let count = jobs.map_err(|error| error.to_string())?.len();
+            if count > settings.max_jobs as usize {
+                return Err(format!("{} has {count} unfinished jobs, more than it may", trigger.name));
+            }
+        }
+        Ok(Some(trigger.rule.kind()))
     }
 
     /// An instant fires once, with jobs that were made for it.

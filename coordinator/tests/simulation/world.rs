@@ -21,12 +21,15 @@ use drover_coordinator::{
     clock::{Clock, Randomness},
     domain::job::Leases,
     http::router,
+    mail_client::MailRules,
     operations::{
         account::{self, Bootstrap},
         robot_group,
+        session::SessionRules,
     },
     secrets::Secrets,
     store::{Db, Topic, blob::Blobs},
+    webhook_client::WebhookRules,
 };
 use drover_protocol::{AccountId, JobId, Timestamp};
 use futures::FutureExt;
@@ -98,6 +101,8 @@ pub struct World {
     pub artifacts: RefCell<BTreeMap<(JobId, String), u32>>,
     /// References of tasks whose adding was acknowledged.
     pub task_wishes: RefCell<Vec<String>>,
+    /// Where the trigger is called that is called from outside, below the API's base.
+    pub hook: RefCell<String>,
     wishes: Cell<u64>,
     failure: RefCell<Option<String>>,
     history: RefCell<Vec<String>>,
@@ -127,6 +132,7 @@ impl World {
             jobs: RefCell::default(),
             artifacts: RefCell::default(),
             task_wishes: RefCell::default(),
+            hook: RefCell::default(),
             wishes: Cell::new(0),
             failure: RefCell::default(),
             history: RefCell::default(),
@@ -213,6 +219,12 @@ impl World {
             },
             public_metrics: true,
             public_url: String::new(),
+            webhooks: WebhookRules { allow_private_targets: false, timeout_seconds: 15 },
+            mail: MailRules::none(),
+            audit_retention_days: None,
+            openid: None,
+            ldap: None,
+            sessions: SessionRules { idle_seconds: 3600, lifetime_seconds: 86_400, encrypted: false },
         };
         App::new(Arc::new(db), Arc::clone(&self.blobs), Arc::clone(&self.secrets), rules, None)
     }
@@ -226,6 +238,10 @@ impl World {
             login: "admin".to_owned(),
             password_hash: None,
             api_key: Some(ADMIN_KEY.to_owned()),
+            name: String::new(),
+            email: None,
+            runs_system: true,
+            audit_retention_days: None,
         };
         let made = app.db.write(account, move |tx| account::bootstrap(tx, account, &wanted, &secrets)).await;
         made.expect("the first account is made");
@@ -327,7 +343,7 @@ async fn tidy_now_and_then(app: &App) {
         // A full disk and a broken engine are part of this world; the next pass tries again.
         let _ = background::sealing::pass(app).await;
         let _ = background::garbage::pass(app).await;
-        let _ = background::retention::pass(app, Ages { jobs_days: 0, logs_days: 0 }).await;
+        let _ = background::retention::pass(app, Ages { jobs_days: 0, logs_days: 0, deliveries_days: 0 }).await;
     }
 }
 

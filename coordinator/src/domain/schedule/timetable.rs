@@ -64,6 +64,11 @@ fn from_jiff(time: jiff::Timestamp) -> Timestamp {
     Timestamp::from_millis(time.as_millisecond())
 }
 
+/// Whether this is the name of a time zone.
+pub fn is_zone(name: &str) -> bool {
+    zone(name).is_some()
+}
+
 fn zone(name: &str) -> Option<TimeZone> {
     // Zones of their own making, such as `EST5EDT4,M3…`, have no name that would be kept up to date.
     TimeZoneDatabase::bundled().get(name).ok()

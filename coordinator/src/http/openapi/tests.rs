@@ -96,6 +96,8 @@ fn every_operation_is_named_described_and_in_one_section() {
             "Log",
             "Account",
             "Agent",
+            "Webhook",
+            "Alert",
             "System"
         ]
     );
@@ -125,10 +127,15 @@ fn every_operation_is_named_described_and_in_one_section() {
 #[test]
 fn headers_of_repetition_and_condition_are_where_they_must_be() {
     let document = document();
-    // Agents' calls are repeatable by their own nature; a key that is revealed must not be kept.
-    let without_key = |path: &str, id: &str| path.starts_with("/api/v1/agent/") || id == "reveal_own_key";
+    // Agents' calls are repeatable by their own nature, messages to webhooks by their id; a key that is revealed must not
+    // be kept.
+    let without_key = |path: &str, id: &str| {
+        let by_nature = ["reveal_own_key", "call_webhook", "sign_in", "change_own_password"];
+        path.starts_with("/api/v1/agent/") || by_nature.contains(&id)
+    };
     // These have no revision.
-    let without_revision = ["delete_key", "delete_join_token", "remove_robot_from_group", "delete_logs"];
+    let without_revision =
+        ["delete_key", "delete_join_token", "remove_robot_from_group", "delete_logs", "sign_out", "end_session"];
     for (path, method, operation) in operations_of(&document) {
         let id = id(&operation);
         let answers = &operation["responses"];
@@ -148,16 +155,29 @@ fn headers_of_repetition_and_condition_are_where_they_must_be() {
             assert!(answers.get("206").is_some() && answers.get("416").is_some(), "{id}");
         }
         let open = operation["security"] == json!([{}]);
-        let is_open = ["get_health", "get_readiness", "join_robot", "read_by_link", "write_by_link"].contains(&id);
+        let is_open = [
+            "get_health",
+            "get_readiness",
+            "join_robot",
+            "read_by_link",
+            "write_by_link",
+            "call_webhook",
+            "sign_in",
+            "begin_openid_sign_in",
+            "finish_openid_sign_in",
+        ]
+        .contains(&id);
         assert_eq!(open, is_open, "{id}: {}", operation["security"]);
     }
 }
 
-/// Bodies that refuse unknown fields say so.
+/// Bodies that refuse unknown fields say so; what is said to a webhook is the caller's own.
 #[test]
 fn requests_are_closed() {
     let document = document();
-    for (_, _, operation) in operations_of(&document) {
+    for (_, _, operation) in
+        operations_of(&document).into_iter().filter(|(.., operation)| id(operation) != "call_webhook")
+    {
         let Some(content) = operation.get("requestBody").and_then(|body| body["content"].get("application/json"))
         else {
             continue;

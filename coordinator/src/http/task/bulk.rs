@@ -44,7 +44,8 @@ async fn act_on_tasks(
     }
     let body = request.body;
     let (wanted, change) = app.db.read(caller.account, |reading| {
-        let wanted = task::checked_filter(reading, &caller, &body.filter, "/filter/")?;
+        let may = task::permission_of(body.action);
+        let wanted = task::checked_filter(reading, &caller, may, &body.filter, "/filter/")?;
         Ok((Arc::new(wanted), task::change_of(reading, &caller, &body)?))
     })?;
     let mut done = BulkActionDone::default();

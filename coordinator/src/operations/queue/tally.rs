@@ -7,9 +7,10 @@ use drover_protocol::QueueId;
 use crate::{
     domain::{
         queue::{Counters, Hour, KEPT_HOURS, Queue},
-        task::{Rules, Task},
+        task::{Phase, Rules, Task},
     },
     error::Result,
+    operations::trigger,
     store::{Reading, Scan, Tx, key::Kind, schema::HourOfQueue, table},
 };
 
@@ -20,12 +21,35 @@ pub struct Tally {
     pub counters: Counters,
     ended: Option<Hour>,
     changed: bool,
+    stir: Stir,
+}
+
+/// What has happened to the tasks of a queue that triggers look at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stir {
+    /// Some may be taken now that could not before, or by others than before.
+    pub came: bool,
+    /// Some wait or are held no more.
+    pub left: bool,
+}
+
+impl Stir {
+    fn note(&mut self, before: Option<&Task>, after: Option<&Task>) {
+        let is_ready = |task: Option<&Task>| task.is_some_and(|task| task.phase().is_ready());
+        let is_held = |task: Option<&Task>| task.is_some_and(|task| task.phase() == Phase::InProgress);
+        let same_tags = || before.zip(after).is_none_or(|(before, after)| before.tags == after.tags);
+        self.came |= is_ready(after) && (!is_ready(before) || !same_tags());
+        self.left |= (is_ready(before) && (!is_ready(after) || !same_tags())) || (is_held(before) && !is_held(after));
+    }
 }
 
 impl Tally {
     /// A task of this queue has changed, come (`before` is absent) or gone (`after` is).
     pub fn record(&mut self, tx: &Tx, before: Option<&Task>, after: Option<&Task>) {
         self.changed = true;
+        if self.queue.is_watched {
+            self.stir.note(before, after);
+        }
         self.counters.record(before, after, tx.now());
     }
 }
@@ -62,7 +86,13 @@ impl Tallies {
             None => {
                 let mut counters: Counters = table::get(tx, queue.id)?;
                 let ended = counters.turn(tx.now());
-                self.0.push(Tally { queue: Arc::new(queue.clone()), counters, ended, changed: false });
+                self.0.push(Tally {
+                    queue: Arc::new(queue.clone()),
+                    counters,
+                    ended,
+                    changed: false,
+                    stir: Stir::default(),
+                });
                 self.0.len() - 1
             }
         };
@@ -76,6 +106,9 @@ impl Tallies {
                 keep_hour(tx, tally.queue.id, hour)?;
             }
             table::overwrite(tx, &tally.counters)?;
+            if tally.queue.is_watched {
+                trigger::by_queue::tasks_changed(tx, &tally.counters, tally.stir)?;
+            }
         }
         Ok(())
     }

@@ -34,13 +34,18 @@ pub enum BulkChange {
     Move(QueueId),
 }
 
-/// Checks the action, its value and the right to do it.
-pub fn change_of(reading: &dyn Reading, caller: &Caller, request: &BulkAction) -> Result<BulkChange> {
-    caller.require(match request.action {
+/// What is needed for an action.
+pub fn permission_of(action: BulkActionKind) -> Permission {
+    match action {
         BulkActionKind::Retry => Permission::TaskRetry,
         BulkActionKind::Delete => Permission::TaskDelete,
         BulkActionKind::Postpone | BulkActionKind::SetPriority | BulkActionKind::Move => Permission::TaskUpdate,
-    })?;
+    }
+}
+
+/// Checks the action, its value and the right to do it.
+pub fn change_of(reading: &dyn Reading, caller: &Caller, request: &BulkAction) -> Result<BulkChange> {
+    caller.require(permission_of(request.action))?;
     let value = request.value.as_ref();
     let wrong = |what: &str| Error::invalid("/value", format!("must be {what}"));
     match request.action {
@@ -61,8 +66,7 @@ pub fn change_of(reading: &dyn Reading, caller: &Caller, request: &BulkAction) -
         }
         BulkActionKind::Move => {
             let text = value.and_then(Value::as_str).ok_or_else(|| wrong("the id or name of a queue"))?;
-            let queue = queue::find(reading, text, "/value")?;
-            caller.require_queue(&queue.name)?;
+            let queue = queue::find(reading, caller, Permission::TaskUpdate, text, "/value")?;
             Ok(BulkChange::Move(queue.id))
         }
     }

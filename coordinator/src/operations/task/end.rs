@@ -88,7 +88,7 @@ pub enum Ended {
 fn held(reading: &dyn Reading, caller: &Caller, id: TaskId) -> Result<Task> {
     caller.require(Permission::TaskTake)?;
     let task = table::get(reading, id)?;
-    require_reach(reading, caller, &task)?;
+    require_reach(reading, caller, Permission::TaskTake, &task)?;
     Ok(task)
 }
 
@@ -286,14 +286,16 @@ pub fn checkpoint(tx: &mut Tx, caller: &Caller, id: TaskId, number: u32, noted: 
 
 /// Sets the comment; the one before stays in the events.
 pub fn comment(tx: &mut Tx, caller: &Caller, id: TaskId, request: &CommentTask) -> Result<Task> {
-    if !caller.permissions.contains(Permission::TaskTake) {
-        caller.require(Permission::TaskUpdate)?;
-    }
+    let may = match caller.permissions.contains(Permission::TaskTake) {
+        true => Permission::TaskTake,
+        false => Permission::TaskUpdate,
+    };
+    caller.require(may)?;
     let mut faults = Faults::default();
     faults.text("/comment", &request.comment, MAX_DESCRIPTION_CHARS);
     faults.check()?;
     let before: Task = table::get(tx, id)?;
-    require_reach(tx, caller, &before)?;
+    require_reach(tx, caller, may, &before)?;
     if let Some(number) = request.attempt {
         let own = before.newest.as_ref().is_some_and(|newest| newest.number == number && is_own(caller, newest));
         if before.attempt != number || (number > 0 && !own) {

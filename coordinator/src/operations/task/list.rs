@@ -4,8 +4,10 @@
 //! merges the runs that its filter needs, so that no index is kept for what can be merged. The cursor is an id: a task
 //! that changes its state meanwhile stays where it is.
 
+use std::collections::HashSet;
+
 use drover_protocol::{
-    TaskId,
+    QueueId, TaskId,
     page::PageQuery,
     task::{TaskErrorKind, TaskFilter},
 };
@@ -20,6 +22,7 @@ use crate::{
     domain::{
         permission::Permission,
         queue::{Counters, Queue},
+        role::Limited,
         task::{Phase, Task},
     },
     error::{Error, Result},
@@ -43,6 +46,8 @@ const MAX_EXAMINED_PAYLOADS: usize = 1_000;
 const MAX_EXAMINED_BYTES: usize = 16 * 1024 * 1024;
 /// With more queues than this, a list over all of them looks at the tasks themselves.
 const MAX_QUEUES: usize = 200;
+/// Queues that are looked at together to find those within reach.
+const MAX_REACHED: usize = 500;
 const MAX_IDS: usize = 1_000;
 const MAX_CONDITIONS: usize = 20;
 /// An id may be so much younger than the time of its task, when the clock was set back or ids were made very fast.
@@ -53,6 +58,8 @@ const ID_SLACK_SECONDS: u64 = 10;
 pub struct Checked {
     filter: TaskFilter,
     queue: Option<Queue>,
+    /// The queues that the caller reaches, if its roles limit that.
+    within: Option<HashSet<QueueId>>,
     with: Vec<String>,
     without: Vec<String>,
 }
@@ -63,13 +70,19 @@ fn needs_payload(filter: &TaskFilter) -> bool {
 }
 
 /// Checks a filter and finds what it names. Fields of a body are named by a JSON pointer below `pointer`.
-pub fn checked_filter(reading: &dyn Reading, caller: &Caller, filter: &TaskFilter, pointer: &str) -> Result<Checked> {
+pub fn checked_filter(
+    reading: &dyn Reading,
+    caller: &Caller,
+    permission: Permission,
+    filter: &TaskFilter,
+    pointer: &str,
+) -> Result<Checked> {
     caller.require(Permission::TaskRead)?;
     let queue = match &filter.queue {
         Some(text) => {
-            let queue = queue::find(reading, text, &format!("{pointer}queue"))?;
-            caller.require_queue(&queue.name)?;
-            Some(queue)
+            let pointer = format!("{pointer}queue");
+            queue::find(reading, caller, Permission::TaskRead, text, &pointer)?;
+            Some(queue::find(reading, caller, permission, text, &pointer)?)
         }
         None => None,
     };
@@ -86,7 +99,24 @@ pub fn checked_filter(reading: &dyn Reading, caller: &Caller, filter: &TaskFilte
         return Err(Error::invalid(format!("{pointer}priority"), "must be from 1 to 3"));
     }
     let (with, without) = parse_tags(&filter.tag);
-    Ok(Checked { filter: filter.clone(), queue, with, without })
+    let within = if queue.is_none() { queues_within(reading, caller, permission)? } else { None };
+    Ok(Checked { filter: filter.clone(), queue, within, with, without })
+}
+
+/// All queues whose tasks the caller may see and act upon, if its roles limit that.
+fn queues_within(reading: &dyn Reading, caller: &Caller, permission: Permission) -> Result<Option<HashSet<QueueId>>> {
+    let wanted = [Permission::TaskRead, permission];
+    if !wanted.iter().any(|permission| caller.is_limited(*permission, Limited::Queues)) {
+        return Ok(None);
+    }
+    let (mut within, mut after) = (HashSet::new(), None);
+    loop {
+        let queues = queue::some(reading, after, MAX_REACHED)?;
+        let Some(last) = queues.last() else { return Ok(Some(within)) };
+        after = Some(last.id);
+        let reached = |queue: &&Queue| wanted.iter().all(|p| caller.require_queue(*p, &queue.name).is_ok());
+        within.extend(queues.iter().filter(reached).map(|queue| queue.id));
+    }
 }
 
 impl Checked {
@@ -94,6 +124,7 @@ impl Checked {
     pub fn fits(&self, task: &Task) -> bool {
         let filter = &self.filter;
         self.queue.as_ref().is_none_or(|queue| queue.id == task.queue_id)
+            && self.within.as_ref().is_none_or(|within| within.contains(&task.queue_id))
             && (filter.state.is_empty() || filter.state.contains(&task.state.kind()))
             && (filter.reference.is_none() || filter.reference == task.reference)
             && has_tags(task, &self.with, &self.without)
@@ -226,7 +257,8 @@ fn runs(reading: &dyn Reading, wanted: &Checked, bounds: Bounds) -> Result<Vec<R
         Some(queue) => vec![queue.id],
         None if wanted.is_of_phases() => {
             let queues = Scan::of(reading, Kind::Queue, ()).records::<Queue>(reading, MAX_QUEUES + 1)?;
-            queues.into_iter().map(|(_, queue)| queue.id).collect()
+            let within = |id: &QueueId| wanted.within.as_ref().is_none_or(|within| within.contains(id));
+            queues.into_iter().map(|(_, queue)| queue.id).filter(within).collect()
         }
         None => Vec::new(),
     };

@@ -41,7 +41,7 @@ pub fn look(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Look> 
     key::still_good(reading, caller)?;
     caller.require(Permission::TaskTake)?;
     let queue = queue::resolve(reading, text)?;
-    caller.require_queue(&queue.name)?;
+    caller.require_queue(Permission::TaskTake, &queue.name)?;
     let counters: Counters = table::get(reading, queue.id)?;
     let paused = queue.is_paused(reading.now());
     let pause_ends = queue.pause.as_ref().filter(|_| paused).and_then(|pause| pause.until);
@@ -76,7 +76,7 @@ pub fn check(request: &TakeTasks) -> Result<Wanted> {
 pub fn take(tx: &mut Tx, caller: &Caller, id: QueueId, request: &TakeTasks, wanted: &Wanted) -> Result<Taken> {
     let mut tallies = Tallies::default();
     caller.require(Permission::TaskTake)?;
-    caller.require_queue(&tallies.of(tx, id)?.queue.name)?;
+    caller.require_queue(Permission::TaskTake, &tallies.of(tx, id)?.queue.name)?;
     let max = request.max.unwrap_or(1) as usize;
     let taken = take_in(tx, &mut tallies, id, &holder_of(caller), wanted, max)?;
     tallies.close(tx)?;

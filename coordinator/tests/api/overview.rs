@@ -1,0 +1,82 @@
+//! The figures of the first page: from counters, within what the caller may read.
+
+use serde_json::{Value, json};
+
+use crate::support::{Call, World, each, text};
+
+#[tokio::test]
+async fn the_first_page_shows_how_the_fleet_is() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    world.agent("silent").await;
+    let process = world.process("p").await;
+    for _ in 0..3 {
+        world.start(&process).await;
+    }
+    let (job, attempt) = agent.run().await;
+    agent.finish(&job, attempt, json!({})).await.done();
+    let (job, attempt) = agent.run().await;
+    agent.fail(&job, attempt).await.done();
+    agent.run().await;
+    world.start(&process).await;
+    world.queue("empty", json!({})).await;
+    for queue in ["young", "old"] {
+        world.queue(queue, json!({})).await;
+    }
+    world.add("old", json!({})).await;
+    let since = world.now();
+    world.move_clock(30);
+    world.add("young", json!({})).await;
+    world.add("young", json!({})).await;
+    world.take("young", 1).await;
+    let trigger = json!({ "name": "t", "process": "p", "target": { "group": "all" }, "kind": "schedule",
+        "schedule": { "cron": "0 * * * *" } });
+    let trigger = world.post("/triggers", trigger).await.created();
+    agent.beat(&[]).await;
+    world.move_clock(40);
+    let page = world.get("/overview").await.ok();
+    let robots = json!({ "offline": 1, "idle": 0, "busy": 1, "draining": 0, "paused": 0, "disabled": 0 });
+    assert_eq!(page["robots"], robots);
+    let finished = json!({ "succeeded": 1, "failed": 1, "stopped": 0, "aborted": 0, "timed_out": 0, "lost": 0 });
+    assert_eq!((&page["jobs"]["running"], &page["jobs"]["waiting"]), (&json!(1), &json!(1)));
+    assert_eq!(page["jobs"]["finished"], finished);
+    let queues = page["queues"].as_array().unwrap();
+    assert_eq!(queues.iter().map(|queue| text(queue, "/name")).collect::<Vec<_>>(), ["old", "young"]);
+    assert_eq!(queues[0]["oldest_new_at"], json!(since));
+    assert_eq!((&queues[1]["new"], &queues[1]["in_progress"]), (&json!(1), &json!(1)));
+    assert_eq!(page["next_fires"][0]["trigger_id"], trigger["id"]);
+    assert_eq!(page["next_fires"][0]["at"], trigger["next_fire_at"]);
+    assert_eq!((&page["alerts"]["raised"], &page["disk"]), (&json!(0), &Value::Null), "this store lies in memory");
+    assert!(each(&json!({ "items": page["alerts"]["items"] }), "id").is_empty());
+}
+
+/// A day later nothing of it is counted any more, and nothing grows with what has been.
+#[tokio::test]
+async fn finished_jobs_are_counted_for_a_day() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    let process = world.process("p").await;
+    let finished = async || world.get("/overview").await.ok()["jobs"]["finished"]["succeeded"].as_u64().unwrap();
+    for hour in 0..30_u64 {
+        world.start(&process).await;
+        agent.beat(&[]).await;
+        let (job, attempt) = agent.run().await;
+        agent.finish(&job, attempt, json!({})).await.done();
+        assert_eq!(finished().await, (hour + 1).min(24), "hour {hour}");
+        world.pass_time(3_600).await;
+    }
+    world.pass_time(23 * 3_600).await;
+    assert_eq!(finished().await, 0);
+}
+
+#[tokio::test]
+async fn the_first_page_shows_what_the_caller_may_read() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    let key = world.key_with(&["queue:read"]).await;
+    let call = |key: &str| Call::new(world.router.clone(), http::Method::GET, "/overview").key(key);
+    let page = call(&key).send().await.ok();
+    assert_eq!((&page["queues"], &page["robots"], &page["jobs"]), (&json!([]), &Value::Null, &Value::Null));
+    assert_eq!((&page["alerts"], &page["next_fires"]), (&Value::Null, &Value::Null));
+    call(&agent.key).send().await.refused("forbidden");
+}
