@@ -119,15 +119,17 @@ async fn join(coordinator: &Coordinator) -> String {
     joined["key"].as_str().expect("a key").to_owned()
 }
 
-/// A certificate for 127.0.0.1, signed by itself, put where the program reads it; gives a client that trusts it alone.
-fn put_certificate(folder: &Path) -> Client {
+/// A certificate for 127.0.0.1, signed by itself, put where the program reads it.
+fn put_certificate(folder: &Path) -> reqwest::Certificate {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
     std::fs::write(folder.join("key.pem"), made.signing_key.serialize_pem()).expect("written");
     std::fs::write(folder.join("certificate.pem"), made.cert.pem()).expect("written");
-    let trusted = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).expect("it is in PEM form");
-    // No connection is kept, so that each request sees the certificate that counts.
-    let builder = Client::builder().no_proxy().pool_max_idle_per_host(0).tls_certs_only([trusted]);
-    builder.build().expect("a client")
+    reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).expect("it is in PEM form")
+}
+
+/// A new client, which knows no session of before and so has to look at the certificate; it trusts this one alone.
+fn trusting(certificate: &reqwest::Certificate) -> Client {
+    Client::builder().no_proxy().tls_certs_only([certificate.clone()]).build().expect("a client")
 }
 
 fn encrypted_program(store: &Path, files: &Path) -> Command {
@@ -151,22 +153,22 @@ async fn connections_are_encrypted_and_a_new_certificate_counts_without_a_restar
     let first = put_certificate(files.path());
     let coordinator = Coordinator::start_by(&mut encrypted_program(store.path(), files.path()));
     let encrypted = coordinator.url.replace("http://", "https://");
-    assert!(is_ready(&first, &encrypted).await);
+    assert!(is_ready(&trusting(&first), &encrypted).await);
     assert!(!is_ready(&client(), &coordinator.url).await, "plain HTTP is served");
 
     std::fs::write(files.path().join("key.pem"), "nothing of use").expect("written");
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(is_ready(&first, &encrypted).await, "a broken file took the certificate away");
+    assert!(is_ready(&trusting(&first), &encrypted).await, "a broken file took the certificate away");
 
     let second = put_certificate(files.path());
     tokio::time::timeout(LIMIT, async {
-        while !is_ready(&second, &encrypted).await {
+        while !is_ready(&trusting(&second), &encrypted).await {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     })
     .await
     .expect("the new certificate counts");
-    assert!(!is_ready(&first, &encrypted).await, "the old certificate is still in use");
+    assert!(!is_ready(&trusting(&first), &encrypted).await, "the old certificate is still in use");
 }
 
 /// A key that is not the certificate's is said at the start, without a word of the key.

@@ -13,7 +13,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use drover_protocol::{job::JobState, system::ServiceState};
+use drover_protocol::{job::JobState, system::ServiceState, task::TaskState};
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -108,6 +108,16 @@ async fn set_gauges(app: &App) -> OperationResult<()> {
     }
     for (state, name) in system::ROBOT_STATES {
         app.metrics.set("drover_robots", vec![("state", name.to_owned())], figures.robots_in(state) as f64);
+    }
+    for state in TaskState::ALL {
+        let labels = vec![("state", state.as_str().to_owned())];
+        app.metrics.set("drover_tasks", labels, figures.tasks_in(state) as f64);
+    }
+    app.metrics.set("drover_alerts_raised", Vec::new(), figures.raised as f64);
+    app.metrics.set("drover_deliveries_waiting", Vec::new(), figures.deliveries as f64);
+    if let Some(disk) = app.disk() {
+        app.metrics.set("drover_disk_free_bytes", Vec::new(), disk.free_bytes as f64);
+        app.metrics.set("drover_disk_total_bytes", Vec::new(), disk.total_bytes as f64);
     }
     app.metrics.set("drover_read_only", Vec::new(), if app.db.read_only() { 1.0 } else { 0.0 });
     *counted = Some(began);

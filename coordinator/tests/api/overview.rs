@@ -48,6 +48,18 @@ async fn the_first_page_shows_how_the_fleet_is() {
     assert_eq!(page["next_fires"][0]["at"], trigger["next_fire_at"]);
     assert_eq!((&page["alerts"]["raised"], &page["disk"]), (&json!(0), &Value::Null), "this store lies in memory");
     assert!(each(&json!({ "items": page["alerts"]["items"] }), "id").is_empty());
+    let figures = world.call(http::Method::GET, "//metrics").without("authorization").send().await.expect(200);
+    let figures = String::from_utf8(figures.body.to_vec()).unwrap();
+    for line in [
+        "drover_jobs{state=\"running\"} 1",
+        "drover_robots{state=\"offline\"} 1",
+        "drover_tasks{state=\"new\"} 2",
+        "drover_tasks{state=\"in_progress\"} 1",
+        "drover_alerts_raised 0",
+        "drover_deliveries_waiting 0",
+    ] {
+        assert!(figures.lines().any(|shown| shown == line), "{line} is missing:\n{figures}");
+    }
 }
 
 /// A day later nothing of it is counted any more, and nothing grows with what has been.
