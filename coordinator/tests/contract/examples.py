@@ -3,6 +3,8 @@
 What an example cannot know (a join token's text, the numbers of jobs) is put in. Every example must have been sent.
 """
 
+import time
+
 import requests
 
 from coordinator import Coordinator, package
@@ -23,13 +25,13 @@ class Examples:
         }
         self.sent = set()
 
-    def send(self, name, key=None, change=None, query="", **names):
+    def send(self, name, key=None, change=None, query="", wanted=None, **names):
         method, path, operation = self.operations[name]
         body = operation.get("requestBody", {}).get("content", {}).get(JSON, {}).get("example")
         if body is not None:
             self.sent.add(name)
             body = body | (change or {})
-        good = min(int(status) for status in operation["responses"])
+        good = wanted or min(int(status) for status in operation["responses"])
         answer = self.c.call(method, path.format(**names) + query, body, key=key, wanted=good)
         return answer.json() if answer.content else None
 
@@ -138,6 +140,47 @@ def triggers(e):
     assert e.send("list_fires", trigger=made["id"])["items"]
 
 
+def hooks(e):
+    """Triggers that are called from outside."""
+    hook = {"process": "invoices", "target": {"group": "all"}, "kind": "webhook"}
+    address = e.c.json("POST", "/triggers", hook | {"name": "called", "webhook": {"auth": "none"}}, wanted=201)["url"]
+    assert e.send("call_webhook", hook=address.rsplit("/", 1)[1], wanted=202)["job_ids"]
+    e.c.json("POST", "/triggers", hook | {"name": "signed", "webhook": {"auth": "signature"}}, wanted=201)
+    assert e.send("rotate_trigger_secret", trigger="signed")["secret"].startswith("whsec_")
+
+
+def outward(e, robot_key):
+    """Who is told of what happens."""
+    webhook = e.send("create_webhook")["name"]
+    e.send("update_webhook", webhook=webhook)
+    assert e.send("rotate_webhook_secret", webhook=webhook)["secret"].startswith("whsec_")
+    # No mail server is known here.
+    alert = e.send("create_alert", change={"channels": [{"console": True}]})["id"]
+    # Some job that waits by now.
+    job = e.send("await_assignments", key=robot_key)["assignments"][0]["job"]["id"]
+    e.send("accept_job", key=robot_key, job=job)
+    failure = {"outcome": "failed", "error": {"kind": "business", "message": "the price list is missing"}}
+    e.send("finish_job", key=robot_key, job=job, change=failure | {"output": None})
+    end = time.monotonic() + 30
+    while not (raised := e.c.json("GET", "/alerts/raised")["items"]):
+        assert time.monotonic() < end, "the alert is not raised"
+        time.sleep(0.1)
+    e.send("acknowledge_alert", raised=raised[0]["id"])
+    e.send("update_alert", alert=alert)
+
+
+def people(e):
+    role = e.send("create_role")["id"]
+    e.send("update_role", role=role)
+    # A user without a password gets a key instead.
+    key = e.send("create_user", change={"password": None})["key"]
+    e.send("update_user", user="ann", change={"password": "correct horse battery"})
+    assert e.send("sign_in")["user"]["login"] == "ann"
+    e.send("change_own_password", key=key)
+    account = e.send("create_account")["account"]["id"]
+    assert e.send("change_account", id=account)["disabled"]
+
+
 def keys(e):
     e.send("update_account")
     e.send("create_key")
@@ -153,11 +196,15 @@ def keys(e):
 def main():
     with Coordinator() as coordinator:
         e = Examples(coordinator)
-        work(e, fleet(e))
+        robot_key = fleet(e)
+        work(e, robot_key)
         resources(e)
         storage(e)
         tasks(e)
         triggers(e)
+        hooks(e)
+        outward(e, robot_key)
+        people(e)
         keys(e)
         assert not e.not_sent(), f"these examples were not tried: {sorted(e.not_sent())}"
         print(f"{len(e.sent)} examples of request bodies work as they stand.")
