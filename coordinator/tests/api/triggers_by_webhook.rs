@@ -297,3 +297,38 @@ async fn no_secret_is_in_lists_events_audit_or_the_store() {
     let hidden = &audit["items"][0]["after"]["rule"]["Webhook"];
     assert_eq!((&hidden["secret_sealed"], &hidden["token_sealed"]), (&json!("••••"), &json!("••••")), "{audit}");
 }
+
+/// An account that is shut starts nothing, however it is called, and does so again when it is open.
+#[tokio::test]
+async fn the_webhooks_of_an_account_that_is_shut_are_not_there() {
+    let world = World::new().await;
+    let account = json!({ "name": "north", "admin": { "login": "bob" } });
+    let account = world.post("/accounts", account).await.created();
+    let (id, key) = (text(&account, "/account/id"), text(&account, "/key"));
+    let post = async |path: &str, body: Value| world.call(Method::POST, path).key(&key).json(&body).send().await;
+    post("/processes", json!({ "name": "p" })).await.created();
+    let hook = json!({ "name": "h", "process": "p", "target": { "group": "all" }, "kind": "webhook",
+        "webhook": { "auth": "none" } });
+    let url = text(&post("/triggers", hook).await.created(), "/url");
+    let path = format!("/hooks/{}", url.rsplit('/').next().unwrap());
+    let call = async || world.call(Method::POST, &path).without("authorization").json(&json!({})).send().await.status;
+    let open = call().await;
+    assert_ne!(open, 404, "only a version is missing");
+    for (disabled, expected) in [(true, http::StatusCode::NOT_FOUND), (false, open)] {
+        world.patch(&format!("/accounts/{id}"), json!({ "disabled": disabled })).await.ok();
+        assert_eq!(call().await, expected);
+    }
+}
+
+/// Who reaches some robots only does not change the secrets of triggers for others.
+#[tokio::test]
+async fn a_secret_out_of_reach_is_not_changed() {
+    let world = with_process().await;
+    let hook = make(&world, "h", json!({}), json!({})).await;
+    let role = json!({ "name": "some", "permissions": ["trigger:*"], "limits": { "robot_groups": ["finance*"] } });
+    world.post("/roles", role).await.created();
+    let user = world.post("/users", json!({ "login": "ann", "roles": ["some"] })).await.created();
+    let rotate = world.call(Method::POST, "/triggers/h/rotate-secret").key(&text(&user, "/key")).json(&json!({}));
+    rotate.send().await.expect(404);
+    hook.signed("m", "{}").await.expect(202);
+}

@@ -9,9 +9,10 @@ use drover_protocol::{
 };
 use subtle::ConstantTimeEq;
 
-use super::{NOUN, resolve};
+use super::{NOUN, reached};
 use crate::{
     domain::{
+        account::Account,
         name::Faults,
         permission::Permission,
         trigger::{
@@ -133,8 +134,7 @@ pub fn rotate(
     request: &RotateHookSecret,
     secrets: &Secrets,
 ) -> Result<Trigger> {
-    caller.require(Permission::TriggerUpdate)?;
-    let mut trigger = resolve(tx, text)?;
+    let mut trigger = reached(tx, caller, Permission::TriggerUpdate, text)?;
     let mut faults = Faults::default();
     let grace_seconds = request.grace_seconds.unwrap_or_default();
     faults.range("/grace_seconds", grace_seconds, 0, MAX_GRACE_SECONDS);
@@ -177,6 +177,8 @@ pub fn find(reading: &Reader, token: &str, secrets: &Secrets) -> Result<(Account
     let found = reading.view.get(&hash_key(secrets.hash(token)))?.ok_or(UNKNOWN)?;
     let (account, id) = rmp_serde::from_slice::<(AccountId, TriggerId)>(&found)
         .map_err(|error| Error::Internal(format!("the entry of an address cannot be read: {error}")))?;
+    // An account that is shut is called by nobody.
+    table::find::<Account>(reading, account)?.filter(Account::is_open).ok_or(UNKNOWN)?;
     let own = Reader { view: reading.view, account, now: reading.now };
     Ok((account, table::find(&own, id)?.ok_or(UNKNOWN)?))
 }
