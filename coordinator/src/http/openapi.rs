@@ -58,9 +58,9 @@ const SCHEMAS: &str = "#/components/schemas/";
         (name = "Account", description = "The account of the key, who is asking, users and their roles, signing in, the \
             audit trail; and all accounts, for those who run the coordinator."),
         (name = "Agent", description = "What agents say; with the robot's key, except to join."),
+        (name = "System", description = "Operation of the coordinator itself."),
         (name = "Webhook", description = "Addresses outside to which events are sent, signed, until they are taken."),
-        (name = "Alert", description = "Rules that say what people want to be told of, and what was raised by them."),
-        (name = "System", description = "Operation of the coordinator itself.")
+        (name = "Alert", description = "Rules that say what people want to be told of, and what was raised by them.")
     ),
     components(schemas(Problem, Direction))
 )]

@@ -23,7 +23,7 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-sh
 --disable-background-networking --disable-component-update --disable-default-apps --no-proxy-server
 --window-size=1400,2000""".split()
 SECTIONS = """Key, Robot, Robot group, Process, Process version, Job, Queue, Task, Trigger, Resource, Storage, Log, Account,
-Agent, System""".replace("\n", " ").split(", ")
+Agent, System, Webhook, Alert""".replace("\n", " ").split(", ")
 
 
 def browser(profile):

@@ -96,9 +96,9 @@ fn every_operation_is_named_described_and_in_one_section() {
             "Log",
             "Account",
             "Agent",
+            "System",
             "Webhook",
-            "Alert",
-            "System"
+            "Alert"
         ]
     );
     let mut ids = BTreeSet::new();
