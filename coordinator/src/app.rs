@@ -22,7 +22,7 @@ use crate::{
     password::Guesses,
     queue_schemas::QueueSchemas,
     secrets::Secrets,
-    store::{Db, Reader, backup::BlobHold, blob::Blobs, embedded::Embedded},
+    store::{Db, Reader, backup::BlobHold, blob::Blobs, disk, embedded::Embedded},
     webhook_client::{WebhookClient, WebhookRules},
 };
 
@@ -140,12 +140,8 @@ impl App {
 
     /// How much room the disk of the store has; nothing is known of a store in memory.
     pub fn disk(&self) -> Option<Disk> {
-        let stat = rustix::fs::statvfs(&self.on_disk.as_ref()?.folder).ok()?;
-        Some(Disk {
-            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
-            is_full: self.db.read_only(),
-        })
+        let (free_bytes, total_bytes) = disk::space(&self.on_disk.as_ref()?.folder).ok()?;
+        Some(Disk { free_bytes, total_bytes, is_full: self.db.read_only() })
     }
 
     /// A look at the store that may take long, off the threads that serve requests.

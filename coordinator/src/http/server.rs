@@ -73,11 +73,6 @@ impl Server {
         Ok(self)
     }
 
-    /// How the address of the service begins.
-    pub fn scheme(&self) -> &'static str {
-        if self.encryption.is_some() { "https" } else { "http" }
-    }
-
     /// Where it listens; the port is the real one if any was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address

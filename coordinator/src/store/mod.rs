@@ -9,7 +9,7 @@ pub mod check_blobs;
 pub mod commit_log;
 pub mod db;
 mod decoded;
-mod disk;
+pub(crate) mod disk;
 pub mod document;
 pub mod embedded;
 pub mod engine;
