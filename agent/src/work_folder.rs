@@ -7,15 +7,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use drover_protocol::agent::{Assignment, ErrorFile};
+use drover_protocol::{
+    agent::{Assignment, ErrorFile},
+    trace::trace_parent,
+};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::{
     config::matches_pattern,
     job_runner::RobotFacts,
     launcher::Account,
-    package::hex,
     report::{self, ResultFile},
     spool::read_limited,
 };
@@ -163,16 +164,8 @@ pub fn environment(
         ("DROVER_ERROR", path(folder.error())),
         ("DROVER_ARTIFACTS", path(folder.artifacts())),
         ("DROVER_STOP_FILE", path(folder.stop_file())),
-        ("TRACEPARENT", trace_parent(assignment)),
+        ("TRACEPARENT", trace_parent(assignment.job.id, assignment.attempt)),
     ];
     variables.extend(own.map(|(name, value)| (name.to_owned(), value)));
     variables.into_iter().collect()
-}
-
-/// W3C trace context. The trace is the job's id, so that whoever knows the job finds the trace; the span is the attempt.
-fn trace_parent(assignment: &Assignment) -> String {
-    let mut digest = Sha256::new();
-    digest.update(assignment.job.id.uuid().as_bytes());
-    digest.update(assignment.attempt.to_be_bytes());
-    format!("00-{}-{}-01", assignment.job.id.uuid().simple(), hex(&digest.finalize()[..8]))
 }

@@ -23,6 +23,7 @@ use crate::{
     queue_schemas::QueueSchemas,
     secrets::Secrets,
     store::{Db, Reader, backup::BlobHold, blob::Blobs, disk, embedded::Embedded},
+    telemetry_client::{TelemetryClient, TelemetryRules},
     webhook_client::{WebhookClient, WebhookRules},
 };
 
@@ -56,6 +57,8 @@ pub struct Rules {
     pub public_url: String,
     pub webhooks: WebhookRules,
     pub mail: MailRules,
+    /// Where traces and logs go, if anywhere.
+    pub telemetry: Option<TelemetryRules>,
     pub sessions: SessionRules,
     /// Other ways to sign in, if there are any.
     pub openid: Option<openid::Settings>,
@@ -100,6 +103,7 @@ pub struct App {
     pub metrics: crate::http::metrics::Metrics,
     pub webhooks: WebhookClient,
     pub mail: MailClient,
+    pub telemetry: Option<TelemetryClient>,
 }
 
 impl App {
@@ -112,6 +116,10 @@ impl App {
     ) -> Arc<Self> {
         let webhooks = WebhookClient::new(rules.webhooks);
         let mail = MailClient::new(rules.mail.clone());
+        let telemetry = rules.telemetry.clone().map(TelemetryClient::new);
+        if telemetry.as_ref().is_some_and(TelemetryClient::takes_traces) {
+            db.trace();
+        }
         let openid = rules.openid.clone().map(Provider::new);
         let directory = rules.ldap.clone().map(Directory::new);
         Arc::new(Self {
@@ -135,6 +143,7 @@ impl App {
             metrics: crate::http::metrics::Metrics::default(),
             webhooks,
             mail,
+            telemetry,
         })
     }
 

@@ -9,6 +9,7 @@ use crate::{
     mail_client::MailTls,
     nearest::{nearest, unknown_name},
     store::blob::S3Settings,
+    telemetry_client,
 };
 
 /// The commented file with every setting and its default.
@@ -44,6 +45,7 @@ pub struct Config {
     pub mail: Mail,
     pub audit: Audit,
     pub metrics: Metrics,
+    pub telemetry: Telemetry,
     pub log: Log,
 }
 
@@ -282,6 +284,24 @@ pub struct Metrics {
     pub public: bool,
 }
 
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    pub endpoint: String,
+    #[serde(serialize_with = "masked")]
+    pub headers: String,
+    pub headers_file: PathBuf,
+    pub traces: bool,
+    pub logs: bool,
+    pub timeout_seconds: u64,
+}
+
+impl std::fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Telemetry").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
@@ -314,8 +334,9 @@ impl Config {
             .build()
             .and_then(Sources::try_deserialize)
             .map_err(|error| explained(&error.to_string()))?;
+        let config = config.with_files()?;
         config.check()?;
-        config.with_files()
+        Ok(config)
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -351,6 +372,7 @@ impl Config {
         if self.webhooks.timeout_seconds == 0 {
             return refuse("webhooks.timeout_seconds must be at least 1");
         }
+        self.check_telemetry()?;
         if self.limits.job_log_mib == 0 {
             return refuse("limits.job_log_mib must be at least 1");
         }
@@ -367,6 +389,7 @@ impl Config {
             ("retention.logs_days", self.retention.logs_days, 36_500),
             ("retention.deliveries_days", self.retention.deliveries_days, 36_500),
             ("webhooks.timeout_seconds", self.webhooks.timeout_seconds, 300),
+            ("telemetry.timeout_seconds", self.telemetry.timeout_seconds, 300),
             ("leases.job_seconds", leases.job_seconds, 86_400),
             ("leases.accept_seconds", leases.accept_seconds, 86_400),
             ("leases.lost_after_seconds", leases.lost_after_seconds, 31_536_000),
@@ -393,6 +416,22 @@ impl Config {
         Ok(())
     }
 
+    fn check_telemetry(&self) -> Result<(), ConfigError> {
+        let refuse = |text: &str| Err(ConfigError::Unusable(text.to_owned()));
+        let Telemetry { endpoint, headers, timeout_seconds, .. } = &self.telemetry;
+        let is_root = |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.query().is_none();
+        if !endpoint.is_empty() && !url::Url::parse(endpoint).is_ok_and(|url| is_root(&url)) {
+            return refuse("telemetry.endpoint must be empty or an address such as http://127.0.0.1:4318");
+        }
+        if *timeout_seconds == 0 {
+            return refuse("telemetry.timeout_seconds must be at least 1");
+        }
+        // The reason names no value: a header is mostly a secret.
+        telemetry_client::headers(headers)
+            .map_err(|reason| ConfigError::Unusable(format!("telemetry.headers: {reason}")))?;
+        Ok(())
+    }
+
     /// Secrets that lie in files of their own.
     fn with_files(mut self) -> Result<Self, ConfigError> {
         let bootstrap = &mut self.bootstrap;
@@ -401,6 +440,8 @@ impl Config {
         read_secret("blobs.secret_access_key_file", &blobs.secret_access_key_file, &mut blobs.secret_access_key)?;
         read_secret("mail.password_file", &self.mail.password_file, &mut self.mail.password)?;
         read_secret("bootstrap.api_key_file", &bootstrap.api_key_file, &mut bootstrap.api_key)?;
+        let telemetry = &mut self.telemetry;
+        read_secret("telemetry.headers_file", &telemetry.headers_file, &mut telemetry.headers)?;
         let openid = &mut self.openid;
         read_secret("openid.client_secret_file", &openid.client_secret_file, &mut openid.client_secret)?;
         let ldap = &mut self.ldap;

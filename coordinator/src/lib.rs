@@ -28,4 +28,5 @@ pub mod secrets;
 pub mod standard_webhooks;
 pub mod start;
 pub mod store;
+pub mod telemetry_client;
 pub mod webhook_client;

@@ -26,13 +26,13 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use uuid::Uuid;
 
-pub use self::{
-    filter::Filter,
-    tail::{Tail, TailEvent},
-};
 use self::{
-    filter::{Place, bytes_of},
+    filter::Place,
     sources::{Piece, Sources},
+};
+pub use self::{
+    filter::{Filter, bytes_of},
+    tail::{Tail, TailEvent},
 };
 use crate::{
     app::App,

@@ -34,6 +34,7 @@ use crate::{
         key::{Key, Kind, SYSTEM_ACCOUNT},
         memory::Memory,
     },
+    telemetry_client::{self, TelemetryRules},
     webhook_client::WebhookRules,
 };
 
@@ -190,6 +191,18 @@ fn ldap_settings(config: &Config) -> Option<ldap::Settings> {
     })
 }
 
+fn telemetry_rules(config: &Config) -> Option<TelemetryRules> {
+    let set = Some(&config.telemetry).filter(|set| !set.endpoint.is_empty() && (set.traces || set.logs))?;
+    Some(TelemetryRules {
+        endpoint: set.endpoint.clone(),
+        // They were looked at when the settings were read.
+        headers: telemetry_client::headers(&set.headers).unwrap_or_default(),
+        traces: set.traces,
+        logs: set.logs,
+        timeout_seconds: set.timeout_seconds,
+    })
+}
+
 fn rules(config: &Config) -> Rules {
     Rules {
         leases: Leases {
@@ -219,6 +232,7 @@ fn rules(config: &Config) -> Rules {
             user: config.mail.user.clone(),
             password: config.mail.password.clone(),
         },
+        telemetry: telemetry_rules(config),
         audit_retention_days: config.audit_retention_days(),
         openid: openid_settings(config),
         ldap: ldap_settings(config),

@@ -109,7 +109,8 @@ impl WebhookClient {
         };
         let status = response.status();
         let location = response.headers().get("location").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let answer = beginning(response).await;
+        let answer = beginning(response, MAX_ANSWER_BYTES).await;
+        let answer = (!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned());
         let error = match status.as_u16() {
             200..300 => None,
             300..400 => Some(format!(
@@ -147,22 +148,22 @@ fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The beginning of an answer's body, as text.
-async fn beginning(response: reqwest::Response) -> Option<String> {
+/// The beginning of an answer's body: at most so many bytes.
+pub async fn beginning(response: reqwest::Response, limit: usize) -> Vec<u8> {
     let mut body = Vec::new();
     let mut pieces = response.bytes_stream();
     while let Some(Ok(piece)) = pieces.next().await {
         body.extend_from_slice(&piece);
-        if body.len() >= MAX_ANSWER_BYTES {
-            body.truncate(MAX_ANSWER_BYTES);
+        if body.len() >= limit {
+            body.truncate(limit);
             break;
         }
     }
-    (!body.is_empty()).then(|| String::from_utf8_lossy(&body).into_owned())
+    body
 }
 
 /// What a failed call comes to, in one line: the outer error says what was done, the inner ones why it failed.
-fn reason(error: &reqwest::Error) -> String {
+pub fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "the receiver did not answer in time".to_owned();
     }

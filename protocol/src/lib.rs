@@ -33,6 +33,7 @@ pub mod storage;
 pub mod system;
 pub mod task;
 pub mod time;
+pub mod trace;
 pub mod trigger;
 pub mod user;
 pub mod webhook;

@@ -13,6 +13,7 @@ pub mod resources;
 pub mod retention;
 pub mod sealing;
 pub mod storage;
+pub mod telemetry;
 pub mod triggers;
 pub mod webhooks;
 
@@ -42,6 +43,7 @@ pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result
     loops.spawn(triggers::run(Arc::clone(app)));
     loops.spawn(webhooks::run(Arc::clone(app)));
     loops.spawn(mailboxes::run(Arc::clone(app)));
+    loops.spawn(telemetry::run(Arc::clone(app)));
     loops.spawn(repeat(Arc::clone(app), "sealing", Topic::Sealing, Duration::from_secs(5), sealing::pass));
     loops.spawn(repeat(Arc::clone(app), "garbage", Topic::Garbage, Duration::from_secs(60), garbage::pass));
     loops.spawn(repeat(Arc::clone(app), "storage", Topic::Storage, Duration::from_secs(60), storage::pass));

@@ -24,5 +24,6 @@ pub mod schedule;
 pub mod storage;
 pub mod task;
 pub mod task_batch;
+pub mod trace;
 pub mod trigger;
 pub mod webhook;

@@ -93,6 +93,18 @@ impl Default for Metrics {
             None,
             "Time to answer, long polls included".into(),
         );
+        recorder.describe_counter(
+            "drover_telemetry_sent_total".into(),
+            None,
+            "Spans and lines of logs that the collector has taken".into(),
+        );
+        recorder.describe_counter(
+            "drover_telemetry_lost_total".into(),
+            None,
+            "Spans and lines of logs that were not exported: refused, or too old or too many while the collector could not \
+             be reached (of lines that were too old: 1 for each time)"
+                .into(),
+        );
         Self { recorder: Arc::new(recorder), handle, routes: Arc::default(), counting: Arc::default() }
     }
 }
@@ -115,6 +127,12 @@ impl Metrics {
     pub fn set(&self, name: &'static str, labels: Vec<(&'static str, String)>, value: f64) {
         let labels: Vec<Label> = labels.into_iter().map(|(key, value)| Label::new(key, value)).collect();
         self.recorder.register_gauge(&metrics::Key::from_parts(name, labels), &METADATA).set(value);
+    }
+
+    /// Counts something that has happened so many times.
+    pub fn count(&self, name: &'static str, label: (&'static str, &'static str), times: u64) {
+        let labels = vec![Label::from_static_parts(label.0, label.1)];
+        self.recorder.register_counter(&metrics::Key::from_parts(name, labels), &METADATA).increment(times);
     }
 
     /// Puts what was timed since the last time into its buckets: until then every single time takes memory.

@@ -55,6 +55,12 @@ impl Told {
         format!("{}-{}", self.arrival.simple(), self.lines)
     }
 
+    /// A place that is known for as long as any, and before all that comes, however the clock is set until then.
+    fn before_all(now: Timestamp) -> Self {
+        let at = now.minus_seconds(ARRIVALS_SECONDS / 2).millis().unsigned_abs();
+        Self { arrival: Uuid::from_u128(u128::from(at) << 80), lines: 0 }
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (arrival, lines) = text.trim().split_once('-')?;
         Some(Self { arrival: Uuid::try_parse(arrival).ok()?, lines: lines.parse().ok()? })
@@ -87,7 +93,7 @@ impl Tail {
             let Some(text) = last_event else {
                 let newest = log_search::newest_arrival(reading)?;
                 let told = newest.map(|arrival| Told { arrival: arrival.id, lines: arrival.lines });
-                return Ok((told.unwrap_or(Told { arrival: Uuid::nil(), lines: 0 }), None));
+                return Ok((told.unwrap_or_else(|| Told::before_all(reading.now())), None));
             };
             let told = Told::parse(text).ok_or_else(|| {
                 Error::BadRequest("Last-Event-ID must be the id of an event of this stream".to_owned())
@@ -99,6 +105,11 @@ impl Tail {
             Ok((told, (!is_known).then_some(kept_since)))
         })?;
         Ok(Self { lines, filter, told, gap, held: None, said_at: Instant::now() })
+    }
+
+    /// Up to where everything has been told: follow from here to go on.
+    pub fn position(&self) -> String {
+        self.told.id()
     }
 
     /// What has come since the last call; nothing if nothing has come. Call again until then.
@@ -140,6 +151,11 @@ impl Tail {
             self.said_at = Instant::now();
         } else if self.said_at.elapsed() >= POSITION_EVERY && !self.told.arrival.is_nil() {
             self.said_at = Instant::now();
+            // Nothing has come since, so that the place may move on, and stays known.
+            let moved = Told::before_all(self.lines.db.now());
+            if moved.arrival > self.told.arrival {
+                self.told = moved;
+            }
             events.push(TailEvent::Position { id: self.told.id() });
         }
         Ok(events)

@@ -42,7 +42,7 @@ const NOUN: &str = "account";
 const MIN_AUDIT_DAYS: u64 = 30;
 const MAX_AUDIT_DAYS: u64 = 36_500;
 /// Accounts that one coordinator can have.
-const MAX_ACCOUNTS: usize = 10_000;
+pub const MAX_ACCOUNTS: usize = 10_000;
 
 /// An account to be made, and its administrator.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use super::{
     audit::{self, Act},
     event, file,
     list::{self, Page, Via},
-    log, news, overview, process, process_version, reach, robot, robot_group, task, trigger,
+    log, news, overview, process, process_version, reach, robot, robot_group, task, trace, trigger,
 };
 use crate::{
     domain::{
@@ -228,6 +228,7 @@ pub fn apply(tx: &mut Tx, before: Job, event: JobEvent, leases: &Leases) -> Resu
     if let Some(end) = &step.ended {
         task::settle_job(tx, &before, end)?;
     }
+    trace::job_stepped(tx, &before, &step)?;
     let mut job = step.job;
     table::update(tx, &mut job)?;
     if !before.is_finished() && job.is_finished() {

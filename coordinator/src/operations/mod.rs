@@ -43,6 +43,7 @@ pub mod session;
 pub mod storage;
 pub mod system;
 pub mod task;
+pub mod trace;
 pub mod transfer;
 pub mod trigger;
 pub mod trigger_fire;

@@ -16,7 +16,7 @@ pub use bulk::{BulkChange, apply_page, change_of, permission_of, write_down};
 pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, stream_id};
 pub use count::{count_ready, is_holder};
 pub use due::{lease_ends_at, next_due, tick_page};
-pub use end::{Checkpoint, Ended, Ending, checkpoint, comment, end, renew};
+pub use end::{Checkpoint, Ended, Ending, attempt_of, checkpoint, comment, end, renew};
 pub use list::{Checked, checked_filter, list, page_of_ids};
 pub use retain::{expired, remove_expired, too_old_before};
 pub use select::{Position, Wanted};
@@ -38,6 +38,7 @@ use super::{
     audit::{self, Act},
     event, file, news,
     queue::{self, Tallies},
+    trace,
 };
 use crate::{
     domain::{
@@ -247,6 +248,7 @@ fn apply(
     if !by_itself {
         task.revision = before.revision + 1;
     }
+    trace::task_changed(tx, before, &task)?;
     write(tx, tallies, Some(before), &mut task)?;
     if let Some(note) = step.note {
         event::note(tx, task.id.uuid(), note.code, note.text, note.by)?;

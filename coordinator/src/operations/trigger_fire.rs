@@ -23,7 +23,7 @@ use super::{
     event,
     job::{self, Draft, Origin},
     news::{self, Facts},
-    reach, robot,
+    reach, robot, trace,
     trigger::{NOUN, calendar, reached, timetable},
 };
 use crate::{
@@ -254,6 +254,7 @@ fn note(
         event_id: None,
     };
     table::insert(tx, &row)?;
+    trace::fired(tx, &row)?;
     tell(tx, &row)?;
     Ok(row)
 }

@@ -27,7 +27,7 @@ use super::{
     ids::Ids,
     overlay::Overlay,
     table::Reader,
-    tx::Tx,
+    tx::{Interest, Tx},
     watch::{Topic, Watch, Watches},
 };
 use crate::{
@@ -99,6 +99,7 @@ struct Core {
     ids: Ids,
     watches: Arc<Watches>,
     changes: Arc<Changes>,
+    is_traced: AtomicBool,
     on_broken: OnBroken,
     broken: AtomicBool,
 }
@@ -153,7 +154,10 @@ fn run_batch(
     core: &Core,
     told: &mut Told,
 ) -> (WriteSet, usize) {
-    let followed = core.changes.are_followed();
+    let interest = Interest {
+        changes_are_followed: core.changes.are_followed(),
+        is_traced: core.is_traced.load(Ordering::Relaxed),
+    };
     let mut together = Overlay::new(view);
     let (mut bytes, mut ran) = (0, 0);
     for operation in batch {
@@ -161,7 +165,7 @@ fn run_batch(
             break;
         }
         ran += 1;
-        let mut tx = Tx::new(&together, operation.account(), now, &core.ids, followed);
+        let mut tx = Tx::new(&together, operation.account(), now, &core.ids, interest);
         if operation.run(&mut tx) {
             let (writes, topics, changes) = tx.into_parts();
             bytes += writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
@@ -230,7 +234,16 @@ impl Db {
     ) -> Core {
         let watches = Arc::new(Watches::default());
         let ids = Ids::new(randomness);
-        Core { engine, clock, ids, watches, changes: Arc::default(), on_broken, broken: AtomicBool::new(false) }
+        Core {
+            engine,
+            clock,
+            ids,
+            watches,
+            changes: Arc::default(),
+            is_traced: AtomicBool::new(false),
+            on_broken,
+            broken: AtomicBool::new(false),
+        }
     }
 
     /// Runs a reading closure on a consistent view of one account. It must be short and its scans bounded.
@@ -274,6 +287,11 @@ impl Db {
     /// The changes of objects, for those who follow them.
     pub fn changes(&self) -> &Arc<Changes> {
         &self.core.changes
+    }
+
+    /// From now on transactions note for traces what ends.
+    pub fn trace(&self) {
+        self.core.is_traced.store(true, Ordering::Relaxed);
     }
 
     /// A new id for something that is written before its record: a blob.

@@ -38,6 +38,7 @@ use crate::{
         storage::StorageFolder,
         task::{self, Task},
         task_batch::TaskBatch,
+        trace::{LogsExported, Unexported},
         trigger::{
             Fire, Rule, Trigger,
             by_event::{Pending, news_of},
@@ -799,6 +800,24 @@ impl Record for News {
     }
 }
 
+impl Record for Unexported {
+    const KIND: Kind = Kind::Unexported;
+    const NOUN: &'static str = "note of what has ended";
+    type Id = Uuid;
+
+    fn id(&self) -> Uuid {
+        self.id
+    }
+}
+
+impl Record for LogsExported {
+    const KIND: Kind = Kind::LogsExported;
+    const NOUN: &'static str = "mark of exported logs";
+    type Id = ();
+
+    fn id(&self) {}
+}
+
 impl Record for Webhook {
     const KIND: Kind = Kind::Webhook;
     const IS_READ_OFTEN: bool = true;
@@ -1018,6 +1037,8 @@ pub const RECORDS: &[RecordKind] = &[
     records::<TaskBatch>(&[Kind::TaskBatchByExpiry]),
     records::<Wanted>(&[]),
     records::<News>(&[]),
+    records::<Unexported>(&[]),
+    records::<LogsExported>(&[]),
     records::<Webhook>(&[Kind::WebhookByName]),
     records::<FaringOf>(&[]),
     records::<Delivery>(&[Kind::DeliveryByWebhook, Kind::DeliveryDue]),

@@ -19,6 +19,13 @@ use crate::error::{Error, Result};
 /// How many of the latest changes a further one is compared with.
 const LOOKED_BACK: usize = 8;
 
+/// Who wants to know what a transaction does, beside those who read it afterwards.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Interest {
+    pub changes_are_followed: bool,
+    pub is_traced: bool,
+}
+
 pub struct Tx<'a> {
     overlay: Overlay<'a>,
     account: AccountId,
@@ -27,6 +34,7 @@ pub struct Tx<'a> {
     wakes: Vec<Topic>,
     /// Absent: nobody follows changes.
     changes: Option<Vec<Change>>,
+    is_traced: bool,
 }
 
 impl<'a> Tx<'a> {
@@ -35,10 +43,11 @@ impl<'a> Tx<'a> {
         account: AccountId,
         now: Timestamp,
         ids: &'a Ids,
-        changes_are_followed: bool,
+        interest: Interest,
     ) -> Self {
-        let changes = changes_are_followed.then(Vec::new);
-        Self { overlay: Overlay::new(base), account, now, ids, wakes: Vec::new(), changes }
+        let changes = interest.changes_are_followed.then(Vec::new);
+        let is_traced = interest.is_traced;
+        Self { overlay: Overlay::new(base), account, now, ids, wakes: Vec::new(), changes, is_traced }
     }
 
     /// What was written, who is to be woken and what has changed, when the operation has succeeded.
@@ -49,6 +58,11 @@ impl<'a> Tx<'a> {
     /// Whether somebody follows the changes of objects.
     pub fn changes_are_followed(&self) -> bool {
         self.changes.is_some()
+    }
+
+    /// Whether what ends is to be noted for traces.
+    pub fn is_traced(&self) -> bool {
+        self.is_traced
     }
 
     /// Tells those who follow changes once this is committed. Several changes of one object are one.

@@ -36,6 +36,7 @@ mod task_lists;
 mod tasks;
 mod tasks_bulk;
 mod tasks_of_jobs;
+mod telemetry;
 mod triggers;
 mod triggers_by_event;
 mod triggers_by_mail;

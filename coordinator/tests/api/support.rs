@@ -93,6 +93,7 @@ pub fn rules() -> Rules {
         public_url: String::new(),
         webhooks: WebhookRules { allow_private_targets: true, timeout_seconds: 15 },
         mail: MailRules::none(),
+        telemetry: None,
         audit_retention_days: None,
         openid: None,
         ldap: None,

@@ -28,11 +28,12 @@ def program():
 class Coordinator:
     """Use it in a `with`: whatever happens, the process is ended, and it must end in order."""
 
-    def __init__(self, settings=None):
+    def __init__(self, settings=None, store=None):
         self.settings = settings or {}
+        self.expected_code = 0
         self.key = base64.b64encode(str(uuid.uuid4()).encode()).decode()
         self.folder = tempfile.TemporaryDirectory(prefix="drover-contract.")
-        self.store = pathlib.Path(self.folder.name) / "store"
+        self.store = store or pathlib.Path(self.folder.name) / "store"
 
     def __enter__(self):
         settings = {
@@ -89,9 +90,15 @@ class Coordinator:
             code = self.process.wait()
         text = self.log_text()
         if kind is None:
-            assert code == 0, f"the coordinator ended with {code}:\n{text[-4000:]}"
+            assert code == self.expected_code, f"the coordinator ended with {code}:\n{text[-4000:]}"
             self._check_store()
         self.folder.cleanup()
+
+    def kill(self):
+        """As if it crashed; another one may go on with its store."""
+        self.process.kill()
+        self.process.wait()
+        self.expected_code = -9
 
     def log_text(self):
         if hasattr(self, "drain"):

@@ -221,6 +221,7 @@ impl World {
             public_url: String::new(),
             webhooks: WebhookRules { allow_private_targets: false, timeout_seconds: 15 },
             mail: MailRules::none(),
+            telemetry: None,
             audit_retention_days: None,
             openid: None,
             ldap: None,

@@ -108,7 +108,7 @@ fn not_own() -> Error {
 }
 
 /// The attempt of this number, if there was one.
-fn attempt_of(reading: &dyn Reading, task: &Task, number: u32) -> Result<Option<Attempt>> {
+pub fn attempt_of(reading: &dyn Reading, task: &Task, number: u32) -> Result<Option<Attempt>> {
     match &task.newest {
         Some(newest) if newest.number == number => Ok(Some(newest.clone())),
         _ => Ok(table::find::<PastAttempt>(reading, (task.id, number))?.map(|past| past.attempt)),
