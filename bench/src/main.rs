@@ -35,6 +35,9 @@ struct Arguments {
     /// Simulated agents of the large fleet.
     #[arg(long, default_value_t = 10_000)]
     robots: usize,
+    /// Tasks of the large queue; 10000000 take minutes and some GB of disk.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100_000..))]
+    tasks: u64,
     #[arg(long, hide = true)]
     serve_bare: Option<String>,
 }
@@ -67,6 +70,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             duration: Duration::from_secs(arguments.seconds),
             log_bytes: arguments.log_mb * 1_000_000,
             robots: arguments.robots,
+            tasks: usize::try_from(arguments.tasks)?,
         };
         match (figure.measure)(&setting) {
             Ok(measured) => {

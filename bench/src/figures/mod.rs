@@ -28,6 +28,8 @@ pub struct Setting {
     pub log_bytes: u64,
     /// Size of the large fleet.
     pub robots: usize,
+    /// Size of the large queue.
+    pub tasks: usize,
 }
 
 /// A group of figures that are measured together.

@@ -32,7 +32,6 @@ const CLIENTS: usize = 64;
 const STEPS: usize = 500;
 const FEW: usize = 1_000;
 const BULK: usize = 100_000;
-const MANY: usize = 1_000_000;
 
 pub fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
     let mut rows = lives(setting)?;
@@ -254,6 +253,7 @@ fn flushes(folder: &Path) -> std::io::Result<Latencies> {
 /// A queue of a few tasks beside one of very many.
 fn large(setting: &Setting) -> anyhow::Result<Vec<Row>> {
     let coordinator = Coordinator::start(&setting.folder.join("large"))?;
+    let tasks = setting.tasks;
     let rows = runtime()?.block_on(async {
         let address = coordinator.address;
         let mut few = Client::open(address, "few").await?;
@@ -263,8 +263,8 @@ fn large(setting: &Setting) -> anyhow::Result<Vec<Row>> {
         many.make_queue("many").await?;
         let first = bulk(address, "many", 0, BULK).await?;
         let mut slowest = first;
-        for start in (BULK..MANY).step_by(BULK) {
-            slowest = slowest.max(bulk(address, "many", start, BULK).await?);
+        for start in (BULK..tasks).step_by(BULK) {
+            slowest = slowest.max(bulk(address, "many", start, BULK.min(tasks - start)).await?);
         }
         let memory = resident_mb(coordinator.program.pid())?;
         // In turns, so that whatever else the machine does concerns both.
@@ -285,15 +285,15 @@ fn large(setting: &Setting) -> anyhow::Result<Vec<Row>> {
                 Row::below(format!("bulk addition of {BULK} tasks"), 5.0, first.as_secs_f64(), "s").beside(format!(
                     "{:.0} tasks/s; the slowest of {} such: {:.1} s; coordinator {memory:.0} MB",
                     BULK as f64 / first.as_secs_f64(),
-                    MANY / BULK,
+                    tasks.div_ceil(BULK),
                     slowest.as_secs_f64()
                 )),
-                Row::below(format!("take from {MANY} waiting tasks, against {FEW}"), 1.2, ratio, "times")
+                Row::below(format!("take from {tasks} waiting tasks, against {FEW}"), 1.2, ratio, "times")
                     .beside(format!("{}; of few: {}", of_many.text(), of_few.text())),
             ];
         let stats = many.time("/queues/many/stats", STEPS).await?;
         rows.push(
-            Row::below(format!("stats of a queue of {MANY} tasks, p99"), 5.0, stats.ms(99), "ms").beside(stats.text()),
+            Row::below(format!("stats of a queue of {tasks} tasks, p99"), 5.0, stats.ms(99), "ms").beside(stats.text()),
         );
         for (name, filter) in [
             ("state", "&state=new"),
@@ -308,7 +308,7 @@ fn large(setting: &Setting) -> anyhow::Result<Vec<Row>> {
             let path = format!("/tasks?queue=many&limit=50{filter}");
             let times = many.time(&path, 50).await?;
             rows.push(
-                Row::below(format!("a page of {MANY} tasks by {name}, p99"), 200.0, times.ms(99), "ms")
+                Row::below(format!("a page of {tasks} tasks by {name}, p99"), 200.0, times.ms(99), "ms")
                     .beside(times.text()),
             );
         }
