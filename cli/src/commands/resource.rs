@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     client::{Answer, Call},
-    commands::{ListArgs, list, simple},
+    commands::{ListArgs, events, list, simple},
     error::Error,
     output::{Tone, moment, note, number, toned},
     session::Session,
@@ -142,6 +142,13 @@ pub enum ResourceCommand {
         file: Option<PathBuf>,
         #[command(flatten)]
         whom: WhomArgs,
+    },
+    /// Show what happened to a resource
+    Events {
+        /// Name or id
+        resource: String,
+        #[command(flatten)]
+        list: ListArgs,
     },
     /// Delete a resource with all its values
     Delete {
@@ -295,6 +302,7 @@ pub async fn run(session: &Session, command: ResourceCommand) -> Result<(), Erro
                 }
             }
         }
+        ResourceCommand::Events { resource, list } => events(session, &list, &[NOUN, &resource, "events"]).await,
         ResourceCommand::Delete { resource } => {
             let done = format!("Resource {resource} is deleted.");
             simple(&session.out, client.delete(&[NOUN, &resource])?, &done).await

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use drover_protocol::storage::{NewStorageFolder, StorageFolder, StorageFolderPatch};
 
 use crate::{
-    commands::{ListArgs, list, simple},
+    commands::{ListArgs, events, list, simple},
     error::Error,
     output::{Tone, moment, number, size, toned},
     session::Session,
@@ -37,6 +37,13 @@ pub enum StorageCommand {
         /// Delete its files with it
         #[arg(long)]
         files: bool,
+    },
+    /// Show what happened to a folder
+    Events {
+        /// Name or id
+        folder: String,
+        #[command(flatten)]
+        list: ListArgs,
     },
 }
 
@@ -111,6 +118,7 @@ pub async fn run(session: &Session, command: StorageCommand) -> Result<(), Error
             let call = client.delete(&[NOUN, &folder])?.query_opt("files", files.then_some(true));
             simple(&session.out, call, &done).await
         }
+        StorageCommand::Events { folder, list } => events(session, &list, &[NOUN, &folder, "events"]).await,
     }
 }
 

@@ -4,7 +4,7 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use drover_protocol::user::{ChangePassword, CreatedUser, Locale, NewUser, User, UserPatch};
 
 use crate::{
-    commands::{ListArgs, list, simple},
+    commands::{ListArgs, events, list, simple},
     error::Error,
     output::{Shown, Tone, moment, moment_opt, note, toned},
     session::Session,
@@ -50,6 +50,13 @@ pub enum UserCommand {
     Delete {
         /// Login or id
         user: String,
+    },
+    /// Show what happened to a user
+    Events {
+        /// Login or id
+        user: String,
+        #[command(flatten)]
+        list: ListArgs,
     },
     /// Change your own password; the old and the new one are asked for, or come from standard input line by line
     Password,
@@ -145,6 +152,7 @@ pub async fn run(session: &Session, command: UserCommand) -> Result<(), Error> {
         UserCommand::Delete { user } => {
             simple(&session.out, client.delete(&[NOUN, &user])?, &format!("User {user} is deleted.")).await
         }
+        UserCommand::Events { user, list } => events(session, &list, &[NOUN, &user, "events"]).await,
         UserCommand::Password => {
             let old = values::secret("Old password (it is not shown): ")?;
             let new = values::secret("New password (at least 10 characters): ")?;

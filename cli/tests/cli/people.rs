@@ -76,3 +76,20 @@ fn an_account_is_deleted_only_with_everything() {
     let output = run(&server, &["account", "delete", "north", "--with-everything"]);
     assert!(output.status.success(), "{}", stderr(&output));
 }
+
+/// Users, storage folders and resources show what happened to them as other objects do; the parts of a folder's name are
+/// one part of the address.
+#[test]
+fn what_happened_is_shown_of_users_folders_and_resources() {
+    let event = json!({"id": ID, "at": AT, "code": "changed", "text": "its settings were changed", "by": "user:ann"});
+    let page = json!({"items": [event], "next_cursor": null});
+    for (noun, name, path) in [
+        ("user", "ann", "GET /api/v1/users/ann/events"),
+        ("storage", "a/b", "GET /api/v1/storages/a%2Fb/events"),
+        ("resource", "days", "GET /api/v1/resources/days/events"),
+    ] {
+        let server = Server::scripted(vec![(path, vec![Answer::json(200, &page)])]);
+        let output = run(&server, &[noun, "events", name]);
+        assert!(stdout(&output).contains("its settings were changed"), "{noun}: {}", stderr(&output));
+    }
+}

@@ -24,7 +24,6 @@ use super::{
     extract::{Call, IfMatch, Json as Body, ListQuery, MaybePosted, NoFilter, Path, Posted, id},
     once::{self, Answer},
     page,
-    robot::event_view,
 };
 use crate::{
     app::App,
@@ -32,7 +31,7 @@ use crate::{
         self,
         alert::{Channel, Raised},
     },
-    operations::{Caller, alert, event},
+    operations::{Caller, alert},
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -210,9 +209,5 @@ async fn list_alert_events(
     Path(text): Path<String>,
     ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
 ) -> Result<Json<Page<Event>>, Fault> {
-    let found = app.db.read(caller.account, |reading| {
-        let alert = alert::get(reading, &caller, &text)?;
-        event::list(reading, alert.id.uuid(), &query)
-    })?;
-    Ok(page::page(found, event_view))
+    page::events(&app, &caller, &query, |reading, caller| Ok(alert::get(reading, caller, &text)?.id.uuid()))
 }

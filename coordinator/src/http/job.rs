@@ -21,7 +21,6 @@ use super::{
     extract::{Call, IfMatch, ListQuery, NoFilter, Path, Posted, Query, id},
     once::{self, Answer},
     page::{self, IfNoneMatch},
-    robot::event_view,
 };
 use crate::{
     app::App,
@@ -31,7 +30,7 @@ use crate::{
     },
     drafting::{self, Checked},
     error::{Error, Result as OperationResult},
-    operations::{Caller, assignment, attempt, event, job, key},
+    operations::{Caller, assignment, attempt, job, key},
     store::{Reading, Topic, Tx, document::Slot},
 };
 
@@ -349,9 +348,5 @@ async fn list_job_events(
     ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
 ) -> Result<Json<Page<Event>>, Fault> {
     let id: JobId = id(&text, "job")?;
-    let found = app.db.read(caller.account, |reading| {
-        job::get(reading, &caller, id)?;
-        event::list(reading, id.uuid(), &query)
-    })?;
-    Ok(page::page(found, event_view))
+    page::events(&app, &caller, &query, |reading, caller| Ok(job::get(reading, caller, id)?.id.uuid()))
 }

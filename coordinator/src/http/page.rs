@@ -5,10 +5,21 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use drover_protocol::page::Page;
+use drover_protocol::{
+    event::Event,
+    page::{Page, PageQuery},
+};
 use serde::Serialize;
+use uuid::Uuid;
 
-use crate::operations::list;
+use super::Fault;
+use crate::{
+    app::App,
+    domain,
+    error::Result as OperationResult,
+    operations::{Caller, event, list},
+    store::Reader,
+};
 
 /// For annotations: the call answers 304 when `If-None-Match` names what it would answer.
 pub struct IfNoneMatch;
@@ -17,6 +28,21 @@ pub struct IfNoneMatch;
 pub fn page<R, V>(page: list::Page<R>, view: impl Fn(R) -> V) -> Json<Page<V>> {
     let items = page.items.into_iter().map(view).collect();
     Json(Page { items, next_cursor: page.next_cursor, total: None })
+}
+
+fn event_view(event: domain::event::Event) -> Event {
+    Event { id: event.id, at: event.at, code: event.code, text: event.text, by: event.by }
+}
+
+/// What happened to an object, newest first. `find` gives its id, or refuses who may not see it.
+pub fn events(
+    app: &App,
+    caller: &Caller,
+    query: &PageQuery,
+    find: impl FnOnce(&Reader, &Caller) -> OperationResult<Uuid>,
+) -> Result<Json<Page<Event>>, Fault> {
+    let found = app.db.read(caller.account, |reading| event::list(reading, find(reading, caller)?, query))?;
+    Ok(page(found, event_view))
 }
 
 /// An object with its revision as `ETag`; 304 if the caller has this revision.

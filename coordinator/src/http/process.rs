@@ -15,12 +15,11 @@ use super::{
     extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted},
     once::{self, Answer},
     page::{self, IfNoneMatch},
-    robot::event_view,
 };
 use crate::{
     app::App,
     domain,
-    operations::{Caller, event, process},
+    operations::{Caller, process},
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -129,9 +128,5 @@ async fn list_process_events(
     Path(text): Path<String>,
     ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
 ) -> Result<Json<Page<Event>>, Fault> {
-    let found = app.db.read(caller.account, |reading| {
-        let process = process::get(reading, &caller, &text)?;
-        event::list(reading, process.id.uuid(), &query)
-    })?;
-    Ok(page::page(found, event_view))
+    page::events(&app, &caller, &query, |reading, caller| Ok(process::get(reading, caller, &text)?.id.uuid()))
 }

@@ -20,14 +20,14 @@ use super::{
     extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted},
     once::{self, Answer},
     page::{self, IfNoneMatch},
-    robot::{event_view, pause_view},
+    robot::pause_view,
 };
 use crate::{
     app::App,
     domain::{self, queue::Hour, task::Phase},
     error::Result as OperationResult,
     operations::{
-        Caller, event,
+        Caller,
         queue::{self, Stats},
     },
     store::Reading,
@@ -238,9 +238,5 @@ async fn list_queue_events(
     Path(text): Path<String>,
     ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
 ) -> Result<Json<Page<Event>>, Fault> {
-    let found = app.db.read(caller.account, |reading| {
-        let queue = queue::get(reading, &caller, &text)?;
-        event::list(reading, queue.id.uuid(), &query)
-    })?;
-    Ok(page::page(found, event_view))
+    page::events(&app, &caller, &query, |reading, caller| Ok(queue::get(reading, caller, &text)?.id.uuid()))
 }

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use drover_protocol::{
+    event::Event,
     page::{Page, PageQuery},
     resource::{
         Calendar, NewResource, NewResourceValue, Resource, ResourceFilter, ResourceKind, ResourceOverride,
@@ -20,7 +21,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Fault,
     extract::{
-        Accept, Call, IfMatch, Json as Body, ListQuery, MAX_BODY_BYTES, Path, Posted, Query, parse_json,
+        Accept, Call, IfMatch, Json as Body, ListQuery, MAX_BODY_BYTES, NoFilter, Path, Posted, Query, parse_json,
         require_media_type, whole_body,
     },
     once::{self, Answer},
@@ -46,6 +47,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(get_value, set_value))
         .routes(routes!(set_override, remove_override))
         .routes(routes!(list_versions))
+        .routes(routes!(list_resource_events))
 }
 
 fn view(reading: &dyn Reading, found: WithDefault) -> Resource {
@@ -399,4 +401,19 @@ async fn list_versions(
     let found =
         app.db.read(caller.account, |reading| resource_value::versions(reading, &caller, &text, &whom, &query))?;
     Ok(page::page(found, |(value, name)| version_view(value, name)))
+}
+
+/// What happened to a resource, newest first
+///
+/// Changes of its settings and values, and that it expires.
+#[utoipa::path(get, path = "/resources/{resource}/events", tag = "Resource",
+    params(("resource" = String, Path, description = "Id or name"), PageQuery),
+    responses((status = 200, body = Page<Event>)))]
+async fn list_resource_events(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
+) -> Result<Json<Page<Event>>, Fault> {
+    page::events(&app, &caller, &query, |reading, caller| Ok(resource::get(reading, caller, &text)?.resource.id.uuid()))
 }

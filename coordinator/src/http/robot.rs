@@ -21,13 +21,10 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{
-        self,
-        robot::{Pause, Sample},
-    },
+    domain::robot::{Pause, Sample},
     error::Error,
     operations::{
-        Caller, event,
+        Caller,
         robot::{self, RobotInFull},
     },
     store::Tx,
@@ -74,10 +71,6 @@ pub fn view(full: RobotInFull) -> Robot {
 
 fn sample_view(sample: Sample) -> HealthSample {
     HealthSample { at: sample.at, health: sample.health }
-}
-
-pub fn event_view(event: domain::event::Event) -> Event {
-    Event { id: event.id, at: event.at, code: event.code, text: event.text, by: event.by }
 }
 
 /// Robots
@@ -206,11 +199,7 @@ async fn list_robot_events(
     Path(text): Path<String>,
     ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
 ) -> Result<Json<Page<Event>>, Fault> {
-    let found = app.db.read(caller.account, |reading| {
-        let full = robot::get(reading, &caller, &text)?;
-        event::list(reading, full.robot.id.uuid(), &query)
-    })?;
-    Ok(page::page(found, event_view))
+    page::events(&app, &caller, &query, |reading, caller| Ok(robot::get(reading, caller, &text)?.robot.id.uuid()))
 }
 
 /// Pause a robot: it takes no jobs; those it holds end by themselves, softly, or at once

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State, response::Response};
 use drover_protocol::{
+    event::Event,
     page::{Page, PageQuery},
     storage::{DeleteFolderQuery, FolderFilter, NewStorageFolder, StorageFolder, StorageFolderPatch},
 };
@@ -11,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    extract::{Call, IfMatch, Json as Body, ListQuery, Path, Posted, Query},
+    extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted, Query},
     once::{self, Answer},
     page,
 };
@@ -22,11 +23,10 @@ use crate::{
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(list_storages, create_storage)).routes(routes!(
-        get_storage,
-        update_storage,
-        delete_storage
-    ))
+    OpenApiRouter::new()
+        .routes(routes!(list_storages, create_storage))
+        .routes(routes!(get_storage, update_storage, delete_storage))
+        .routes(routes!(list_storage_events))
 }
 
 fn view(folder: domain::storage::StorageFolder) -> StorageFolder {
@@ -133,4 +133,19 @@ async fn delete_storage(
         Ok(Answer::done())
     })
     .await
+}
+
+/// What happened to a storage folder, newest first
+///
+/// Changes of its settings, and how many files were removed because of their age.
+#[utoipa::path(get, path = "/storages/{folder}/events", tag = "Storage",
+    params(("folder" = String, Path, description = "Id, or name with its slashes percent-encoded"), PageQuery),
+    responses((status = 200, body = Page<Event>)))]
+async fn list_storage_events(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
+) -> Result<Json<Page<Event>>, Fault> {
+    page::events(&app, &caller, &query, |reading, caller| Ok(storage::get(reading, caller, &text)?.id.uuid()))
 }

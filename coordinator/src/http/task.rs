@@ -28,7 +28,6 @@ use super::{
     extract::{Accept, Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted, id, url_pairs},
     once::{self, Answer},
     page::{self, IfNoneMatch},
-    robot::event_view,
 };
 use crate::{
     app::App,
@@ -36,7 +35,7 @@ use crate::{
     error::{Error, Result as OperationResult},
     json_schema::{self, Side},
     operations::{
-        Caller, event, file,
+        Caller, file,
         queue::{self, Tallies},
         task,
     },
@@ -368,9 +367,5 @@ async fn list_task_events(
     ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
 ) -> Result<Json<Page<Event>>, Fault> {
     let id: TaskId = id(&text, "task")?;
-    let found = app.db.read(caller.account, |reading| {
-        task::get(reading, &caller, id)?;
-        event::list(reading, id.uuid(), &query)
-    })?;
-    Ok(page::page(found, event_view))
+    page::events(&app, &caller, &query, |reading, caller| Ok(task::get(reading, caller, id)?.id.uuid()))
 }

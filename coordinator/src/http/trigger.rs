@@ -26,7 +26,6 @@ use super::{
     job, link,
     once::{self, Answer},
     page,
-    robot::event_view,
 };
 use crate::{
     app::App,
@@ -39,7 +38,7 @@ use crate::{
     drafting::{self, Checked},
     error::Result as OperationResult,
     operations::{
-        Caller, event,
+        Caller,
         trigger::{self, by_webhook},
         trigger_fire,
     },
@@ -463,11 +462,7 @@ async fn list_trigger_events(
     Path(text): Path<String>,
     ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
 ) -> Result<Json<Page<Event>>, Fault> {
-    let found = app.db.read(caller.account, |reading| {
-        let trigger = trigger::get(reading, &caller, &text)?;
-        event::list(reading, trigger.id.uuid(), &query)
-    })?;
-    Ok(page::page(found, event_view))
+    page::events(&app, &caller, &query, |reading, caller| Ok(trigger::get(reading, caller, &text)?.id.uuid()))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use axum::{
     response::Response,
 };
 use drover_protocol::{
+    event::Event,
     page::{Page, PageQuery},
     user::{ChangePassword, CreatedUser, NewUser, User, UserFilter, UserPatch},
 };
@@ -16,7 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    extract::{Call, IfMatch, Json as Body, ListQuery, Path, Posted},
+    extract::{Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted},
     once::{self, Answer},
     page::{self, IfNoneMatch},
 };
@@ -33,6 +34,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list_users, create_user))
         .routes(routes!(get_user, update_user, delete_user))
+        .routes(routes!(list_user_events))
         .routes(routes!(change_own_password))
 }
 
@@ -160,6 +162,21 @@ async fn delete_user(
         Ok(Answer::done())
     })
     .await
+}
+
+/// What happened to a user, newest first
+///
+/// Changes of the user and of the user's keys. Sign-ins are in the audit trail.
+#[utoipa::path(get, path = "/users/{user}/events", tag = "Account",
+    params(("user" = String, Path, description = "Id or login"), PageQuery),
+    responses((status = 200, body = Page<Event>)))]
+async fn list_user_events(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+    ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
+) -> Result<Json<Page<Event>>, Fault> {
+    page::events(&app, &caller, &query, |reading, caller| Ok(user::get(reading, caller, &text)?.id.uuid()))
 }
 
 /// Change one's own password

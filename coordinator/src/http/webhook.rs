@@ -25,7 +25,6 @@ use super::{
     extract::{Call, IfMatch, Json as Body, ListQuery, MaybePosted, NoFilter, Path, Posted, id},
     once::{self, Answer},
     page,
-    robot::event_view,
 };
 use crate::{
     app::App,
@@ -34,7 +33,7 @@ use crate::{
         news::{News, Subject},
     },
     operations::{
-        Caller, event,
+        Caller,
         webhook::{self, WithFaring},
     },
     webhook_client::Message,
@@ -294,9 +293,5 @@ async fn list_webhook_events(
     Path(text): Path<String>,
     ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
 ) -> Result<Json<Page<Event>>, Fault> {
-    let found = app.db.read(caller.account, |reading| {
-        let found = webhook::get(reading, &caller, &text)?;
-        event::list(reading, found.webhook.id.uuid(), &query)
-    })?;
-    Ok(page::page(found, event_view))
+    page::events(&app, &caller, &query, |reading, caller| Ok(webhook::get(reading, caller, &text)?.webhook.id.uuid()))
 }

@@ -256,14 +256,7 @@ async fn expiry_is_shown_listed_and_told() {
     tend().await;
     assert_eq!(world.get("/resources/soon").await.ok()["expired"], true);
     assert_eq!(world.get("/resources/soon/value").await.ok()["expired"], true);
-    let codes = async |name: &str| {
-        let id: Uuid = text(&world.get(&format!("/resources/{name}")).await.ok(), "/id").parse().unwrap();
-        let query = drover_protocol::page::PageQuery::default();
-        let list =
-            |view: &drover_coordinator::store::Reader| drover_coordinator::operations::event::list(view, id, &query);
-        let events = world.app.db.read(world.account, list).unwrap();
-        events.items.into_iter().map(|event| event.code).collect::<Vec<_>>()
-    };
+    let codes = async |name: &str| each(&world.get(&format!("/resources/{name}/events")).await.ok(), "code");
     assert_eq!(codes("soon").await, ["resource_expired", "resource_expiring", "resource_created"]);
     assert_eq!(codes("late").await, ["resource_created"]);
     world.patch("/resources/soon", json!({ "expires_at": null })).await.ok();

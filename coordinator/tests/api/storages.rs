@@ -25,6 +25,8 @@ async fn folders_are_made_found_renamed_and_listed() {
     assert_eq!((text(&renamed, "/name"), renamed["retention_days"].clone()), ("b".into(), json!(null)));
     assert_eq!(world.get("/storages/b/files/a.txt").await.expect(200).body, "x");
     world.get(&format!("/storages/{encoded}")).await.expect(404);
+    world.get(&format!("/storages/{encoded}/events")).await.expect(404);
+    assert_eq!(each(&world.get("/storages/b/events").await.ok(), "code"), ["storage_changed", "storage_created"]);
     let stale = world.call(Method::PATCH, "/storages/b").header("if-match", "\"1\"").json(&json!({}));
     stale.send().await.expect(412).refused("precondition_failed");
     for other in ["a/1", "a/2", "c"] {

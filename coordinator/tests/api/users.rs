@@ -47,6 +47,7 @@ async fn users_are_made_changed_and_listed() {
     world.call(Method::PATCH, "/users/ann").header("if-match", "\"7\"").json(&patch).send().await.expect(412);
     let changed = world.patch("/users/ann", patch).await.ok();
     assert_eq!((&changed["email"], &changed["roles"]), (&Value::Null, &json!(["viewer", "developer"])));
+    assert_eq!(each(&world.get("/users/ann/events").await.ok(), "code"), ["user_changed", "user_created"]);
     world.patch("/users/ann", json!({ "login": "admin" })).await.refused("already_exists");
     world.patch("/users/ann", json!({ "login": "anna" })).await.ok();
     world.get("/users/ann").await.expect(404);
