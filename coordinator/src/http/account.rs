@@ -176,9 +176,5 @@ async fn delete_account(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        account::delete(tx, caller, &text, revision)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| account::delete(tx, caller, &text, revision)).await
 }

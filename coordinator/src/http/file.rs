@@ -253,11 +253,7 @@ async fn delete_file(
     Path((folder, path)): Path<(String, String)>,
     ContentConditions(conditions): ContentConditions,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        file::delete(tx, caller, &folder, &path, &conditions)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| file::delete(tx, caller, &folder, &path, &conditions)).await
 }
 
 /// Copy a file

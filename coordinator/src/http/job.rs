@@ -2,12 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Json,
-    extract::State,
-    http::HeaderMap,
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State, http::HeaderMap, response::Response};
 use drover_protocol::{
     JobId,
     event::Event,
@@ -236,12 +231,7 @@ async fn delete_job(
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
     let id: JobId = id(&text, "job")?;
-    loop {
-        let (account, asking) = (caller.account, caller.clone());
-        if app.db.write(account, move |tx| job::delete_page(tx, &asking, id, revision)).await? {
-            return Ok(axum::http::StatusCode::NO_CONTENT.into_response());
-        }
-    }
+    once::delete_in_pages(&app, caller, move |tx, caller| job::delete_page(tx, caller, id, revision)).await
 }
 
 /// An action on one job, whose answer is the job.

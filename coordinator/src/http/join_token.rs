@@ -80,9 +80,5 @@ async fn delete_join_token(
     Path(text): Path<String>,
 ) -> Result<Response, Fault> {
     let id: JoinTokenId = id(&text, "join token")?;
-    once::write(&app, caller, None, move |tx, caller| {
-        join_token::delete(tx, caller, id)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| join_token::delete(tx, caller, id)).await
 }

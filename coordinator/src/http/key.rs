@@ -163,9 +163,5 @@ async fn create_key(State(app): State<Arc<App>>, caller: Caller, request: Posted
     responses((status = 204)))]
 async fn delete_key(State(app): State<Arc<App>>, caller: Caller, Path(text): Path<String>) -> Result<Response, Fault> {
     let id: KeyId = id(&text, "key")?;
-    once::write(&app, caller, None, move |tx, caller| {
-        key::delete_named(tx, caller, id)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| key::delete_named(tx, caller, id)).await
 }

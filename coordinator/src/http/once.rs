@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     http::{HeaderValue, StatusCode, header},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use serde::Serialize;
 
@@ -100,6 +100,28 @@ where
         Made::Repeated(first) => response(first, true),
         Made::Refused(refusal) => return Err(refusal.into()),
     })
+}
+
+/// Runs a writing operation that answers nothing.
+pub async fn carry_out<F>(app: &Arc<App>, caller: Caller, body: F) -> Result<Response, Fault>
+where
+    F: FnOnce(&mut Tx, &Caller) -> Result<()> + Send + 'static,
+{
+    write(app, caller, None, move |tx, caller| body(tx, caller).map(|()| Answer::done())).await
+}
+
+/// Deletes an object with all that belongs to it: `page` deletes some of it and says whether nothing is left.
+pub async fn delete_in_pages<F>(app: &App, caller: Caller, page: F) -> Result<Response, Fault>
+where
+    F: Fn(&mut Tx, &Caller) -> Result<bool> + Send + Sync + 'static,
+{
+    let (account, asking) = (caller.account, Arc::new((caller, page)));
+    loop {
+        let asking = Arc::clone(&asking);
+        if app.db.write(account, move |tx| (asking.1)(tx, &asking.0)).await? {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
 }
 
 /// An answer that nobody will repeat.

@@ -111,11 +111,7 @@ async fn delete_process(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        process::delete(tx, caller, &text, revision)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| process::delete(tx, caller, &text, revision)).await
 }
 
 /// What happened to a process, newest first

@@ -190,11 +190,8 @@ async fn delete_version(
     Path((process, version)): Path<(String, String)>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        process_version::delete(tx, caller, &process, &version, revision)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| process_version::delete(tx, caller, &process, &version, revision))
+        .await
 }
 
 /// Make it the version that new jobs run

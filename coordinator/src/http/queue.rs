@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State, http::HeaderMap, response::Response};
 use drover_protocol::{
     event::Event,
     page::{Page, PageQuery},
@@ -172,12 +167,7 @@ async fn delete_queue(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    loop {
-        let (account, asking, text) = (caller.account, caller.clone(), text.clone());
-        if app.db.write(account, move |tx| queue::delete_page(tx, &asking, &text, revision)).await? {
-            return Ok(StatusCode::NO_CONTENT.into_response());
-        }
-    }
+    once::delete_in_pages(&app, caller, move |tx, caller| queue::delete_page(tx, caller, &text, revision)).await
 }
 
 /// Figures of a queue

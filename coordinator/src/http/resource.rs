@@ -379,9 +379,8 @@ async fn remove_override(
     Path((text, kind, name)): Path<(String, String, String)>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        resource_value::remove_override(tx, caller, &text, (&kind, &name), revision)?;
-        Ok(Answer::done())
+    once::carry_out(&app, caller, move |tx, caller| {
+        resource_value::remove_override(tx, caller, &text, (&kind, &name), revision)
     })
     .await
 }

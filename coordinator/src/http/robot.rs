@@ -141,11 +141,7 @@ async fn delete_robot(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        robot::delete(tx, caller, &text, revision)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| robot::delete(tx, caller, &text, revision)).await
 }
 
 /// What a robot does at the moment

@@ -114,11 +114,7 @@ async fn delete_robot_group(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        robot_group::delete(tx, caller, &text, revision)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| robot_group::delete(tx, caller, &text, revision)).await
 }
 
 /// Put a robot into a group
@@ -130,11 +126,7 @@ async fn add_robot(
     caller: Caller,
     Path((group, robot)): Path<(String, String)>,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        robot_group::add_robot(tx, caller, &group, &robot)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| robot_group::add_robot(tx, caller, &group, &robot)).await
 }
 
 /// Take a robot out of a group
@@ -146,11 +138,7 @@ async fn remove_robot(
     caller: Caller,
     Path((group, robot)): Path<(String, String)>,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        robot_group::remove_robot(tx, caller, &group, &robot)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| robot_group::remove_robot(tx, caller, &group, &robot)).await
 }
 
 /// Pause all robots of a group

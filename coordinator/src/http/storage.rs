@@ -128,9 +128,8 @@ async fn delete_storage(
     Query(query): Query<DeleteFolderQuery>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        storage::delete(tx, caller, &text, query.files == Some(true), revision)?;
-        Ok(Answer::done())
+    once::carry_out(&app, caller, move |tx, caller| {
+        storage::delete(tx, caller, &text, query.files == Some(true), revision)
     })
     .await
 }

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{
     Json,
     extract::{FromRequestParts, State},
-    http::{HeaderMap, StatusCode, request::Parts},
+    http::{HeaderMap, request::Parts},
     response::{IntoResponse, Response},
 };
 use drover_protocol::{
@@ -328,12 +328,7 @@ async fn delete_task(
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
     let id: TaskId = id(&text, "task")?;
-    loop {
-        let (account, asking) = (caller.account, caller.clone());
-        if app.db.write(account, move |tx| task::delete_page(tx, &asking, id, revision)).await? {
-            return Ok(StatusCode::NO_CONTENT.into_response());
-        }
-    }
+    once::delete_in_pages(&app, caller, move |tx, caller| task::delete_page(tx, caller, id, revision)).await
 }
 
 /// The attempts of a task, oldest first

@@ -5,8 +5,8 @@ use std::{convert::Infallible, sync::Arc};
 use axum::{
     Json,
     extract::{FromRequestParts, State},
-    http::{HeaderMap, StatusCode, Uri, header, request::Parts},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, Uri, header, request::Parts},
+    response::Response,
 };
 use drover_protocol::{
     API_BASE, AccountId,
@@ -280,12 +280,7 @@ async fn delete_trigger(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    loop {
-        let (account, asking, text) = (caller.account, caller.clone(), text.clone());
-        if app.db.write(account, move |tx| trigger::delete_page(tx, &asking, &text, revision)).await? {
-            return Ok(StatusCode::NO_CONTENT.into_response());
-        }
-    }
+    once::delete_in_pages(&app, caller, move |tx, caller| trigger::delete_page(tx, caller, &text, revision)).await
 }
 
 async fn set_enabled(

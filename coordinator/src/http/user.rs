@@ -157,11 +157,7 @@ async fn delete_user(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::write(&app, caller, None, move |tx, caller| {
-        user::delete(tx, caller, &text, revision)?;
-        Ok(Answer::done())
-    })
-    .await
+    once::carry_out(&app, caller, move |tx, caller| user::delete(tx, caller, &text, revision)).await
 }
 
 /// What happened to a user, newest first

@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State, response::Response};
 use drover_protocol::{
     DeliveryId, NewsId,
     event::Event,
@@ -165,12 +160,7 @@ async fn delete_webhook(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    loop {
-        let (account, asking, text) = (caller.account, caller.clone(), text.clone());
-        if app.db.write(account, move |tx| webhook::delete_page(tx, &asking, &text, revision)).await? {
-            return Ok(StatusCode::NO_CONTENT.into_response());
-        }
-    }
+    once::delete_in_pages(&app, caller, move |tx, caller| webhook::delete_page(tx, caller, &text, revision)).await
 }
 
 /// Give a webhook a new secret

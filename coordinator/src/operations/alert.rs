@@ -38,10 +38,7 @@ const RESERVED: &str = "raised";
 
 /// The alert with this id or name, for paths.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Alert> {
-    match text.parse::<AlertId>() {
-        Ok(id) => table::get(reading, id),
-        Err(_) => table::find_by(reading, Kind::AlertByName, text)?.ok_or(Error::NotFound(NOUN)),
-    }
+    super::by_id_or_name(reading, Kind::AlertByName, text)
 }
 
 pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Alert> {

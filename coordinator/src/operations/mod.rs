@@ -50,4 +50,19 @@ pub mod trigger_fire;
 pub mod user;
 pub mod webhook;
 
+use std::str::FromStr;
+
+use crate::{
+    error::{Error, Result},
+    store::{Reading, Record, key::Kind, table},
+};
+
 pub use caller::{Actor, Caller, Reach};
+
+/// The record with this id or this unique name, for paths. `names` is the index of the names.
+fn by_id_or_name<R: Record<Id: FromStr>>(reading: &dyn Reading, names: Kind, text: &str) -> Result<R> {
+    match text.parse() {
+        Ok(id) => table::get(reading, id),
+        Err(_) => table::find_by(reading, names, text)?.ok_or(Error::NotFound(R::NOUN)),
+    }
+}

@@ -33,10 +33,7 @@ const MAX_PINS: usize = 200;
 
 /// The process with this id or name, for paths.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Process> {
-    match text.parse() {
-        Ok(id) => table::get(reading, id),
-        Err(_) => table::find_by(reading, Kind::ProcessByName, text)?.ok_or(Error::NotFound("process")),
-    }
+    super::by_id_or_name(reading, Kind::ProcessByName, text)
 }
 
 /// The same for a field of a body.

@@ -57,10 +57,7 @@ const SHOWN_HOURS: u64 = 24;
 
 /// The queue with this id or name, for paths.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Queue> {
-    match text.parse() {
-        Ok(id) => table::get(reading, id),
-        Err(_) => table::find_by(reading, Kind::QueueByName, text)?.ok_or(Error::NotFound("queue")),
-    }
+    super::by_id_or_name(reading, Kind::QueueByName, text)
 }
 
 /// The queue with this id or name, if the caller has the permission and it reaches that queue.

@@ -48,10 +48,7 @@ pub struct RobotInFull {
 
 /// The robot with this id or name, for paths.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Robot> {
-    match text.parse() {
-        Ok(id) => table::get(reading, id),
-        Err(_) => table::find_by(reading, Kind::RobotByName, text)?.ok_or(Error::NotFound("robot")),
-    }
+    super::by_id_or_name(reading, Kind::RobotByName, text)
 }
 
 /// The robot with this id or name, if the caller has the permission and it reaches that robot.

@@ -36,10 +36,7 @@ const PAGE: usize = 500;
 
 /// The group with this id or name, for paths.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<RobotGroup> {
-    match text.parse() {
-        Ok(id) => table::get(reading, id),
-        Err(_) => table::find_by(reading, Kind::RobotGroupByName, text)?.ok_or(Error::NotFound("robot group")),
-    }
+    super::by_id_or_name(reading, Kind::RobotGroupByName, text)
 }
 
 /// The group with this id or name, if the caller has the permission and it reaches that group.

@@ -51,10 +51,7 @@ const DELETE_PAGE: usize = 500;
 
 /// The trigger with this id or name, for paths.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Trigger> {
-    match text.parse() {
-        Ok(id) => table::get(reading, id),
-        Err(_) => table::find_by(reading, Kind::TriggerByName, text)?.ok_or(Error::NotFound("trigger")),
-    }
+    super::by_id_or_name(reading, Kind::TriggerByName, text)
 }
 
 /// The id that a filter means. A trigger that is gone has left jobs behind; one that never was has none.

@@ -41,10 +41,7 @@ const MAX_EXTERNAL_ID_CHARS: usize = 1024;
 
 /// The user with this id or login.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<User> {
-    match text.parse() {
-        Ok(id) => table::get(reading, id),
-        Err(_) => table::find_by(reading, Kind::UserByLogin, text)?.ok_or(Error::NotFound("user")),
-    }
+    super::by_id_or_name(reading, Kind::UserByLogin, text)
 }
 
 fn all(reading: &dyn Reading) -> Result<Vec<User>> {

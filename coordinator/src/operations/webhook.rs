@@ -43,10 +43,7 @@ const DELETE_PAGE: usize = 500;
 
 /// The webhook with this id or name, for paths.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Webhook> {
-    match text.parse::<WebhookId>() {
-        Ok(id) => table::get(reading, id),
-        Err(_) => table::find_by(reading, Kind::WebhookByName, text)?.ok_or(Error::NotFound(NOUN)),
-    }
+    super::by_id_or_name(reading, Kind::WebhookByName, text)
 }
 
 /// A webhook and how it fares.

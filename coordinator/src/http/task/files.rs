@@ -20,8 +20,7 @@ use crate::{
         Fault,
         content::{self, Digest, Ranges},
         extract::{ContentConditions, Path, id},
-        file as file_views,
-        once::{self, Answer},
+        file as file_views, once,
         openapi::Binary,
     },
     operations::{Caller, file, task},
@@ -127,10 +126,9 @@ async fn delete_task_file(
     ContentConditions(conditions): ContentConditions,
 ) -> Result<Response, Fault> {
     let id: TaskId = id(&task, "task")?;
-    once::write(&app, caller, None, move |tx, caller| {
+    once::carry_out(&app, caller, move |tx, caller| {
         let folder = folder_of(tx, caller, id, &name)?;
-        file::delete(tx, caller, &folder, &name, &conditions)?;
-        Ok(Answer::done())
+        file::delete(tx, caller, &folder, &name, &conditions)
     })
     .await
 }
