@@ -230,6 +230,7 @@ async fn get_resource(
 /// Change a resource
 ///
 /// Name, description, expiry, and whether jobs may set its value. Its kind stays; its values have addresses of their own.
+/// Triggers that go by a calendar follow it to its new name.
 #[utoipa::path(patch, path = "/resources/{resource}", tag = "Resource", request_body = ResourcePatch,
     params(("resource" = String, Path, description = "Id or name"), IfMatch),
     responses((status = 200, body = Resource)))]
@@ -248,6 +249,8 @@ async fn update_resource(
 }
 
 /// Delete a resource with all its values and their versions
+///
+/// A calendar by which triggers go is refused with `in_use`.
 #[utoipa::path(delete, path = "/resources/{resource}", tag = "Resource",
     params(("resource" = String, Path, description = "Id or name"), IfMatch), responses((status = 204)))]
 async fn delete_resource(

@@ -179,6 +179,9 @@ pub fn update(
     resource.updated_at = tx.now();
     resource.updated_by = caller.name();
     table::update(tx, &mut resource)?;
+    if resource.kind == ResourceKind::Calendar && resource.name != before.name {
+        trigger::calendar_renamed(tx, &before.name, &resource.name)?;
+    }
     event::note(tx, resource.id.uuid(), "resource_changed", "the resource's settings were changed", caller.by())?;
     audit::append(tx, caller, Act::new("update", NOUN, resource.id, &resource.name).change(&before, &resource))?;
     with_default(tx, resource)
@@ -189,8 +192,8 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     caller.require(Permission::ResourceDelete)?;
     let mut resource = resolve(tx, text)?;
     table::check_revision(resource.revision, revision)?;
-    if trigger::uses_calendar(tx, &resource.name)? {
-        return Err(Error::in_use("a trigger goes by this calendar; change or delete that first"));
+    if resource.kind == ResourceKind::Calendar {
+        trigger::require_no_use_of_calendar(tx, &resource.name)?;
     }
     audit::append(tx, caller, Act::new("delete", NOUN, resource.id, &resource.name).before(&resource))?;
     resource.removed = true;

@@ -42,8 +42,10 @@ use crate::{
 pub const NOUN: &str = "trigger";
 /// The largest input, in bytes of JSON. A larger one belongs into a file.
 const MAX_INPUT_BYTES: usize = 32 * 1024;
-/// Triggers that go by one calendar and are reckoned anew when its days change.
+/// Triggers that go by one calendar and are reckoned anew when its days change, or follow it to another name.
 const MAX_OF_CALENDAR: usize = 1_000;
+/// So many of them are named to whoever wants to delete it.
+const MAX_NAMED: usize = 10;
 const DEFAULT_PREVIEW: u32 = 20;
 const MAX_PREVIEW: u32 = 200;
 /// What is removed in one transaction when a trigger is deleted.
@@ -268,14 +270,43 @@ pub fn timetable(reading: &dyn Reading, trigger: &Trigger) -> Result<Option<Time
     trigger.timetable(calendar).map_err(unsound)
 }
 
-/// Whether a trigger goes by the calendar of this name.
-pub fn uses_calendar(reading: &dyn Reading, name: &str) -> Result<bool> {
-    Ok(!Scan::of(reading, Kind::TriggerByCalendar, name).pairs(reading, 1)?.is_empty())
+fn of_calendar(reading: &dyn Reading, name: &str, limit: usize) -> Result<Vec<Trigger>> {
+    let found = Scan::of(reading, Kind::TriggerByCalendar, name).indexed::<Trigger>(reading, limit)?;
+    Ok(found.into_iter().map(|(_, trigger)| trigger).collect())
+}
+
+/// Refuses to delete the calendar of this name while triggers go by it.
+pub fn require_no_use_of_calendar(reading: &dyn Reading, name: &str) -> Result<()> {
+    let triggers = of_calendar(reading, name, MAX_NAMED + 1)?;
+    if triggers.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = triggers.iter().take(MAX_NAMED).map(|trigger| trigger.name.as_str()).collect();
+    let more = if triggers.len() > MAX_NAMED { " and others" } else { "" };
+    let text = format!("these triggers go by this calendar: {}{more}; change or delete them first", names.join(", "));
+    Err(Error::in_use(text))
+}
+
+/// A calendar has another name: the triggers that go by it name it so from now on.
+pub fn calendar_renamed(tx: &mut Tx, before: &str, after: &str) -> Result<()> {
+    let triggers = of_calendar(tx, before, MAX_OF_CALENDAR + 1)?;
+    if triggers.len() > MAX_OF_CALENDAR {
+        return Err(Error::in_use(format!(
+            "more than {MAX_OF_CALENDAR} triggers go by this calendar; make another one and let them go by that"
+        )));
+    }
+    for mut trigger in triggers {
+        trigger.calendar = Some(after.to_owned());
+        table::update(tx, &mut trigger)?;
+        let text = format!("its calendar {before} is called {after} now");
+        event::note(tx, trigger.id.uuid(), "calendar_renamed", text, "coordinator")?;
+    }
+    Ok(())
 }
 
 /// The days of a calendar have changed: the instants to come are reckoned anew.
 pub fn calendar_changed(tx: &mut Tx, name: &str) -> Result<()> {
-    for (_, mut trigger) in Scan::of(tx, Kind::TriggerByCalendar, name).indexed::<Trigger>(tx, MAX_OF_CALENDAR)? {
+    for mut trigger in of_calendar(tx, name, MAX_OF_CALENDAR)? {
         let next = timetable(tx, &trigger)?.and_then(|timetable| timetable.next_after(tx.now()));
         if trigger.enabled && trigger.next_fire_at.is_none_or(|at| at > tx.now()) {
             trigger.next_fire_at = next.map(|fire| fire.at);

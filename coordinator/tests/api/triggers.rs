@@ -491,7 +491,10 @@ async fn a_calendar_says_which_days_are_worked_on() {
     assert_eq!(make(&world, "nth", last, more("skip")).await["next_fire_at"], "2026-11-20T06:00:00.000Z");
     let interval = make(&world, "interval", json!({ "interval_seconds": 3_600 }), more("skip")).await;
     assert_eq!(interval["next_fire_at"], "2026-11-20T00:06:40.000Z");
-    world.delete("/resources/days").await.expect(409).refused("in_use");
+    let refused = world.delete("/resources/days").await.expect(409).refused("in_use");
+    for name in ["skip", "before", "nth", "interval"] {
+        assert!(text(&refused, "/detail").contains(name), "{refused}");
+    }
     let changed = world.call(Method::PUT, "/resources/days/value").json(&json!({ "value": { "holidays": [] } }));
     assert!(changed.send().await.status.is_success());
     assert_eq!(world.get("/triggers/skip").await.ok()["next_fire_at"], "2026-11-18T12:00:00.000Z");
@@ -499,4 +502,28 @@ async fn a_calendar_says_which_days_are_worked_on() {
     world.patch("/triggers/skip", json!({ "calendar": "none" })).await.invalid(&["/calendar"]);
     let none = world.patch("/triggers/skip", json!({ "calendar": null })).await.ok();
     assert_eq!(none["calendar"], Value::Null);
+}
+
+/// A calendar that gets another name takes the triggers along that go by it, so that they go on to fire as before, also when
+/// another calendar gets the old name.
+#[tokio::test]
+async fn a_calendar_takes_its_triggers_along_to_a_new_name() {
+    let world = with_process().await;
+    let calendar = |name: &str, holiday: &str| {
+        world.post("/resources", json!({ "name": name, "kind": "calendar", "value": { "holidays": [holiday] } }))
+    };
+    calendar("days", "2026-11-18").await.created();
+    let more = json!({ "calendar": "days", "non_working_days": "skip", "overlap": "allow" });
+    let made = make(&world, "t", json!({ "cron": "0 12 * * *" }), more).await;
+    assert_eq!(made["next_fire_at"], "2026-11-19T12:00:00.000Z");
+    world.patch("/resources/days", json!({ "name": "our days" })).await.ok();
+    calendar("days", "2026-11-19").await.created();
+    let after = world.get("/triggers/t").await.ok();
+    assert_eq!((&after["calendar"], &after["next_fire_at"]), (&json!("our days"), &made["next_fire_at"]));
+    assert_ne!(after["revision"], made["revision"]);
+    assert_eq!(each(&world.get("/triggers/t/events").await.ok(), "code"), ["calendar_renamed", "trigger_created"]);
+    world.delete("/resources/our%20days").await.refused("in_use");
+    world.delete("/resources/days").await.done();
+    let preview = world.get("/triggers/t/preview?count=1").await.ok();
+    assert_eq!(preview["items"][0]["at"], "2026-11-19T12:00:00.000Z");
 }
