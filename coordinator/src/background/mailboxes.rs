@@ -334,7 +334,7 @@ impl Looking<'_> {
             1 => "a mail has come".to_owned(),
             count => format!("{count} mails have come"),
         };
-        let occasion = Occasion { id: Some(*occasion), why, comes_again: false, event_id: None };
+        let occasion = Occasion { id: Some(*occasion), why, comes_again: false, event_id: None, chain: 0 };
         let (mark, leases) = (self.mark.clone(), self.app.rules.leases);
         let fired =
             self.app.db.write(self.account, move |tx| by_mail::fire(tx, &mark, &occasion, &ready, &leases)).await?;

@@ -106,6 +106,9 @@ pub struct Job {
     pub labels: BTreeMap<String, String>,
     pub parent_job_id: Option<JobId>,
     pub trigger_id: Option<TriggerId>,
+    /// How many triggers by event have fired in a row to start it, each on what the job of another one did.
+    #[serde(default)]
+    pub chain: u32,
     pub progress: Option<Progress>,
     pub error: Option<JobError>,
     pub exit: Option<Exit>,

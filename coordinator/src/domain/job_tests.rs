@@ -49,6 +49,7 @@ fn job(state: State) -> Job {
         labels: BTreeMap::new(),
         parent_job_id: None,
         trigger_id: None,
+        chain: 0,
         progress: None,
         error: None,
         exit: None,

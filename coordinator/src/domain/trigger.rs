@@ -23,6 +23,8 @@ use super::{
 
 /// Instants that wait for the end of a job, at the most.
 pub const MAX_BUFFERED: usize = 500;
+/// Triggers by event that fire in a row, each on what the job of another one did.
+pub const MAX_CHAIN: u32 = 10;
 /// Misses that have a row each; more of them in a run have one row together.
 const MAX_MISSED_ROWS: usize = 100;
 /// Instants that are counted one by one in a run of misses.

@@ -73,7 +73,7 @@ fn occasion(trigger: TriggerId, headers: &HeaderMap) -> Result<Occasion> {
         return Err(Error::BadRequest(detail));
     }
     let id = id.map(|id| occasion_of(trigger, "message", id.as_bytes()));
-    Ok(Occasion { id, why: "it was called".to_owned(), comes_again: true, event_id: None })
+    Ok(Occasion { id, why: "it was called".to_owned(), comes_again: true, event_id: None, chain: 0 })
 }
 
 /// The members of a body; none at all is an empty object.

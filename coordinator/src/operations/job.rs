@@ -65,6 +65,8 @@ pub struct Origin {
     source: Source,
     parent_job_id: Option<JobId>,
     trigger_id: Option<TriggerId>,
+    /// See [`Job::chain`].
+    chain: u32,
     by: String,
 }
 
@@ -75,12 +77,12 @@ impl Origin {
             Actor::Robot { id, .. } => (SourceKind::Api, id.to_string(), None),
             Actor::Job { job, .. } => (SourceKind::Job, job.to_string(), Some(*job)),
         };
-        Self { source: Source { kind, id }, parent_job_id, trigger_id: None, by: caller.by() }
+        Self { source: Source { kind, id }, parent_job_id, trigger_id: None, chain: 0, by: caller.by() }
     }
 
-    pub fn trigger(id: TriggerId) -> Self {
+    pub fn trigger(id: TriggerId, chain: u32) -> Self {
         let source = Source { kind: SourceKind::Trigger, id: id.to_string() };
-        Self { source, parent_job_id: None, trigger_id: Some(id), by: format!("trigger:{id}") }
+        Self { source, parent_job_id: None, trigger_id: Some(id), chain, by: format!("trigger:{id}") }
     }
 }
 
@@ -207,6 +209,7 @@ fn build(tx: &Tx, origin: &Origin, new: &NewJob, draft: &Draft) -> Job {
         labels: new.labels.clone(),
         parent_job_id: origin.parent_job_id,
         trigger_id: origin.trigger_id,
+        chain: origin.chain,
         progress: None,
         error: None,
         exit: None,

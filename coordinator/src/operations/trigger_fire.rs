@@ -359,20 +359,27 @@ fn stop_others(tx: &mut Tx, trigger: &Trigger, kept: usize, leases: &Leases) -> 
 
 /// Starts the job of an instant, or writes down why that cannot be done.
 fn start_at(tx: &mut Tx, trigger: &mut Trigger, instant: Timestamp, ready: &Ready, why: &str) -> Result<()> {
-    match start(tx, trigger, ready, 1)? {
+    match start(tx, trigger, ready, 1, 0)? {
         Ok(jobs) => note(tx, trigger.id, instant, Uuid::nil(), Decision::Fired, why.to_owned(), jobs),
         Err(reason) => note(tx, trigger.id, instant, Uuid::nil(), Decision::Failed, reason, Vec::new()),
     }?;
     Ok(())
 }
 
-fn start(tx: &mut Tx, trigger: &mut Trigger, ready: &Ready, count: u32) -> Result<Result<Vec<JobId>, String>> {
+/// Starts jobs with this [`Job::chain`].
+fn start(
+    tx: &mut Tx,
+    trigger: &mut Trigger,
+    ready: &Ready,
+    count: u32,
+    chain: u32,
+) -> Result<Result<Vec<JobId>, String>> {
     let (new, checked) = match ready {
         Ok(ready) => ready,
         Err(reason) => return Ok(Err(reason.clone())),
     };
     let new = NewJob { count: Some(count), ..new.clone() };
-    match job::start_as(tx, &Origin::trigger(trigger.id), &new, &checked.draft, &checked.input) {
+    match job::start_as(tx, &Origin::trigger(trigger.id, chain), &new, &checked.draft, &checked.input) {
         Ok(jobs) => {
             let month = month(trigger, tx.now())?;
             trigger.count_runs(jobs.len() as u64, month, tx.now());
@@ -439,7 +446,7 @@ fn top_up(tx: &mut Tx, trigger: &mut Trigger, wanted: u32, because: &str, ready:
         return Ok(());
     }
     let occasion = tx.new_id();
-    match start(tx, trigger, ready, count)? {
+    match start(tx, trigger, ready, count, 0)? {
         Ok(ids) => {
             let reason = format!("{because}{lacking} of {most} jobs were lacking");
             note(tx, trigger.id, now, occasion, Decision::Fired, reason, ids)?;
@@ -464,7 +471,7 @@ pub fn fire_now(tx: &mut Tx, caller: &Caller, id: TriggerId, new: &NewJob, check
     caller.require(Permission::TriggerFire)?;
     let mut trigger: Trigger = table::get(tx, id)?;
     reach::trigger(tx, caller, Permission::TriggerFire, &trigger)?;
-    let jobs = job::start_as(tx, &Origin::trigger(id), new, &checked.draft, &checked.input)?;
+    let jobs = job::start_as(tx, &Origin::trigger(id, 0), new, &checked.draft, &checked.input)?;
     let job = jobs.into_iter().next().ok_or_else(|| Error::Internal("no job was started".to_owned()))?;
     let (now, occasion) = (tx.now(), tx.new_id());
     let month = month(&trigger, now)?;
@@ -526,7 +533,7 @@ pub fn backfill(
             rows.push(row.clone());
             continue;
         }
-        let jobs = job::start_as(tx, &Origin::trigger(id), new, &checked.draft, &checked.input)?;
+        let jobs = job::start_as(tx, &Origin::trigger(id, 0), new, &checked.draft, &checked.input)?;
         let month = month(&trigger, tx.now())?;
         trigger.count_runs(jobs.len() as u64, month, tx.now());
         let reason = match &known {

@@ -148,6 +148,37 @@ async fn a_trigger_does_not_fire_on_its_own_jobs_unless_asked() {
     assert_eq!(inputs(&world, "job").await.len(), 3);
 }
 
+/// Two triggers that fire on each other's jobs do not go on for ever: the history says where they ended, and why. What a
+/// person starts begins anew.
+#[tokio::test]
+async fn triggers_that_fire_on_each_others_jobs_come_to_an_end() {
+    let world = with_processes().await;
+    let agent = world.agent("r").await;
+    for (name, on, starts) in [("ping", "work", "clean"), ("pong", "clean", "work")] {
+        let event = json!({ "on": "job_finished", "process": on });
+        make(&world, name, event, json!({ "process": starts })).await;
+    }
+    let fired = async |name: &str| inputs(&world, name).await.len();
+    world.start("work").await;
+    for round in 0..=10 {
+        assert_eq!(fired("ping").await + fired("pong").await, round);
+        run_next(&agent, false).await;
+        settle_events(&world).await;
+        world.move_clock(1);
+    }
+    assert_eq!((fired("ping").await, fired("pong").await), (5, 5));
+    let rows = world.get("/triggers/ping/history").await.ok();
+    assert_eq!(rows["items"][0]["decision"], "skipped");
+    assert!(text(&rows, "/items/0/reason").contains("10 times in a row"), "{rows}");
+    assert!(rows["items"][0]["event_id"].is_string());
+    assert_eq!(each(&rows, "decision")[1..], ["fired"; 5]);
+
+    world.start("work").await;
+    run_next(&agent, false).await;
+    settle_events(&world).await;
+    assert_eq!(fired("ping").await, 6);
+}
+
 #[tokio::test]
 async fn tasks_files_and_robots_are_events_as_well() {
     let world = with_processes().await;

@@ -41,8 +41,8 @@ pub struct ByEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// Whether it also fires on what its own jobs do: that they finish, fail a task or add a file, or that jobs do so which
-    /// they have started. False if absent, lest it should go on for ever. Two triggers that fire on each other's jobs are
-    /// not seen through; give one of them `max_runs_per_month` or a filter that ends it.
+    /// they have started. False if absent, lest it should go on for ever. Triggers that fire on each other's jobs go on for
+    /// ten fires in a row; the next is skipped, and the history says why.
     #[serde(default)]
     pub own_jobs: bool,
 }

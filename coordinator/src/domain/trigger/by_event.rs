@@ -18,6 +18,9 @@ pub struct Pending {
     pub at: Timestamp,
     /// What the job is told, as JSON.
     pub event: String,
+    /// Of the job that is to be started for it: see [`crate::domain::job::Job::chain`].
+    #[serde(default)]
+    pub chain: u32,
 }
 
 /// The news that tell of it.

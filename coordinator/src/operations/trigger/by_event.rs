@@ -4,7 +4,7 @@
 //! there under its name and the news' id, until it has fired. So nothing is forgotten and nothing fires twice.
 
 use drover_protocol::{
-    JobId,
+    JobId, TriggerId,
     news::NewsType,
     trigger::{ByEvent, EventOn},
 };
@@ -99,22 +99,26 @@ fn of_event(reading: &dyn Reading, kind: NewsType, limit: usize) -> Result<Vec<T
 
 /// Takes news over: keeps them for each trigger that they are for.
 pub fn hear(tx: &mut Tx, news: &News) -> Result<()> {
-    let mut ancestors = None;
-    for mut trigger in of_event(tx, news.kind, MAX_OF_EVENT)? {
-        let Rule::Event(settings) = &trigger.rule else { continue };
-        if !fits(settings, news) {
+    let all = of_event(tx, news.kind, MAX_OF_EVENT)?;
+    let settings = |trigger: &Trigger| match &trigger.rule {
+        Rule::Event(settings) if fits(settings, news) => Some(settings.own_jobs),
+        _ => None,
+    };
+    let fitting: Vec<(Trigger, bool)> =
+        all.into_iter().filter_map(|trigger| settings(&trigger).map(|own_jobs| (trigger, own_jobs))).collect();
+    if fitting.is_empty() {
+        return Ok(());
+    }
+    let behind = behind(tx, news)?;
+    for (mut trigger, own_jobs) in fitting {
+        let is_own = behind.triggers.contains(&trigger.id);
+        if is_own && !own_jobs {
             continue;
         }
-        if !settings.own_jobs {
-            if ancestors.is_none() {
-                ancestors = Some(ancestors_of(tx, news)?);
-            }
-            if ancestors.iter().flatten().any(|id| *id == trigger.id) {
-                continue;
-            }
-        }
         let event = Value::Object(told(news)).to_string();
-        table::insert(tx, &Pending { trigger_id: trigger.id, news_id: news.id, at: news.at, event })?;
+        // Whoever wants a trigger to fire on its own jobs wants it for as long as it may go on.
+        let chain = if is_own { behind.chain } else { behind.chain + 1 };
+        table::insert(tx, &Pending { trigger_id: trigger.id, news_id: news.id, at: news.at, event, chain })?;
         if trigger.look_at.is_none_or(|at| tx.now() < at) {
             trigger.look_at = Some(tx.now());
             table::rewrite(tx, &trigger)?;
@@ -124,8 +128,16 @@ pub fn hear(tx: &mut Tx, news: &News) -> Result<()> {
     Ok(())
 }
 
-/// The triggers that have started the job behind the news, or one of those that started it.
-fn ancestors_of(reading: &dyn Reading, news: &News) -> Result<Vec<drover_protocol::TriggerId>> {
+/// What has led to the news.
+#[derive(Default)]
+struct Behind {
+    /// The triggers that have started the job behind them, or one of those that started it.
+    triggers: Vec<TriggerId>,
+    /// The longest of these jobs: see [`Job::chain`].
+    chain: u32,
+}
+
+fn behind(reading: &dyn Reading, news: &News) -> Result<Behind> {
     let text = |name: &str| news.data.get(name).and_then(Value::as_str);
     let id: Option<JobId> = match news.kind {
         NewsType::JobFinished => Some(JobId::from_uuid(news.subject.id)),
@@ -133,14 +145,15 @@ fn ancestors_of(reading: &dyn Reading, news: &News) -> Result<Vec<drover_protoco
         NewsType::FileAdded => text("created_by").and_then(|by| by.strip_prefix("job:")).and_then(|id| id.parse().ok()),
         _ => None,
     };
-    let mut triggers = Vec::new();
+    let mut behind = Behind::default();
     let mut next = id;
     for _ in 0..MAX_ANCESTORS {
         let Some(job) = next.map(|id| table::find::<Job>(reading, id)).transpose()?.flatten() else { break };
-        triggers.extend(job.trigger_id);
+        behind.chain = behind.chain.max(job.chain);
+        behind.triggers.extend(job.trigger_id);
         next = job.parent_job_id;
     }
-    Ok(triggers)
+    Ok(behind)
 }
 
 /// Forgets what was kept for a trigger that is deleted, a page at a time; `true` when nothing is left.

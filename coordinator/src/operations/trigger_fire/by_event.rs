@@ -41,6 +41,7 @@ pub(super) fn carry_out(
             why: "it has happened".to_owned(),
             comes_again: false,
             event_id: Some(EventId::from_uuid(event.news_id.uuid())),
+            chain: event.chain,
         };
         fire_for(tx, trigger, &occasion, ready, leases)?;
         table::delete::<Pending>(tx, key)?;

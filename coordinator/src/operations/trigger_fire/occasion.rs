@@ -11,7 +11,7 @@ use super::{Ready, active, month, note, note_used_up, start, stop_others};
 use crate::{
     domain::{
         job::Leases,
-        trigger::{Fire, Trigger},
+        trigger::{Fire, MAX_CHAIN, Trigger},
     },
     error::{Error, Result},
     store::{Reading, Tx, key::Kind, table},
@@ -27,6 +27,8 @@ pub struct Occasion {
     /// Whether it comes again if the trigger does not fire for it now, so that a skip must not be its last word.
     pub comes_again: bool,
     pub event_id: Option<EventId>,
+    /// See [`crate::domain::job::Job::chain`]; of the job that is to be started.
+    pub chain: u32,
 }
 
 /// What became of an occasion, if it is known already.
@@ -67,9 +69,9 @@ pub fn fire_for(
     if let Some(row) = known(tx, trigger.id, occasion)? {
         return Ok((row, true));
     }
-    let (decision, reason, jobs) = match hindrance(tx, trigger, leases)? {
+    let (decision, reason, jobs) = match hindrance(tx, trigger, occasion, leases)? {
         Some(reason) => (Decision::Skipped, reason, Vec::new()),
-        None => match start(tx, trigger, ready, 1)? {
+        None => match start(tx, trigger, ready, 1, occasion.chain)? {
             Ok(jobs) => (Decision::Fired, occasion.why.clone(), jobs),
             Err(reason) => (Decision::Failed, reason, Vec::new()),
         },
@@ -85,7 +87,7 @@ pub fn fire_for(
 }
 
 /// Why the trigger must not fire now. Asks older jobs to stop if that is its policy.
-fn hindrance(tx: &mut Tx, trigger: &Trigger, leases: &Leases) -> Result<Option<String>> {
+fn hindrance(tx: &mut Tx, trigger: &Trigger, occasion: &Occasion, leases: &Leases) -> Result<Option<String>> {
     let now = tx.now();
     if let Some(because) = trigger.paused_because(now) {
         return Ok(Some(because));
@@ -96,6 +98,12 @@ fn hindrance(tx: &mut Tx, trigger: &Trigger, leases: &Leases) -> Result<Option<S
     let span = trigger.span().map_err(|_| Error::Internal("the settings of a trigger are unsound".to_owned()))?;
     if span.opens(now).is_none_or(|at| at > now) {
         return Ok(Some("it is outside of its validity and window".to_owned()));
+    }
+    if occasion.chain > MAX_CHAIN {
+        return Ok(Some(format!(
+            "triggers have fired on what each other's jobs did {MAX_CHAIN} times in a row, and go no further lest they go \
+             on for ever"
+        )));
     }
     if trigger.month_is_used_up(month(trigger, now)?) {
         return Ok(Some("it has started as many jobs this month as max_runs_per_month allows".to_owned()));
