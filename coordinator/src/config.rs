@@ -6,6 +6,7 @@ use config::{Config as Sources, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    http::Proxies,
     mail_client::MailTls,
     nearest::{nearest, unknown_name},
     store::blob::S3Settings,
@@ -54,9 +55,18 @@ pub struct Config {
 pub struct Http {
     pub listen: String,
     pub public_url: String,
+    pub trusted_proxies: String,
     pub certificate_file: PathBuf,
     pub certificate_key_file: PathBuf,
     pub shutdown_seconds: u64,
+}
+
+impl Http {
+    /// Whose `X-Forwarded-For` is believed.
+    pub fn proxies(&self) -> Result<Proxies, ConfigError> {
+        let refusal = |reason| ConfigError::Unusable(format!("http.trusted_proxies: {reason}"));
+        Proxies::parse(&self.trusted_proxies).map_err(refusal)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -402,6 +412,7 @@ impl Config {
         if !public.is_empty() && !url::Url::parse(public).is_ok_and(|url| is_root(&url)) {
             return refuse("http.public_url must be empty or an address such as https://drover.example.com");
         }
+        self.http.proxies()?;
         if self.http.certificate_file.as_os_str().is_empty() != self.http.certificate_key_file.as_os_str().is_empty() {
             return refuse("http.certificate_file and http.certificate_key_file belong together: give both or none");
         }
@@ -572,6 +583,8 @@ mod tests {
         assert!(load(&[("DROVER_STORE__EXPORT_MIB", "0")]).is_err());
         assert!(load(&[("DROVER_WEBHOOKS__TIMEOUT_SECONDS", "0")]).is_err());
         assert!(load(&[("DROVER_MAIL__HOST", "mail.example.com")]).is_err(), "nobody knows whose mail it is");
+        assert!(load(&[("DROVER_HTTP__TRUSTED_PROXIES", "10.0.0.0/8,proxy")]).is_err());
+        assert!(load(&[("DROVER_HTTP__TRUSTED_PROXIES", "10.0.0.0/8, ::1")]).is_ok());
     }
 
     #[test]

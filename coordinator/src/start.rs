@@ -93,7 +93,7 @@ pub async fn start(config: &Config) -> anyhow::Result<Running> {
     let server = Server::bind(&config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {} (setting http.listen)", config.http.listen))?;
-    let server = encrypted(server, config)?;
+    let server = encrypted(server, config)?.behind(config.http.proxies()?);
     let ages = Ages {
         jobs_days: config.retention.jobs_days,
         logs_days: config.retention.logs_days,

@@ -1,11 +1,11 @@
 //! What agents say.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
     body::Body as HttpBody,
-    extract::{ConnectInfo, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -25,6 +25,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
+    auth::Address,
     content::{self, Digest, Ranges, Sending},
     extract::{Json as Body, Path, Query, id},
     file as file_views, job,
@@ -74,10 +75,9 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     responses((status = 201, body = Joined)))]
 async fn join(
     State(app): State<Arc<App>>,
-    peer: Option<axum::Extension<ConnectInfo<SocketAddr>>>,
+    Address(address): Address,
     Body(request): Body<Join, MAX_JOIN_BYTES>,
 ) -> Result<Response, Fault> {
-    let address = peer.map(|axum::Extension(ConnectInfo(address))| address.ip());
     let secrets = Arc::clone(&app.secrets);
     let (account, token) =
         app.db.read(SYSTEM_ACCOUNT, |reading| join_token::account_of(reading, &request.token, &secrets))?;

@@ -89,7 +89,7 @@ impl FromRequestParts<Arc<App>> for Address {
     }
 }
 
-/// Where the call comes from.
+/// Where the call comes from, as the server has found out.
 fn address_of(parts: &Parts) -> Option<IpAddr> {
     parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip())
 }

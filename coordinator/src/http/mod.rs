@@ -27,6 +27,7 @@ mod page;
 mod problem;
 mod process;
 mod process_version;
+mod proxies;
 mod queue;
 pub mod rate;
 mod resource;
@@ -57,6 +58,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use self::{
     problem::Fault,
+    proxies::Proxies,
     server::{Server, serve},
     tls::{Certificate, TlsError},
 };

@@ -21,6 +21,7 @@ use tower::ServiceExt;
 
 use super::{
     activity::{Activity, Watched},
+    proxies::Proxies,
     tls::{Certificate, TlsError},
 };
 use crate::app::App;
@@ -56,13 +57,20 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     encryption: Option<Encryption>,
+    proxies: Arc<Proxies>,
 }
 
 impl Server {
     pub async fn bind(address: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, encryption: None })
+        Ok(Self { listener, address, encryption: None, proxies: Arc::default() })
+    }
+
+    /// Believes these proxies when they say by whom they were called.
+    pub fn behind(mut self, proxies: Proxies) -> Self {
+        self.proxies = Arc::new(proxies);
+        self
     }
 
     /// Encrypts every connection by this certificate.
@@ -99,7 +107,8 @@ pub async fn serve(server: Server, app: Arc<App>, patience: Duration) {
             // Answers are small and awaited: they must not wait for more of them.
             let _ = stream.set_nodelay(true);
             let scarce = Scarce { places: Arc::clone(&places), below: most / 4 };
-            let connection = Connection { peer, place, scarce, router: router.clone(), watcher: graceful.watcher() };
+            let (router, proxies, watcher) = (router.clone(), Arc::clone(&server.proxies), graceful.watcher());
+            let connection = Connection { peer, place, scarce, router, proxies, watcher };
             match acceptor.clone() {
                 None => tokio::spawn(connection.serve(stream)),
                 Some(acceptor) => tokio::spawn(connection.serve_encrypted(stream, acceptor)),
@@ -183,6 +192,7 @@ struct Connection {
     place: OwnedSemaphorePermit,
     scarce: Scarce,
     router: Router,
+    proxies: Arc<Proxies>,
     watcher: Watcher,
 }
 
@@ -197,13 +207,14 @@ impl Connection {
     }
 
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let Self { peer, place, scarce, router, watcher } = self;
+        let Self { peer, place, scarce, router, proxies, watcher } = self;
         let activity = Arc::new(Activity::default());
         let seen = Arc::clone(&activity);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let ticket = activity.begin();
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(ConnectInfo(peer));
+            let client = SocketAddr::new(proxies.client(peer.ip(), request.headers()), peer.port());
+            request.extensions_mut().insert(ConnectInfo(client));
             let answering = router.clone().oneshot(request);
             async move { answering.await.map(|answer| answer.map(|body| Watched { body, ticket })) }
         });

@@ -5,9 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use drover_coordinator::{
     app::{Limits, Rules},
-    http::{Server, serve},
+    http::{Proxies, Server, serve},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -16,13 +16,18 @@ use tokio::{
 
 use crate::{
     permissions::{Things, described_operations},
-    support::{World, rules, text},
+    support::{PASSWORD, World, rules, text},
 };
 
 const LIMIT: Duration = Duration::from_secs(600);
 
 async fn listen(world: &World) -> SocketAddr {
-    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    listen_behind(world, "").await
+}
+
+/// A service that believes these proxies.
+async fn listen_behind(world: &World, proxies: &str) -> SocketAddr {
+    let server = Server::bind("127.0.0.1:0").await.unwrap().behind(Proxies::parse(proxies).unwrap());
     let address = server.address();
     tokio::spawn(serve(server, Arc::clone(&world.app), Duration::ZERO));
     address
@@ -376,5 +381,47 @@ async fn http2_streams_are_limited() {
         }
     };
     timeout(Duration::from_secs(20), refused).await.expect("what is too much is refused");
+    world.app.stopping.cancel();
+}
+
+/// Signs the administrator in with this `X-Forwarded-For`: status and answer.
+async fn sign_in_for(address: SocketAddr, whom: &str, password: &str) -> (u16, Value) {
+    let body = json!({ "login": "admin", "password": password }).to_string();
+    let head = format!(
+        "POST /api/v1/session HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nX-Forwarded-For: {whom}\r\n\r\n",
+        body.len()
+    );
+    let answer = exchange(address, (head + &body).as_bytes()).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+}
+
+/// Behind a proxy that is trusted people are told apart by their own addresses; what they say of themselves does not count,
+/// with or without a proxy.
+#[tokio::test]
+async fn people_behind_a_proxy_are_told_apart() {
+    let world = World::new().await;
+    let (behind, open) = (listen_behind(&world, "127.0.0.0/8").await, listen(&world).await);
+    for (address, whom, found) in [
+        (behind, "198.51.100.1, 203.0.113.7", "203.0.113.7"),
+        (behind, "nobody", "127.0.0.1"),
+        (open, "203.0.113.7", "127.0.0.1"),
+    ] {
+        let (status, answer) = sign_in_for(address, whom, PASSWORD).await;
+        assert_eq!((status, text(&answer, "/session/address").as_str()), (200, found), "{whom}");
+    }
+    let acts = world.get("/audit?noun=session").await.ok();
+    assert!(acts.to_string().contains("203.0.113.7") && !acts.to_string().contains("198.51.100.1"), "{acts}");
+    for number in 0..5 {
+        let whom = format!("198.51.100.{number}, 203.0.113.7");
+        assert_eq!(sign_in_for(behind, &whom, "wrong").await.0, 401);
+        assert_eq!(sign_in_for(open, &format!("203.0.113.{number}"), "wrong").await.0, 401);
+    }
+    assert_eq!(sign_in_for(behind, "198.51.100.9, 203.0.113.7", PASSWORD).await.0, 429);
+    assert_eq!(sign_in_for(open, "203.0.113.9", PASSWORD).await.0, 429);
+    assert_eq!(sign_in_for(behind, "203.0.113.8", PASSWORD).await.0, 200, "somebody else need not wait");
+    let long = format!("{}, 203.0.113.10", ["203.0.113.7"; 1_000].join(", "));
+    assert_eq!(sign_in_for(behind, &long, PASSWORD).await.0, 200);
     world.app.stopping.cancel();
 }
