@@ -349,6 +349,20 @@ struct Results {
     lines: u64,
 }
 
+/// What one thread looks for.
+struct Look<'a> {
+    filter: Filter,
+    window: &'a Window,
+    limit: usize,
+}
+
+/// Some lines of one log, as they lie packed.
+struct PackedLines<'a> {
+    packed: &'a [u8],
+    place: Place,
+    origin: &'a Origin,
+}
+
 impl Search {
     fn page(&self, window: Window, room: Room) -> Result<Found> {
         let (begun, newest_first) = (Instant::now(), window.newest_first);
@@ -434,14 +448,14 @@ impl Search {
 
     fn search(&self, work: &Work, window: &Window, limit: usize) -> Result<Results> {
         // Patterns keep memory of their own for each thread.
-        let filter = Filter::clone(&self.filter);
+        let look = Look { filter: Filter::clone(&self.filter), window, limit };
         match work {
-            Work::Blob(blocks) => self.search_blob(&filter, blocks, window, limit),
-            Work::Active(active) => self.search_active(&filter, active, window, limit),
+            Work::Blob(blocks) => self.search_blob(&look, blocks),
+            Work::Active(active) => self.search_active(&look, active),
         }
     }
 
-    fn search_blob(&self, filter: &Filter, blocks: &[LogBlock], window: &Window, limit: usize) -> Result<Results> {
+    fn search_blob(&self, look: &Look, blocks: &[LogBlock]) -> Result<Results> {
         let mut results = Results::default();
         let start = blocks.iter().map(|block| block.offset).min().unwrap_or_default();
         let end = blocks.iter().map(|block| block.offset + block.length).max().unwrap_or_default();
@@ -454,7 +468,7 @@ impl Search {
             let log = (block.job_id, block.attempt);
             let place = Place { log, first_seq: block.first_seq, seqs: block.first_seq..block.last_seq + 1 };
             let origin = block.origin.clone().unwrap_or_default();
-            self.search_packed(filter, packed, &place, &origin, window, limit, &mut results)?;
+            self.search_packed(look, &PackedLines { packed, place, origin: &origin }, &mut results)?;
             if self.is_over.load(Ordering::Relaxed) {
                 break;
             }
@@ -463,8 +477,8 @@ impl Search {
     }
 
     /// Searches the best chunk of unsealed lines, and tells what is left of them.
-    fn search_active(&self, filter: &Filter, active: &Active, window: &Window, limit: usize) -> Result<Results> {
-        let mut results = Results::default();
+    fn search_active(&self, look: &Look, active: &Active) -> Result<Results> {
+        let (mut results, window) = (Results::default(), look.window);
         let seqs = active.seqs.clone();
         let seq = if window.newest_first { seqs.end - 1 } else { seqs.start };
         let mut rest = active.clone();
@@ -477,7 +491,8 @@ impl Search {
             Some(Packed::Gone(block)) => rest.seqs.start = (block.last_seq + 1).clamp(seqs.start, seqs.end),
             Some(Packed::Lines { first_seq, packed }) => {
                 let place = Place { log: (active.job_id, active.attempt), first_seq, seqs: seqs.clone() };
-                let times = self.search_packed(filter, &packed, &place, &active.origin, window, limit, &mut results)?;
+                let lines = PackedLines { packed: &packed, place, origin: &active.origin };
+                let times = self.search_packed(look, &lines, &mut results)?;
                 let Some((first_time, last_time, count)) = times else { return Ok(results) };
                 let lines = &mut rest.lines;
                 if window.newest_first {
@@ -496,24 +511,19 @@ impl Search {
     }
 
     /// Adds what fits; gives the earliest and latest time of all lines, and how many they are.
-    #[allow(clippy::too_many_arguments)]
     fn search_packed(
         &self,
-        filter: &Filter,
-        packed: &[u8],
-        place: &Place,
-        origin: &Origin,
-        window: &Window,
-        limit: usize,
+        look: &Look,
+        lines: &PackedLines,
         results: &mut Results,
     ) -> Result<Option<(Timestamp, Timestamp, u64)>> {
-        let mut columns = Columns::open(packed)?;
+        let mut columns = Columns::open(lines.packed)?;
         let is_over = || self.is_over.load(Ordering::Relaxed);
-        let hits = filter.search(&mut columns, place, window, limit, &is_over)?;
+        let hits = look.filter.search(&mut columns, &lines.place, look.window, look.limit, &is_over)?;
         results.lines += columns.len() as u64;
         results.found.extend(hits.into_iter().map(|(position, line)| {
-            let (job_id, attempt) = place.log;
-            let found = FoundRecord { job_id, attempt, seq: position.seq, line, origin: origin.clone() };
+            let (job_id, attempt) = lines.place.log;
+            let found = FoundRecord { job_id, attempt, seq: position.seq, line, origin: lines.origin.clone() };
             (position, view(found))
         }));
         let times = (0..columns.len()).map(|number| columns.time(number));
