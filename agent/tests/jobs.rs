@@ -163,7 +163,8 @@ fn daemons_do_not_survive_their_job() {
     let coordinator = FakeCoordinator::start();
     let _agent = Agent::start(&coordinator);
     let job = coordinator.offer_script(
-        "trap '' TERM; setsid bash -c 'setsid env -i sleep 7777.4 </dev/null >/dev/null 2>&1 & setsid sleep 7777.4 &' & sleep 0.3; echo done",
+        "trap '' TERM; begun=$(mktemp -u); setsid bash -c \"setsid env -i sleep 7777.4 </dev/null >/dev/null 2>&1 & setsid sleep 7777.4 & : > $begun\" & \
+         while ! test -e $begun; do sleep 0.02; done; rm $begun; echo done",
     );
     let report = coordinator.wait_for_end(&job);
     assert_eq!(report.outcome, Outcome::Succeeded);

@@ -111,12 +111,14 @@ fn draining_by_command() {
 fn a_running_agent_survives_a_refused_key() {
     let coordinator = FakeCoordinator::start();
     let agent = Agent::start(&coordinator);
-    let job = coordinator.offer_script("echo ready; sleep 1");
+    let mark = agent.state.path().join("go on");
+    let job = coordinator.offer_script(&fake::script_until(&mark, ""));
     coordinator.wait_for_line(&job, "ready");
     coordinator.lock().unauthenticated = true;
     let log = fake::wait_until("the message", || Some(agent.log()).filter(|log| log.contains("join again")));
     assert!(!log.contains(fake::ROBOT_KEY));
     coordinator.lock().unauthenticated = false;
+    std::fs::write(mark, b"").expect("a file");
     assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
 }
 

@@ -5,7 +5,7 @@ mod fake;
 use std::time::Duration;
 
 use drover_protocol::job::{CauseCode, Outcome};
-use fake::{Agent, FakeCoordinator, processes_with, wait_until};
+use fake::{Agent, FakeCoordinator, processes_with, script_until, wait_until};
 use serde_json::json;
 
 const COUNTING: &str =
@@ -24,9 +24,9 @@ fn a_killed_agent_adopts_its_running_job() {
     coordinator.wait_for_line(&job, "line 20");
     for _ in 0..3 {
         agent.kill();
-        std::thread::sleep(Duration::from_millis(150));
+        let beats = coordinator.lock().heartbeats.len();
         agent.run();
-        std::thread::sleep(Duration::from_millis(250));
+        coordinator.wait("the new agent", |fake| (fake.heartbeats.len() > beats).then_some(()));
     }
     let report = coordinator.wait_for_end(&job);
     assert_eq!((report.outcome, report.output), (Outcome::Succeeded, Some(json!({"done": true}))));
@@ -40,15 +40,17 @@ fn a_killed_agent_adopts_its_running_job() {
 fn an_end_without_an_agent_is_reported_by_the_next() {
     let coordinator = FakeCoordinator::start();
     let mut agent = Agent::start(&coordinator);
-    let job = coordinator.offer_script("echo first; sleep 0.5; echo last; exit 4");
-    coordinator.wait_for_line(&job, "first");
+    let mark = agent.state.path().join("go on");
+    let job = coordinator.offer_script(&script_until(&mark, "echo last; exit 4"));
+    coordinator.wait_for_line(&job, "ready");
     agent.kill();
+    std::fs::write(mark, b"").expect("a file");
     let ended = agent.run_folder(&job).join("ended.json");
     wait_until("the end", || ended.exists().then_some(()));
     agent.run();
     let report = coordinator.wait_for_end(&job);
     assert_eq!((report.outcome, report.exit.and_then(|exit| exit.code)), (Outcome::Failed, Some(4)));
-    assert_eq!(coordinator.messages(&job), ["first", "last"]);
+    assert_eq!(coordinator.messages(&job), ["ready", "last"]);
 }
 
 /// Agent and supervisor both killed: what is left of the tree is ended, and that nobody knows the result is said honestly.
@@ -95,8 +97,9 @@ fn a_job_outlives_the_coordinators_absence() {
     let ended = agent.run_folder(&job).join("ended.json");
     wait_until("the end of the process", || ended.exists().then_some(()));
     agent.kill();
+    let in_vain = coordinator.lock().in_vain;
     agent.run();
-    std::thread::sleep(Duration::from_millis(300));
+    coordinator.wait("calls of the new agent", |fake| (fake.in_vain > in_vain + 1).then_some(()));
     assert!(coordinator.lock().finishes.is_empty());
     coordinator.lock().away = false;
     assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
@@ -190,8 +193,7 @@ fn a_wrong_clock_decides_nothing() {
             json!(drover_protocol::Timestamp::from_millis(now + ahead_ms + in_ms))
         };
         let mark = agent.state.path().join("go on");
-        let script = format!("echo ready; while ! test -e '{}'; do sleep 0.05; done", mark.display());
-        let long = coordinator.offer(&[("main.sh", script.as_bytes())], |assignment| {
+        let long = coordinator.offer(&[("main.sh", script_until(&mark, "").as_bytes())], |assignment| {
             assignment["job"]["stop_after"] = server_time(3_600_000);
             assignment["job"]["abort_after"] = server_time(3_600_000);
         });
@@ -235,11 +237,14 @@ fn a_damaged_journal_entry_is_answered_for() {
 fn draining_finishes_the_job_and_takes_no_other() {
     let coordinator = FakeCoordinator::start();
     let mut agent = Agent::start(&coordinator);
-    let job = coordinator.offer_script("echo ready; sleep 1; echo finished");
+    let mark = agent.state.path().join("go on");
+    let job = coordinator.offer_script(&script_until(&mark, "echo finished"));
     coordinator.wait_for_line(&job, "ready");
-    agent.signal(libc::SIGTERM);
-    std::thread::sleep(Duration::from_millis(200));
+    agent.ask_to_end();
     let other = coordinator.offer_script("echo never");
+    let beats = coordinator.lock().heartbeats.len();
+    coordinator.wait("a report", |fake| (fake.heartbeats.len() > beats).then_some(()));
+    std::fs::write(mark, b"").expect("a file");
     assert_eq!(agent.wait(), Some(0));
     assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
     assert_eq!(coordinator.messages(&job), ["ready", "finished"]);
@@ -253,8 +258,7 @@ fn the_second_signal_stops_the_jobs() {
     let mut agent = Agent::start(&coordinator);
     let job = coordinator.offer_script("trap 'exit 0' INT; echo ready; while true; do sleep 0.05; done");
     coordinator.wait_for_line(&job, "ready");
-    agent.signal(libc::SIGTERM);
-    std::thread::sleep(Duration::from_millis(200));
+    agent.ask_to_end();
     agent.signal(libc::SIGTERM);
     assert_eq!(agent.wait(), Some(0));
     let report = coordinator.wait_for_end(&job);
@@ -266,14 +270,16 @@ fn the_second_signal_stops_the_jobs() {
 fn the_third_signal_leaves_the_job_to_the_next_agent() {
     let coordinator = FakeCoordinator::start();
     let mut agent = Agent::start(&coordinator);
-    let job = coordinator.offer_script("trap '' INT; echo ready; sleep 1.5; echo still here");
+    let mark = agent.state.path().join("go on");
+    let script = script_until(&mark, "echo still here");
+    let job = coordinator.offer_script(&format!("trap '' INT; {script}"));
     coordinator.wait_for_line(&job, "ready");
     for _ in 0..3 {
-        agent.signal(libc::SIGTERM);
-        std::thread::sleep(Duration::from_millis(100));
+        agent.ask_to_end();
     }
     assert_eq!(agent.wait(), Some(0));
     agent.run();
+    std::fs::write(mark, b"").expect("a file");
     coordinator.wait_for_end(&job);
     assert_eq!(coordinator.messages(&job), ["ready", "still here"]);
 }
@@ -283,11 +289,19 @@ fn the_third_signal_leaves_the_job_to_the_next_agent() {
 fn a_full_spool_holds_the_process_back() {
     let coordinator = FakeCoordinator::start();
     let agent = Agent::start_with(&coordinator, &[("DROVER_AGENT__LIMITS__SPOOL_BYTES", "1048576")]);
-    let job = coordinator.offer_script(r#"echo ready; sleep 0.5; for n in $(seq 1 60000); do echo "line $n with some more text to fill the spool"; done"#);
+    let mark = agent.state.path().join("go on");
+    let flood = r#"for n in $(seq 1 60000); do echo "line $n with some more text to fill the spool"; done"#;
+    let job = coordinator.offer_script(&script_until(&mark, flood));
     coordinator.wait_for_line(&job, "ready");
     coordinator.lock().away = true;
+    std::fs::write(mark, b"").expect("a file");
     wait_until("a full spool", || (agent.spool_bytes(&job) >= 1_048_576).then_some(()));
-    std::thread::sleep(Duration::from_millis(500));
+    let mut before = 0;
+    wait_until("the spool to grow no more", || {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = agent.spool_bytes(&job);
+        (std::mem::replace(&mut before, now) == now).then_some(())
+    });
     assert!(agent.spool_bytes(&job) < 2_500_000, "{}", agent.spool_bytes(&job));
     coordinator.lock().away = false;
     assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);

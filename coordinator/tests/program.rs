@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 struct Coordinator {
     child: Child,
     url: String,
+    /// What it says after it has said where it listens.
+    log: Arc<Mutex<String>>,
 }
 
 fn program(store: &Path) -> Command {
@@ -46,9 +49,20 @@ impl Coordinator {
             .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("a log of JSON has JSON lines"))
             .find_map(|line| line["fields"]["address"].as_str().map(str::to_owned))
             .expect("it says where it listens");
-        // What it says later must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url: format!("http://{address}") }
+        let log = Arc::<Mutex<String>>::default();
+        let said = Arc::clone(&log);
+        std::thread::spawn(move || lines.for_each(|line| *said.lock().expect("a log") += &line.unwrap_or_default()));
+        Self { child, url: format!("http://{address}"), log }
+    }
+
+    /// Waits until it says this in its log.
+    async fn says(&self, text: &str) {
+        let said = async {
+            while !self.log.lock().expect("a log").contains(text) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, said).await.unwrap_or_else(|_| panic!("it does not say: {text}"));
     }
 
     fn signal(&self, signal: i32) {
@@ -157,7 +171,7 @@ async fn connections_are_encrypted_and_a_new_certificate_counts_without_a_restar
     assert!(!is_ready(&client(), &coordinator.url).await, "plain HTTP is served");
 
     std::fs::write(files.path().join("key.pem"), "nothing of use").expect("written");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    coordinator.says("the new certificate cannot be used").await;
     assert!(is_ready(&trusting(&first), &encrypted).await, "a broken file took the certificate away");
 
     let second = put_certificate(files.path());
@@ -169,6 +183,22 @@ async fn connections_are_encrypted_and_a_new_certificate_counts_without_a_restar
     .await
     .expect("the new certificate counts");
     assert!(!is_ready(&trusting(&first), &encrypted).await, "the old certificate is still in use");
+}
+
+/// Over the coordinator's own TLS the cookie of a session is for TLS alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cookie_of_an_encrypted_session_is_sent_over_nothing_else() {
+    const PASSWORD: &str = "a password for tests";
+    let (store, files) = (folder(), folder());
+    let certificate = put_certificate(files.path());
+    let mut command = encrypted_program(store.path(), files.path());
+    let coordinator = Coordinator::start_by(command.env("DROVER_BOOTSTRAP__PASSWORD", PASSWORD));
+    let url = format!("{}/api/v1/session", coordinator.url.replace("http://", "https://"));
+    let request = trusting(&certificate).post(url).json(&json!({ "login": "admin", "password": PASSWORD }));
+    let answer = request.send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    let cookie = answer.headers()["set-cookie"].to_str().expect("text");
+    assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Secure"), "{cookie}");
 }
 
 /// A key that is not the certificate's is said at the start, without a word of the key.

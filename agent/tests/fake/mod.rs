@@ -61,6 +61,8 @@ pub struct Fake {
     pub known: Vec<Value>,
     /// Nobody answers usefully.
     pub away: bool,
+    /// Calls that came meanwhile.
+    pub in_vain: usize,
     /// So many finish calls are carried out, but their answers get lost.
     pub lose_finish_answers: usize,
     /// So many package downloads break off in the middle.
@@ -251,6 +253,7 @@ async fn guard(State(state): State<Shared>, request: Request, next: Next) -> Res
     {
         let mut fake = lock(&state);
         if fake.away {
+            fake.in_vain += 1;
             // Like a proxy whose server is gone: not the coordinator's own words.
             return (StatusCode::BAD_GATEWAY, "<html>Bad Gateway</html>").into_response();
         }
@@ -507,6 +510,14 @@ impl Agent {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
 
+    /// Asks it to end, and waits until it has heard that.
+    pub fn ask_to_end(&self) {
+        let heard = || self.log().matches("asked to end").count();
+        let before = heard();
+        self.signal(libc::SIGTERM);
+        wait_until("the agent to hear the signal", || (heard() > before).then_some(()));
+    }
+
     /// Ends it as a crash would.
     pub fn kill(&mut self) {
         self.signal(libc::SIGKILL);
@@ -674,6 +685,11 @@ pub fn processes_with(text: &str) -> usize {
         .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
         .filter(|entry| matches(entry.path()))
         .count()
+}
+
+/// A script that says it is ready, waits until a file is there, and goes on with `then`.
+pub fn script_until(file: &Path, then: &str) -> String {
+    format!("echo ready; while ! test -e '{}'; do sleep 0.02; done\n{then}", file.display())
 }
 
 pub fn exists(path: &Path) -> bool {

@@ -165,6 +165,9 @@ async fn an_account_is_taken_to_another_coordinator() {
     for number in 0..700 {
         post("/queues/q/tasks", json!({ "payload": { "n": number } })).await.created();
     }
+    let hook = json!({ "name": "t", "process": "p", "target": { "group": "all" }, "kind": "webhook",
+        "webhook": { "auth": "bearer" } });
+    let hook = post("/triggers", hook).await.created();
     let named = text(&post("/keys", json!({ "name": "named" })).await.created(), "/key");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("north.drover");
@@ -173,7 +176,7 @@ async fn an_account_is_taken_to_another_coordinator() {
     assert_eq!((taken.account.to_string(), taken.blobs), (id, 2));
     export(&here, "north", &file).await.unwrap_err();
     let bytes = std::fs::read(&file).unwrap();
-    for secret in ["much secret", &key, &named, &here.admin] {
+    for secret in ["much secret", &key, &named, &here.admin, &text(&hook, "/secret")] {
         assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
     }
     let there = World::with_secret(crate::support::rules(), [9; 32], |engine, clock, randomness| {
@@ -205,6 +208,15 @@ async fn an_account_is_taken_to_another_coordinator() {
     assert_eq!(get("/audit?noun=account&verb=import").await.ok()["items"].as_array().unwrap().len(), 1);
     with_key(&there, &named, Method::GET, "/account").send().await.expect(401);
     assert_eq!(each(&there.get("/accounts").await.ok(), "name"), ["from the north", "main"]);
-    let upload = with_key(&there, &key, Method::POST, "/jobs");
-    upload.json(&json!({ "process": "p", "target": { "group": "all" } })).send().await.created();
+    let start = with_key(&there, &key, Method::POST, "/jobs");
+    start.json(&json!({ "process": "p", "target": { "group": "all" } })).send().await.created();
+    // Who calls a trigger's address there goes on with it and with its secret here.
+    let url = text(&hook, "/url");
+    let (path, secret) = (url.split_once("/api/v1").unwrap().1, text(&hook, "/secret"));
+    let call = |secret: &str| with_key(&there, secret, Method::POST, path).json(&json!({ "n": 1 })).send();
+    call("another").await.expect(401);
+    let called = call(&secret).await.expect(202).json();
+    let job = format!("/jobs/{}", text(&called, "/job_ids/0"));
+    let job = with_key(&there, &key, Method::GET, &job).send().await.ok();
+    assert_eq!(job["input"], json!({ "n": 1 }));
 }

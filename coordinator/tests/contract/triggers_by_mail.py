@@ -139,6 +139,10 @@ service anvil {{
         os.chown(path, *self.owner)
         path.rename(self.root / "box" / "new" / name)
 
+    def said(self, *texts):
+        """How many lines of its log have all of these texts."""
+        return sum(all(text in line for text in texts) for line in (self.root / "log").read_text().splitlines())
+
     def flags(self, name):
         found = [path.name for path in (self.root / "box").glob(f"*/{name}*")]
         assert len(found) == 1, found
@@ -157,8 +161,8 @@ def wait_for(what, look):
 class Mailbox:
     """A trigger that looks into the mailbox, and its jobs."""
 
-    def __init__(self, coordinator, name, mail):
-        self.c, self.name = coordinator, name
+    def __init__(self, coordinator, server, name, mail):
+        self.c, self.server, self.name, self.protocol = coordinator, server, name, mail.get("protocol", "imap")
         mail = {"server": "localhost", "credential": "mailbox", "interval_seconds": 10} | mail
         trigger = {"name": name, "kind": "mail", "process": "invoices", "target": {"group": "all"}, "mail": mail}
         self.made = self.c.json("POST", "/triggers", trigger)
@@ -167,6 +171,14 @@ class Mailbox:
         """A look now, instead of in a while."""
         for verb in ["disable", "enable"]:
             self.c.json("POST", f"/triggers/{self.name}/{verb}")
+
+    def looked(self, times=1):
+        """Looks, each when the one before has ended."""
+        ended = (f"{self.protocol}(box)", "Logged out")
+        for _ in range(times):
+            before = self.server.said(*ended)
+            self.look()
+            wait_for("a look", lambda: self.server.said(*ended) > before)
 
     def inputs(self):
         jobs = self.c.json("GET", f"/jobs?trigger={self.name}&limit=100")["items"]
@@ -181,20 +193,18 @@ def imap(coordinator, server):
     server.deliver("old", "Invoice from before", attachments=[("old.pdf", b"old")])
     box = Mailbox(
         coordinator,
+        server,
         "imap",
         {"port": server.imaps, "unread_only": True, "mark_as_read": True, "subject_contains": ["invoice"],
          "attachment_names": ["*.PDF"], "attachments_folder": "mails"},
     )  # fmt: skip
-    time.sleep(2)
-    box.look()
+    box.looked()
     server.deliver("one", "Your invoice 1007 — Счёт", "Please pay", [("../a b.pdf", b"%PDF\0\xff"), ("c.txt", b"c")])
     server.deliver("two", "Your invoice 1008, without a file")
     server.deliver("three", "Something else", attachments=[("d.pdf", b"d")])
     box.look()
     wait_for("a job for the mail", box.inputs)
-    for _ in range(3):
-        box.look()
-        time.sleep(0.5)
+    box.looked(times=3)
     inputs = box.inputs()
     assert len(inputs) == 1, inputs
     mail = inputs[0]["mail"]
@@ -211,22 +221,20 @@ def pop3(coordinator, server):
     """One job for all mails of a look, once enough of them have come, with TLS begun by a command."""
     box = Mailbox(
         coordinator,
+        server,
         "pop3",
         {"protocol": "pop3", "security": "starttls", "port": server.pop3, "body_contains": ["for pop"],
          "jobs": "per_look", "threshold": 2},
     )  # fmt: skip
-    time.sleep(2)
+    box.looked()
     server.deliver("p1", "one", "this is for POP\n.\n..dots")
-    box.look()
-    time.sleep(2)
+    box.looked()
     assert box.inputs() == [], "one is not enough"
     server.deliver("p2", "two", "and this For Pop as well")
     server.deliver("p3", "three", "not this")
     box.look()
     wait_for("a job for both", box.inputs)
-    for _ in range(3):
-        box.look()
-        time.sleep(0.5)
+    box.looked(times=3)
     inputs = box.inputs()
     assert len(inputs) == 1, inputs
     assert sorted(mail["subject"] for mail in inputs[0]["mails"]) == ["one", "two"], inputs
@@ -236,10 +244,11 @@ def pop3(coordinator, server):
 
 def refusals(coordinator, server):
     """What goes wrong is told beside the trigger, once, and without the password."""
-    box = Mailbox(coordinator, "wrong", {"port": server.imaps, "credential": "wrong"})
+    box = Mailbox(coordinator, server, "wrong", {"port": server.imaps, "credential": "wrong"})
     wait_for("the failure", lambda: "mailbox_failed" in box.events())
+    refusals = server.said("auth failed")
     box.look()
-    time.sleep(4)
+    wait_for("another refusal", lambda: server.said("auth failed") > refusals)
     text = coordinator.call("GET", "/triggers/wrong/events").text
     assert "signing in" in text and "not the password" not in text, text
     coordinator.json("PATCH", "/triggers/wrong", {"mail": {"credential": "mailbox", "security": "plain"}})
