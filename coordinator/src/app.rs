@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::job::Leases,
+    domain::{disk::Forecast, job::Leases},
     error::{Error, Result},
     external::{
         ldap::{self, Directory},
@@ -17,12 +17,11 @@ use crate::{
     json_schema::Schemas,
     mail_client::{MailClient, MailRules},
     manifests::Manifests,
-    operations::alert_watch::Disk,
-    operations::session::SessionRules,
+    operations::{self, alert_watch::Disk, session::SessionRules},
     password::Guesses,
     queue_schemas::QueueSchemas,
     secrets::Secrets,
-    store::{Db, Reader, backup::BlobHold, blob::Blobs, disk, embedded::Embedded},
+    store::{Db, Reader, backup::BlobHold, blob::Blobs, disk, embedded::Embedded, key::SYSTEM_ACCOUNT},
     telemetry_client::{TelemetryClient, TelemetryRules},
     webhook_client::{WebhookClient, WebhookRules},
 };
@@ -151,6 +150,12 @@ impl App {
     pub fn disk(&self) -> Option<Disk> {
         let (free_bytes, total_bytes) = disk::space(&self.on_disk.as_ref()?.folder).ok()?;
         Some(Disk { free_bytes, total_bytes, is_full: self.db.read_only() })
+    }
+
+    /// When that disk is full, if its use goes on to grow as lately; absent while too little is known.
+    pub fn disk_forecast(&self) -> Result<Option<Forecast>> {
+        let Some(disk) = self.disk() else { return Ok(None) };
+        self.db.read(SYSTEM_ACCOUNT, |reading| operations::disk::forecast(reading, &disk))
     }
 
     /// A look at the store that may take long, off the threads that serve requests.

@@ -74,6 +74,18 @@ pub struct NextFire {
     pub process_id: ProcessId,
 }
 
+/// How the use of the disk grows, and when the disk is full if that goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiskForecast {
+    /// The median of what was added within a day, by whomever, during the last two weeks. Negative if the use shrinks.
+    pub growth_bytes_per_day: i64,
+    /// Null if it does not grow, or if it would take longer than ten years.
+    #[schema(required)]
+    pub full_in_days: Option<u64>,
+    /// For how many days it was looked at, 14 at the most: the more there are, the less it counts what came once.
+    pub observed_days: u64,
+}
+
 /// The disk on which the coordinator keeps its store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskFigures {
@@ -83,6 +95,9 @@ pub struct DiskFigures {
     pub low: bool,
     /// It is full: writes are refused.
     pub full: bool,
+    /// Null before there are samples of a whole day.
+    #[schema(required)]
+    pub forecast: Option<DiskForecast>,
 }
 
 /// The figures of the console's first page. What the caller may not read is null.

@@ -1,12 +1,15 @@
 //! `drover overview`: how the fleet is, on one page.
 
-use drover_protocol::overview::{Overview, QueueFigures};
+use drover_protocol::overview::{DiskForecast, Overview, QueueFigures};
 
 use crate::{
     error::Error,
     output::{Shown, Tone, moment, moment_opt, number, size, toned},
     session::Session,
 };
+
+/// A disk that is full so soon is something to see to.
+const SOON_DAYS: u64 = 14;
 
 pub async fn show(session: &Session) -> Result<(), Error> {
     let answer = session.client.get(&["overview"])?.send().await?;
@@ -82,8 +85,22 @@ fn figures(page: &Overview) -> Vec<(&'static str, Shown)> {
     if let Some(disk) = &page.disk {
         let text = format!("{} of {} free", size(disk.free_bytes), size(disk.total_bytes));
         rows.push(("disk", toned(text, if disk.low { Tone::Bad } else { Tone::Plain })));
+        rows.extend(disk.forecast.as_ref().map(|forecast| ("disk full", full(forecast))));
     }
     rows
+}
+
+/// `in 23 days, by 1.2 GiB a day`.
+fn full(forecast: &DiskForecast) -> Shown {
+    let growth = size(forecast.growth_bytes_per_day.unsigned_abs());
+    match forecast.full_in_days {
+        Some(days) => {
+            let tone = if days < SOON_DAYS { Tone::Warning } else { Tone::Plain };
+            toned(format!("in {days} days, by {growth} a day"), tone)
+        }
+        None if forecast.growth_bytes_per_day > 0 => format!("not within ten years, by {growth} a day").into(),
+        None => "its use does not grow".into(),
+    }
 }
 
 fn queue_row(queue: QueueFigures) -> Vec<Shown> {

@@ -115,7 +115,7 @@ fn changes_are_followed_over_lost_connections() {
 
 #[test]
 fn the_overview_is_one_page() {
-    let page = json!({
+    let mut page = json!({
         "at": "2026-11-23T08:05:12.000Z",
         "robots": {"offline": 1, "idle": 10, "busy": 4, "draining": 0, "paused": 0, "disabled": 0},
         "jobs": {"waiting": 12, "assigned": 0, "running": 4, "silent": 0, "stopping": 0,
@@ -127,4 +127,16 @@ fn the_overview_is_one_page() {
     let shown = stdout(&run(&server, &["overview"]));
     assert!(shown.contains("10 idle, 4 busy, 1 offline"), "{shown}");
     assert!(shown.contains("310 succeeded, 2 failed"), "{shown}");
+    assert!(!shown.contains("disk full"), "too little is known: {shown}");
+    for (full_in_days, growth, told) in [
+        (json!(23), 3_500_000_000_i64, "disk full     in 23 days, by 3.26 GiB a day"),
+        (json!(null), 1_024, "disk full     not within ten years, by 1.00 KiB a day"),
+        (json!(null), -5, "disk full     its use does not grow"),
+    ] {
+        page["disk"]["forecast"] =
+            json!({ "growth_bytes_per_day": growth, "full_in_days": full_in_days, "observed_days": 14 });
+        let server = Server::scripted(vec![("GET /api/v1/overview", vec![Answer::json(200, &page)])]);
+        let shown = stdout(&run(&server, &["overview"]));
+        assert!(shown.contains(told), "{shown}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Removes what has become too old: finished jobs, ended tasks, histories of triggers, lines of logs, deliveries to
-//! webhooks, kept answers, join tokens, sessions.
+//! webhooks, kept answers, join tokens, sessions. And samples the use of the disk, from which follows when it is full all
+//! the same.
 
 use drover_protocol::{AccountId, Timestamp};
 
@@ -9,10 +10,10 @@ use crate::{
     domain::{log::Gone, queue::Queue, task::Phase},
     error::Result,
     operations::{
-        account, alert, audit, idempotency, join_token, key, log_sealing, log_search, queue, retention, session, task,
-        trigger, webhook,
+        account, alert, audit, disk, idempotency, join_token, key, log_sealing, log_search, queue, retention, session,
+        task, trigger, webhook,
     },
-    store::{Reader, Tx},
+    store::{Reader, Tx, key::SYSTEM_ACCOUNT},
 };
 
 const PAGE: usize = 200;
@@ -31,6 +32,7 @@ pub struct Ages {
 /// Removes everything that is too old now.
 pub async fn pass(app: &App, ages: Ages) -> Result<()> {
     let mut failures = Failures::default();
+    failures.note("the disk", sample_disk(app).await);
     for account in accounts(app)? {
         failures.note(account, remove_answers(app, account).await);
         failures.note(account, remove_tokens(app, account).await);
@@ -51,6 +53,15 @@ pub async fn pass(app: &App, ages: Ages) -> Result<()> {
         }
     }
     failures.end()
+}
+
+async fn sample_disk(app: &App) -> Result<()> {
+    // A full disk takes no sample either.
+    let Some(disk) = app.disk().filter(|disk| !disk.is_full) else { return Ok(()) };
+    match app.db.read(SYSTEM_ACCOUNT, |reading| disk::is_due(reading))? {
+        true => app.db.write(SYSTEM_ACCOUNT, move |tx| disk::sample(tx, &disk)).await,
+        false => Ok(()),
+    }
 }
 
 async fn remove_answers(app: &App, account: AccountId) -> Result<()> {

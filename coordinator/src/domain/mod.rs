@@ -5,6 +5,7 @@ pub mod alert;
 pub mod assignment;
 pub mod attempt;
 pub mod audit;
+pub mod disk;
 pub mod event;
 pub mod file;
 pub mod garbage;

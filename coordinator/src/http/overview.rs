@@ -5,7 +5,10 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use drover_protocol::{
     job::{JobState, Outcome},
-    overview::{AlertFigures, DiskFigures, JobFigures, NextFire, OutcomeFigures, Overview, QueueFigures, RobotFigures},
+    overview::{
+        AlertFigures, DiskFigures, DiskForecast, JobFigures, NextFire, OutcomeFigures, Overview, QueueFigures,
+        RobotFigures,
+    },
     robot::RobotState,
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -13,7 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{Fault, alert::raised_view};
 use crate::{
     app::App,
-    domain::task::Phase,
+    domain::{disk::Forecast, task::Phase},
     operations::{
         Caller,
         overview::{self, MAX_RAISED, QueueLook},
@@ -34,10 +37,19 @@ async fn get_overview(State(app): State<Arc<App>>, caller: Caller) -> Result<Jso
     let _turn = app.overviews.acquire().await;
     let account = caller.account;
     let found = app.read_aside(account, move |reading| overview::overview(reading, &caller)).await?;
-    Ok(Json(view(&app, found)))
+    let forecast = app.disk_forecast()?;
+    Ok(Json(view(&app, found, forecast)))
 }
 
-fn view(app: &App, found: overview::Overview) -> Overview {
+fn forecast_view(forecast: Forecast) -> DiskForecast {
+    DiskForecast {
+        growth_bytes_per_day: forecast.growth_bytes_per_day,
+        full_in_days: forecast.full_in_days,
+        observed_days: forecast.observed_days,
+    }
+}
+
+fn view(app: &App, found: overview::Overview, forecast: Option<Forecast>) -> Overview {
     let robots_in = |state: RobotState| found.fleet.robots_in(state) as u64;
     let jobs_in = |state: JobState| found.fleet.jobs_in(state) as u64;
     let robots = found.may_see_robots.then(|| RobotFigures {
@@ -73,6 +85,7 @@ fn view(app: &App, found: overview::Overview) -> Overview {
         total_bytes: disk.total_bytes,
         low: disk.is_low(),
         full: disk.is_full,
+        forecast: forecast.map(forecast_view),
     });
     let queues = found.queues.map(|queues| queues.into_iter().map(queue_view).collect());
     Overview { at: app.db.now(), robots, jobs, queues, alerts, next_fires: fires, disk }

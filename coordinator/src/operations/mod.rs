@@ -13,6 +13,7 @@ pub mod attempt;
 pub mod audit;
 pub mod caller;
 pub mod change;
+pub mod disk;
 pub mod event;
 pub mod external;
 pub mod file;

@@ -62,6 +62,32 @@ async fn the_first_page_shows_how_the_fleet_is() {
     }
 }
 
+/// The use of the disk is sampled once an hour, and foretold as soon as there is a day of samples.
+#[tokio::test]
+async fn the_use_of_the_disk_is_sampled_and_foretold() {
+    use drover_coordinator::{
+        operations::{alert_watch::Disk, disk},
+        store::key::SYSTEM_ACCOUNT,
+    };
+    let world = World::new().await;
+    let db = &world.app.db;
+    let mut free_bytes = 1_000_000;
+    for half_hour in 0..=48 {
+        let seen = Disk { free_bytes, total_bytes: 2_000_000, is_full: false };
+        let is_due = db.read(SYSTEM_ACCOUNT, |reading| disk::is_due(reading)).unwrap();
+        assert_eq!(is_due, half_hour % 2 == 0, "once an hour");
+        if is_due {
+            assert_eq!(db.read(SYSTEM_ACCOUNT, |reading| disk::forecast(reading, &seen)).unwrap(), None);
+            db.write(SYSTEM_ACCOUNT, move |tx| disk::sample(tx, &seen)).await.unwrap();
+            free_bytes -= 1_000;
+        }
+        world.move_clock(1_800);
+    }
+    let seen = Disk { free_bytes: 240_000, total_bytes: 2_000_000, is_full: false };
+    let forecast = db.read(SYSTEM_ACCOUNT, |reading| disk::forecast(reading, &seen)).unwrap().unwrap();
+    assert_eq!((forecast.growth_bytes_per_day, forecast.full_in_days), (24_000, Some(10)));
+}
+
 /// A day later nothing of it is counted any more, and nothing grows with what has been.
 #[tokio::test]
 async fn finished_jobs_are_counted_for_a_day() {
