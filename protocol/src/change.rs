@@ -31,27 +31,6 @@ words! {
 }
 
 impl Noun {
-    pub const ALL: [Self; 18] = [
-        Self::Account,
-        Self::User,
-        Self::Key,
-        Self::JoinToken,
-        Self::Robot,
-        Self::RobotGroup,
-        Self::Process,
-        Self::Version,
-        Self::Job,
-        Self::Queue,
-        Self::Task,
-        Self::Trigger,
-        Self::Resource,
-        Self::Storage,
-        Self::File,
-        Self::Webhook,
-        Self::Alert,
-        Self::RaisedAlert,
-    ];
-
     /// The word on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -27,10 +27,6 @@ words! {
 }
 
 impl JobState {
-    /// Every state, in the order of a job's life.
-    pub const ALL: [Self; 6] =
-        [Self::Waiting, Self::Assigned, Self::Running, Self::Silent, Self::Stopping, Self::Finished];
-
     /// The word on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -63,10 +59,6 @@ words! {
 }
 
 impl Outcome {
-    /// Every outcome.
-    pub const ALL: [Self; 6] =
-        [Self::Succeeded, Self::Failed, Self::Stopped, Self::Aborted, Self::TimedOut, Self::Lost];
-
     /// The word on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

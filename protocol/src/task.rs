@@ -32,10 +32,6 @@ words! {
 }
 
 impl TaskState {
-    /// Every state, in the order of a task's life.
-    pub const ALL: [Self; 6] =
-        [Self::New, Self::InProgress, Self::Succeeded, Self::Failed, Self::Postponed, Self::Abandoned];
-
     /// The word on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -13,6 +13,11 @@ macro_rules! words {
         #[serde(rename_all = "snake_case")]
         pub enum $name { $($(#[doc = $meaning])* $word,)* }
 
+        impl $name {
+            /// Every word, in this order.
+            pub const ALL: [Self; [$(stringify!($word)),*].len()] = [$(Self::$word),*];
+        }
+
         impl utoipa::ToSchema for $name {}
 
         impl utoipa::PartialSchema for $name {

@@ -25,6 +25,7 @@ pub mod schedule;
 pub mod storage;
 pub mod task;
 pub mod task_batch;
+pub mod totals;
 pub mod trace;
 pub mod trigger;
 pub mod webhook;

@@ -1,6 +1,7 @@
 //! Operation of the coordinator itself: whether it lives and serves, its figures, and its backup.
 
 use std::{
+    borrow::Cow,
     io::{self, BufWriter, Write},
     sync::Arc,
     time::Instant,
@@ -22,7 +23,11 @@ use crate::{
     app::App,
     domain::permission::Permission,
     error::{Error, Result as OperationResult},
-    operations::{Caller, account, system},
+    operations::{
+        Caller, account,
+        census::{self, Census},
+        system,
+    },
     store::{
         backup::{self, About},
         key::SYSTEM_ACCOUNT,
@@ -98,9 +103,18 @@ async fn set_gauges(app: &App) -> OperationResult<()> {
         return Ok(());
     }
     let began = Instant::now();
-    let mut figures = system::Figures::default();
-    for account in app.db.read(SYSTEM_ACCOUNT, |reading| account::all(reading))? {
-        figures = figures.plus(app.read_aside(account, system::figures).await?);
+    let (mut figures, mut all) = (system::Figures::default(), Census::default());
+    let (accounts, open) =
+        app.db.read(SYSTEM_ACCOUNT, |reading| Ok((account::all(reading)?, account::open(reading)?.len())))?;
+    for account in &accounts {
+        let counted = app.read_aside(*account, |reading| Ok((system::figures(reading)?, census::census(reading)?)));
+        let (of_account, objects) = counted.await?;
+        figures = figures.plus(of_account);
+        all = all.plus(objects);
+    }
+    set_census(app, all);
+    for (disabled, count) in [("false", open), ("true", accounts.len().saturating_sub(open))] {
+        app.metrics.set("drover_accounts", vec![("disabled", disabled.to_owned())], count as f64);
     }
     for state in JobState::ALL.into_iter().filter(|state| *state != JobState::Finished) {
         let labels = vec![("state", state.as_str().to_owned())];
@@ -119,9 +133,26 @@ async fn set_gauges(app: &App) -> OperationResult<()> {
         app.metrics.set("drover_disk_free_bytes", Vec::new(), disk.free_bytes as f64);
         app.metrics.set("drover_disk_total_bytes", Vec::new(), disk.total_bytes as f64);
     }
+    if let Some(forecast) = app.disk_forecast()? {
+        let days = forecast.full_in_days.map_or(f64::INFINITY, |days| days as f64);
+        app.metrics.set("drover_disk_growth_bytes_per_day", Vec::new(), forecast.growth_bytes_per_day as f64);
+        app.metrics.set("drover_disk_full_in_days", Vec::new(), days);
+    }
     app.metrics.set("drover_read_only", Vec::new(), if app.db.read_only() { 1.0 } else { 0.0 });
     *counted = Some(began);
     Ok(())
+}
+
+fn set_census(app: &App, census: Census) {
+    let owned = |labels: Vec<(&'static str, Cow<'static, str>)>| -> Vec<(&'static str, String)> {
+        labels.into_iter().map(|(key, value)| (key, value.into_owned())).collect()
+    };
+    for ((name, labels), value) in census.gauges {
+        app.metrics.set(name, owned(labels), value as f64);
+    }
+    for ((name, labels), value) in census.counters {
+        app.metrics.set_total(name, owned(labels), value);
+    }
 }
 
 /// A backup of everything but the key file, taken while the coordinator works

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    alert, event,
+    alert, census, event,
     news::{self, Facts},
     webhook,
 };
@@ -127,6 +127,7 @@ fn raise(tx: &mut Tx, alert: &Alert, matter: &Matter, is_new: bool) -> Result<()
         acknowledged: None,
     };
     table::insert(tx, &raised)?;
+    census::count(tx, |totals| totals.raised += 1)?;
     event::note(tx, alert.id.uuid(), "alert_raised", raised.text.clone(), "coordinator")?;
     tell(tx, alert, &raised)
 }

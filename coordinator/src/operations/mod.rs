@@ -12,6 +12,7 @@ pub mod assignment;
 pub mod attempt;
 pub mod audit;
 pub mod caller;
+pub mod census;
 pub mod change;
 pub mod disk;
 pub mod event;

@@ -3,7 +3,7 @@
 
 use drover_protocol::{Timestamp, job::Outcome};
 
-use super::{Actor, Caller, queue, system};
+use super::{Actor, Caller, census, queue, system};
 use crate::{
     domain::{
         alert::Raised,
@@ -42,7 +42,8 @@ pub fn count_finished(tx: &mut Tx, outcome: Outcome) -> Result<()> {
     }
     let mut hour = known.unwrap_or(HourOfJobs { number, finished: Default::default() });
     hour.finished[outcome as usize] += 1;
-    table::overwrite(tx, &hour)
+    table::overwrite(tx, &hour)?;
+    census::count(tx, |totals| totals.finished_jobs[outcome as usize] += 1)
 }
 
 /// Jobs that have finished in this hour and the 23 before it, by outcome.

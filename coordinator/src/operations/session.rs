@@ -7,13 +7,14 @@ use drover_protocol::{AccountId, KeyId, UserId, session::SignInMethod};
 use super::{
     Caller, account,
     audit::{self, Act, Author},
-    key,
+    census, key,
 };
 use crate::{
     domain::{
         account::{Account, User},
         key::{ApiKey, Owner, Session},
         name::MAX_NAME_CHARS,
+        totals::SignInEnd,
     },
     error::{Error, Result},
     secrets::{Secrets, session_text},
@@ -124,6 +125,7 @@ pub fn begin(
         address: entrance.address,
         key_id: Some(key.id),
     };
+    census::count(tx, |totals| totals.sign_ins[SignInEnd::Accepted as usize] += 1)?;
     let act = Act::new("sign_in", NOUN, user.id, &user.login);
     audit::append_as(tx, author, act.after(serde_json::json!({ "method": entrance.method })))?;
     Ok((key, user, text))
@@ -141,10 +143,11 @@ pub enum Refusal {
 /// Writes down that somebody was not let in as this user; without one the login is unknown. What was typed in place of a
 /// known login is not kept: it may have been a password.
 pub fn note_refused(tx: &mut Tx, user: Option<&User>, address: Option<IpAddr>, why: Refusal) -> Result<()> {
-    let verb = match why {
-        Refusal::Wrong => "sign_in_refused",
-        Refusal::Throttled => "sign_in_throttled",
+    let (verb, end) = match why {
+        Refusal::Wrong => ("sign_in_refused", SignInEnd::Refused),
+        Refusal::Throttled => ("sign_in_throttled", SignInEnd::Throttled),
     };
+    census::count(tx, |totals| totals.sign_ins[end as usize] += 1)?;
     let (object, name) = match user {
         Some(user) => (user.id.to_string(), user.login.as_str()),
         None => (String::new(), "(an unknown login)"),

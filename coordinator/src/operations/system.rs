@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Jobs of one state and robots are counted up to this many; a fleet that has more is counted as having so many.
-const MAX_COUNTED: usize = 20_000;
+pub const MAX_COUNTED: usize = 20_000;
 
 /// Robot states with the words for them.
 pub const ROBOT_STATES: [(RobotState, &str); 6] = [

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     Caller,
     audit::{self, Act},
-    event,
+    census, event,
     job::{self, Draft, Origin},
     news::{self, Facts},
     reach, robot, trace,
@@ -255,6 +255,7 @@ fn note(
     };
     table::insert(tx, &row)?;
     trace::fired(tx, &row)?;
+    census::count(tx, |totals| totals.fires[decision as usize] += 1)?;
     tell(tx, &row)?;
     Ok(row)
 }
@@ -298,6 +299,7 @@ fn note_missed(tx: &mut Tx, trigger_id: TriggerId, missed: &Missed) -> Result<()
     };
     let mut row = note(tx, trigger_id, missed.instant, Uuid::nil(), Decision::Missed, reason, Vec::new())?;
     (row.count, row.until) = (missed.count, missed.until);
+    census::count(tx, |totals| totals.fires[Decision::Missed as usize] += missed.count.saturating_sub(1))?;
     table::rewrite(tx, &row)
 }
 

@@ -13,7 +13,7 @@ use drover_protocol::{
 use super::{
     Caller, alert,
     audit::{self, Act},
-    event,
+    census, event,
     list::{self, Page, Via},
     news,
 };
@@ -374,6 +374,11 @@ pub fn note_try(tx: &mut Tx, id: DeliveryId, at: Timestamp, outcome: &Outcome) -
         Some(_) => faring.failing_since = faring.failing_since.or(Some(tx.now())),
     }
     keep_faring(tx, delivery.webhook_id, faring)?;
+    match delivery.state {
+        DeliveryState::Waiting => {}
+        DeliveryState::Delivered => census::count(tx, |totals| totals.delivered += 1)?,
+        DeliveryState::GivenUp => census::count(tx, |totals| totals.given_up += 1)?,
+    }
     if delivery.state == DeliveryState::GivenUp {
         let why = outcome.error.as_deref().unwrap_or_default();
         let told = format!("{} of {} was given up: {why}", delivery.news.kind, delivery.news.at);

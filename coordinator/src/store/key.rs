@@ -225,6 +225,8 @@ kinds! {
     Unexported = b"ot",
     /// How far the logs of the account are exported.
     LogsExported = b"ol",
+    /// What has happened in the account, in numbers.
+    Totals = b"ut",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -394,7 +396,7 @@ mod tests {
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
              rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zc zj za \
-             tb tx nw no nl nh nn nf nd nv nt na nb nr ns nu np nm ne zq zo zw zm zl ze zv ng ur un uc ot ol"
+             tb tx nw no nl nh nn nf nd nv nt na nb nr ns nu np nm ne zq zo zw zm zl ze zv ng ur un uc ot ol ut"
         );
         let mut unique = letters.clone();
         unique.sort();

@@ -38,6 +38,7 @@ use crate::{
         storage::StorageFolder,
         task::{self, Task},
         task_batch::TaskBatch,
+        totals::Totals,
         trace::{LogsExported, Unexported},
         trigger::{
             Fire, Rule, Trigger,
@@ -956,6 +957,14 @@ impl Record for HourOfJobs {
     }
 }
 
+impl Record for Totals {
+    const KIND: Kind = Kind::Totals;
+    const NOUN: &'static str = "totals of an account";
+    type Id = ();
+
+    fn id(&self) {}
+}
+
 /// A kind of records.
 pub struct RecordKind {
     pub kind: Kind,
@@ -1047,6 +1056,7 @@ pub const RECORDS: &[RecordKind] = &[
     records::<Mail>(&[Kind::MailDue]),
     records::<HourOfJobs>(&[]),
     records::<OwnRole>(&[Kind::OwnRoleByName]),
+    records::<Totals>(&[]),
 ];
 
 /// Kinds that are neither records nor indexes: pieces of documents and of log lines, arrivals, what is found by a hash,

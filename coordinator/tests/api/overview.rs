@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Call, World, each, text};
+use crate::support::{Call, PASSWORD, World, each, text};
 
 #[tokio::test]
 async fn the_first_page_shows_how_the_fleet_is() {
@@ -48,8 +48,7 @@ async fn the_first_page_shows_how_the_fleet_is() {
     assert_eq!(page["next_fires"][0]["at"], trigger["next_fire_at"]);
     assert_eq!((&page["alerts"]["raised"], &page["disk"]), (&json!(0), &Value::Null), "this store lies in memory");
     assert!(each(&json!({ "items": page["alerts"]["items"] }), "id").is_empty());
-    let figures = world.call(http::Method::GET, "//metrics").without("authorization").send().await.expect(200);
-    let figures = String::from_utf8(figures.body.to_vec()).unwrap();
+    let figures = metrics(&world).await;
     for line in [
         "drover_jobs{state=\"running\"} 1",
         "drover_robots{state=\"offline\"} 1",
@@ -57,8 +56,115 @@ async fn the_first_page_shows_how_the_fleet_is() {
         "drover_tasks{state=\"in_progress\"} 1",
         "drover_alerts_raised 0",
         "drover_deliveries_waiting 0",
+        "drover_jobs_finished_total{outcome=\"succeeded\"} 1",
+        "drover_jobs_finished_total{outcome=\"failed\"} 1",
+        "drover_jobs_finished_total{outcome=\"lost\"} 0",
     ] {
         assert!(figures.lines().any(|shown| shown == line), "{line} is missing:\n{figures}");
+    }
+}
+
+/// What Prometheus reads.
+async fn metrics(world: &World) -> String {
+    let figures = world.call(http::Method::GET, "//metrics").without("authorization").send().await.expect(200);
+    String::from_utf8(figures.body.to_vec()).unwrap()
+}
+
+/// There are figures of every noun, over all accounts, each with what it says.
+#[tokio::test]
+async fn every_noun_has_its_figures() {
+    let world = World::new().await;
+    let other = world.new_account(drover_protocol::AccountId::from_uuid(uuid::Uuid::from_u128(7)), "other").await;
+    world.process("p").await;
+    world.agent("r").await;
+    let post = async |path: &str, body: Value| world.post(path, body).await.created();
+    post("/robot-groups", json!({ "name": "g" })).await;
+    for queue in ["q", "paused"] {
+        world.queue(queue, json!({})).await;
+    }
+    world.post("/queues/paused/pause", json!({ "reason": "x" })).await.ok();
+    for (name, kind, value) in [("a", "text", "x"), ("b", "text", "y"), ("c", "secret", "z")] {
+        post("/resources", json!({ "name": name, "kind": kind, "value": value })).await;
+    }
+    Call::new(world.router.clone(), http::Method::POST, "/resources")
+        .key(&other)
+        .json(&json!({ "name": "a", "kind": "text", "value": "x" }))
+        .send()
+        .await
+        .created();
+    post("/storages", json!({ "name": "f" })).await;
+    world.put_file("f", "x", "12345").await.created();
+    world.put_file("f", "y", "1").await.created();
+    post("/users", json!({ "login": "ann", "password": "a long password", "roles": ["viewer"] })).await;
+    world.patch("/users/ann", json!({ "blocked": true })).await.ok();
+    post("/roles", json!({ "name": "own", "permissions": ["job:read"] })).await;
+    post("/keys", json!({ "name": "named" })).await;
+    let webhook = json!({ "name": "w", "url": "http://127.0.0.1:9/", "events": ["alert.raised"], "enabled": false });
+    post("/webhooks", webhook).await;
+    post("/alerts", json!({ "name": "a", "when": "disk_low", "channels": [{ "console": true }] })).await;
+    for (name, enabled) in [("t", true), ("off", false)] {
+        post(
+            "/triggers",
+            json!({ "name": name, "process": "p", "target": { "group": "all" }, "kind": "schedule", "enabled": enabled, "overlap": "allow",
+                "schedule": { "interval_seconds": 3600 } }),
+        )
+        .await;
+    }
+    world.act("/triggers/t/fire").await.created();
+    world.move_clock(24 * 3_600);
+    drover_coordinator::background::triggers::pass(&world.app).await.unwrap();
+    for password in [PASSWORD, "wrong"] {
+        let body = json!({ "login": "admin", "password": password, "account": "main" });
+        Call::new(world.router.clone(), http::Method::POST, "/session").json(&body).send().await;
+    }
+    let acts = world.get("/audit?limit=1").await.ok()["items"][0]["seq"].as_u64().unwrap();
+    let figures = metrics(&world).await;
+    let wanted = [
+        "drover_accounts{disabled=\"false\"} 2",
+        "drover_accounts{disabled=\"true\"} 0",
+        "drover_users{blocked=\"false\"} 2",
+        "drover_users{blocked=\"true\"} 1",
+        "drover_roles 1",
+        "drover_keys{holder=\"robot\"} 1",
+        "drover_keys{holder=\"user\"} 4",
+        "drover_keys{holder=\"job\"} 0",
+        "drover_sessions 1",
+        "drover_robot_groups 3",
+        "drover_processes 1",
+        "drover_process_versions 1",
+        "drover_queues{paused=\"false\"} 1",
+        "drover_queues{paused=\"true\"} 1",
+        "drover_triggers{kind=\"schedule\",enabled=\"true\"} 1",
+        "drover_triggers{kind=\"schedule\",enabled=\"false\"} 1",
+        "drover_triggers{kind=\"mail\",enabled=\"true\"} 0",
+        "drover_fires_total{decision=\"fired\"} 2",
+        "drover_fires_total{decision=\"missed\"} 23",
+        "drover_fires_total{decision=\"failed\"} 0",
+        "drover_resources{kind=\"text\"} 3",
+        "drover_resources{kind=\"secret\"} 1",
+        "drover_resources{kind=\"calendar\"} 0",
+        "drover_storage_folders 1",
+        "drover_storage_files 2",
+        "drover_storage_bytes 6",
+        "drover_webhooks{enabled=\"false\"} 1",
+        "drover_alerts{enabled=\"true\"} 1",
+        "drover_alerts_raised_total 0",
+        "drover_deliveries_ended_total{state=\"delivered\"} 0",
+        "drover_sign_ins_total{end=\"accepted\"} 1",
+        "drover_sign_ins_total{end=\"refused\"} 1",
+        "drover_sign_ins_total{end=\"throttled\"} 0",
+        "drover_read_only 0",
+    ];
+    let missing: Vec<&str> = wanted.into_iter().filter(|line| !figures.lines().any(|shown| shown == *line)).collect();
+    assert!(missing.is_empty(), "{missing:#?} are missing:\n{figures}");
+    let counted_acts = figures.lines().find_map(|line| line.strip_prefix("drover_audit_acts_total ")).unwrap();
+    assert!(counted_acts.parse::<u64>().unwrap() > acts, "those of the other account as well");
+    for line in figures.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        for about in ["HELP", "TYPE"] {
+            assert!(figures.contains(&format!("# {about} {family} ")), "{family} has no {about}");
+        }
     }
 }
 
