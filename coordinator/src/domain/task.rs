@@ -183,6 +183,9 @@ pub struct Task {
     pub has_output: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_checkpoint: bool,
+    /// No file was ever attached to it, so that none need be looked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_files: bool,
     pub created_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,

@@ -56,6 +56,7 @@ fn task(state: State) -> Task {
         payload_bytes: 2,
         has_output: false,
         has_checkpoint: false,
+        without_files: true,
         created_at: at(-100),
         finished_at: ended.then(|| at(-1)),
         origin_task_id: None,

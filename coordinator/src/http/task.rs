@@ -122,7 +122,10 @@ fn plain_view(task: domain::task::Task, lease_ends_at: Option<drover_protocol::T
 /// A task with all that belongs to it.
 pub fn full_view(reading: &dyn Reading, record: domain::task::Task, leases: &Leases) -> OperationResult<Task> {
     let attempts = task::attempts(reading, &record)?.into_iter().map(attempt_view).collect();
-    let files = file::all_of(reading, &task_folder(record.id))?.into_iter().map(files::view).collect();
+    let files = match record.without_files {
+        true => Vec::new(),
+        false => file::all_of(reading, &task_folder(record.id))?.into_iter().map(files::view).collect(),
+    };
     Ok(Task { attempts: Some(attempts), files: Some(files), ..with_documents(reading, record, leases)? })
 }
 

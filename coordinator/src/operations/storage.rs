@@ -92,7 +92,11 @@ impl Place {
 
     /// Keeps the figures of the folder, in the transaction that removes and adds files.
     pub fn count(&mut self, tx: &mut Tx, removed: &[&File], added: &[&File]) -> Result<()> {
-        let Self::Made(folder) = self else { return Ok(()) };
+        let folder = match self {
+            Self::Made(folder) => folder,
+            Self::Task(task) if !added.is_empty() => return task::note_files(tx, *task),
+            Self::Task(_) | Self::Job(_) => return Ok(()),
+        };
         let bytes = |files: &[&File]| files.iter().map(|file| file.size_bytes).sum::<u64>();
         let room = folder.room_bytes(bytes(removed));
         if !added.is_empty() && room.is_some_and(|room| bytes(added) > room) {

@@ -170,6 +170,7 @@ pub fn add(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, new: &NewTask, pay
         payload_bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX),
         has_output: false,
         has_checkpoint: false,
+        without_files: true,
         created_at: now,
         finished_at: None,
         origin_task_id: None,
@@ -414,6 +415,16 @@ pub fn retry(tx: &mut Tx, caller: &Caller, id: TaskId) -> Result<Task> {
     Ok(task)
 }
 
+/// From now on files are to be looked for when the task is told of.
+pub fn note_files(tx: &mut Tx, id: TaskId) -> Result<()> {
+    let before: Task = table::get(tx, id)?;
+    if !before.without_files {
+        return Ok(());
+    }
+    let task = Task { without_files: false, ..before.clone() };
+    table::replace(tx, &before, &task)
+}
+
 /// Deletes a task that nobody holds, a page at a time: call until it gives `true`.
 pub fn delete_page(tx: &mut Tx, caller: &Caller, id: TaskId, revision: Option<u64>) -> Result<bool> {
     caller.require(Permission::TaskDelete)?;
@@ -434,7 +445,7 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, id: TaskId, revision: Option<u6
 
 /// One page of removing a task; `true` when nothing of it is left. The record goes last.
 pub fn remove_page(tx: &mut Tx, tallies: &mut Tallies, task: &Task) -> Result<bool> {
-    if !file::remove_folder_page(tx, &task_folder(task.id), DELETE_PAGE)? {
+    if !task.without_files && !file::remove_folder_page(tx, &task_folder(task.id), DELETE_PAGE)? {
         return Ok(false);
     }
     if !event::delete_page(tx, task.id.uuid(), DELETE_PAGE)? {

@@ -506,6 +506,10 @@ async fn files_are_attached_to_tasks() {
     assert_eq!(part.text(), "sec");
     let listed = world.get(&format!("/storages/tasks%2F{id}/files")).await.ok();
     assert_eq!(each(&listed, "path"), ["Rechnung & ü.txt"]);
+    let second = world.add("q", json!({})).await;
+    let copy = json!({ "path": "Rechnung & ü.txt", "to_folder": format!("tasks/{second}"), "to_path": "c.txt" });
+    world.post(&format!("/storages/tasks%2F{id}/copy"), copy).await.created();
+    assert_eq!(each(&json!({ "items": world.take("q", 1).await.remove(0)["files"] }), "name"), ["c.txt"]);
     let other = format!("/tasks/{id}/files/b.txt");
     world.call(Method::PUT, &other).body("b").send().await.created();
     world.delete(&other).await.done();

@@ -341,6 +341,7 @@ pub(super) fn hand_on(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, task: &
         newest: None,
         progress: None,
         has_checkpoint: false,
+        without_files: true,
         created_at: now,
         finished_at: None,
         origin_task_id: Some(task.id),
