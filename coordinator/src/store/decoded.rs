@@ -1,8 +1,9 @@
 //! Records that were read a moment ago, in the form in which they are used.
 //!
-//! Keys, users and queues are read at each request and hardly ever change; reading their stored form costs more than
-//! finding it. What was made of the same bytes is given again, so that nothing here can be out of date: a record that has
-//! changed has other bytes. Each thread has its own, and none waits for another.
+//! Keys, users and queues are read at each request and hardly ever change, and the counters of a queue are read again by the
+//! thread that has just written them; reading their stored form costs more than finding it. What was made of the same bytes
+//! is given again, so that nothing here can be out of date: a record that has changed has other bytes. Each thread has its
+//! own, and none waits for another.
 
 use std::{
     any::{Any, TypeId},
@@ -32,7 +33,7 @@ pub fn kept<R: Record>(bytes: &[u8], decode: impl FnOnce(&[u8]) -> Result<R>) ->
     if bytes.len() > MAX_BYTES {
         return decode(bytes);
     }
-    let place = crc32c::crc32c(bytes) as usize % PLACES;
+    let place = place_of(bytes);
     let known = KEPT.with_borrow(|all| {
         let kept = all[place].as_ref().filter(|kept| kept.of == TypeId::of::<R>() && *kept.bytes == *bytes)?;
         kept.record.downcast_ref::<R>().cloned()
@@ -41,9 +42,24 @@ pub fn kept<R: Record>(bytes: &[u8], decode: impl FnOnce(&[u8]) -> Result<R>) ->
         return Ok(record);
     }
     let record = decode(bytes)?;
+    put(place, bytes, &record);
+    Ok(record)
+}
+
+/// The bytes of a record that is about to be written, and will be read again.
+pub fn keep<R: Record>(bytes: &[u8], record: &R) {
+    if bytes.len() <= MAX_BYTES {
+        put(place_of(bytes), bytes, record);
+    }
+}
+
+fn place_of(bytes: &[u8]) -> usize {
+    crc32c::crc32c(bytes) as usize % PLACES
+}
+
+fn put<R: Record>(place: usize, bytes: &[u8], record: &R) {
     let kept = Kept { of: TypeId::of::<R>(), bytes: bytes.into(), record: Box::new(record.clone()) };
     KEPT.with_borrow_mut(|all| all[place] = Some(kept));
-    Ok(record)
 }
 
 #[cfg(test)]
@@ -55,7 +71,7 @@ mod tests {
     use crate::{
         domain::account::User,
         error::Error,
-        store::table::{decode, encode},
+        store::table::{decode, decode_anew, encode},
     };
 
     fn user(number: u128, login: &str) -> User {
@@ -83,21 +99,27 @@ mod tests {
             for number in 0..2_000 {
                 let before = user(number, "anna");
                 let changed = User { blocked: true, ..before.clone() };
-                for wanted in [&before, &changed] {
-                    let bytes = encode(wanted).expect("it is plain");
-                    assert_eq!(decode::<User>(&bytes).expect("it was just written"), *wanted);
+                let written = [&before, &changed].map(|user| encode(user).expect("it is plain"));
+                for (bytes, wanted) in written.iter().zip([&before, &changed]) {
+                    assert_eq!(decode::<User>(bytes).expect("it was just written"), *wanted);
+                    assert_eq!(decode_anew::<User>(bytes).expect("it was just written"), *wanted);
                 }
             }
         }
     }
 
-    /// The second reading of the same bytes does not decode them.
+    /// What was written, or read once, is not decoded when the same bytes are read.
     #[test]
     fn the_same_bytes_are_decoded_once() {
-        let bytes = encode(&user(7, "boris")).expect("it is plain");
-        let first: User = kept(&bytes, decode).expect("it was just written");
-        let second: User = kept(&bytes, |_| Err(Error::Internal("decoded again".to_owned()))).expect("it is kept");
-        assert_eq!(first, second);
+        let written = user(7, "boris");
+        let bytes = encode(&written).expect("it is plain");
+        let again = || kept(&bytes, |_| Err(Error::Internal("decoded again".to_owned())));
+        assert_eq!(again(), Ok(written.clone()));
+        let elsewhere = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| (kept(&bytes, decode_anew::<User>), again()));
+            reader.join().expect("it does not panic")
+        });
+        assert_eq!(elsewhere, (Ok(written.clone()), Ok(written)));
     }
 
     /// Bytes that are nothing are refused each time, and nothing is kept of them.

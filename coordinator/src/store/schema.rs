@@ -509,6 +509,7 @@ impl Record for Queue {
 
 impl Record for Counters {
     const KIND: Kind = Kind::QueueCounters;
+    const IS_READ_OFTEN: bool = true;
     const NOUN: &'static str = "queue";
     type Id = QueueId;
 

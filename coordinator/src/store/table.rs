@@ -80,7 +80,7 @@ pub trait Record: Serialize + DeserializeOwned + Clone + 'static {
     const NOUN: &'static str;
     /// Version of the stored form; readers accept all older ones through [`Record::upgrade`].
     const VERSION: u8 = 1;
-    /// It is read at nearly every request and seldom changes: see [`super::decoded`].
+    /// It is read at nearly every request, and seldom changes or is read where it was written: see [`super::decoded`].
     const IS_READ_OFTEN: bool = false;
     type Id: KeyPart;
 
@@ -119,6 +119,9 @@ pub(super) fn encode<R: Record>(record: &R) -> Result<Vec<u8>> {
     record
         .serialize(&mut writer)
         .map_err(|error| Error::Internal(format!("a {} cannot be written: {error}", R::NOUN)))?;
+    if R::IS_READ_OFTEN {
+        decoded::keep(&bytes, record);
+    }
     Ok(bytes)
 }
 
@@ -126,7 +129,7 @@ pub(super) fn decode<R: Record>(bytes: &[u8]) -> Result<R> {
     if R::IS_READ_OFTEN { decoded::kept(bytes, decode_anew) } else { decode_anew(bytes) }
 }
 
-fn decode_anew<R: Record>(bytes: &[u8]) -> Result<R> {
+pub(super) fn decode_anew<R: Record>(bytes: &[u8]) -> Result<R> {
     match bytes.split_first() {
         Some((version, rest)) if *version == R::VERSION => rmp_serde::from_slice(rest)
             .map_err(|error| Error::Internal(format!("a {} in the store cannot be read: {error}", R::NOUN))),
