@@ -49,6 +49,11 @@ pub const RESTORING: &str = "RESTORING";
 /// How long the lock of another process is waited for.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 
+/// A look at the free space is good for so long, and for so many bytes of the log: the reserve is there for what is written
+/// meanwhile, and the index has room held for all that can wait for it.
+const LOOK_TIME: Duration = Duration::from_millis(50);
+const LOOK_BYTES: u64 = 1024 * 1024;
+
 /// How the embedded engine works.
 #[derive(Clone)]
 pub struct Settings {
@@ -164,11 +169,19 @@ struct Core {
     /// The newest export; held by whoever makes one or must not lose segments.
     export: Mutex<Option<Export>>,
     full: AtomicBool,
+    /// The last look that found enough space; the writer's alone.
+    seen_space: Mutex<Option<SeenSpace>>,
     broken: Mutex<Option<String>>,
     unsynced_bytes: AtomicU64,
     /// Up to this commit the index is on disk; held while it is brought there.
     checkpointed: Mutex<u64>,
     signal: Signal,
+}
+
+/// How long enough space that was seen is counted upon.
+struct SeenSpace {
+    until: Instant,
+    bytes: u64,
 }
 
 /// An open store. One process at a time has it.
@@ -222,6 +235,7 @@ impl Embedded {
             log: Mutex::new(Some(log)),
             export: Mutex::new(export),
             full: AtomicBool::new(false),
+            seen_space: Mutex::default(),
             broken: Mutex::new(None),
             unsynced_bytes: AtomicU64::new(0),
             checkpointed: Mutex::new(0),
@@ -346,7 +360,7 @@ impl Core {
     }
 
     fn commit(&self, log: &mut CommitLog, writes: WriteSet) -> Result<(), EngineError> {
-        if self.full.load(Ordering::SeqCst) || !self.has_space() {
+        if self.full.load(Ordering::SeqCst) || !self.has_space_for_now() {
             return Err(self.out_of_space());
         }
         self.recent.wait_for_room(|| self.is_broken());
@@ -357,6 +371,9 @@ impl Core {
         };
         self.recent.add((commit, log.last_at()), writes);
         let bytes = log.last_record_bytes();
+        if let Some(seen) = self.seen_space.lock().as_mut() {
+            seen.bytes = seen.bytes.saturating_sub(bytes);
+        }
         if self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.settings.checkpoint_bytes {
             self.signal.wake();
         }
@@ -398,6 +415,17 @@ impl Core {
             self.signal.wake();
         }
         EngineError::OutOfSpace
+    }
+
+    /// The same as [`Self::has_space`], by a look of a moment ago.
+    fn has_space_for_now(&self) -> bool {
+        let mut seen = self.seen_space.lock();
+        if seen.as_ref().is_some_and(|seen| seen.bytes > 0 && Instant::now() < seen.until) {
+            return true;
+        }
+        let found = self.has_space();
+        *seen = found.then(|| SeenSpace { until: Instant::now() + LOOK_TIME, bytes: LOOK_BYTES });
+        found
     }
 
     /// Whether enough is free that neither this commit nor the index can run out of space half-way.
