@@ -8,7 +8,7 @@ use std::sync::{
 use axum::{
     body::{Body, Bytes},
     extract::{
-        FromRequest, Multipart, Request,
+        DefaultBodyLimit, FromRequest, Multipart, Request,
         multipart::{Field, MultipartError},
     },
     http::{HeaderMap, header, request::Parts},
@@ -52,7 +52,8 @@ pub fn merge(query: UploadQuery, form: UploadQuery) -> UploadQuery {
 /// Takes the package in as staged content, with the fields beside it. Each of them may be there once.
 pub async fn receive(app: &Arc<App>, parts: &Parts, body: Body) -> Result<(Staged, UploadQuery), Fault> {
     let ahead = Arc::new(AtomicU64::new(0));
-    let request = Request::from_parts(parts.clone(), paced(body, Arc::clone(&ahead)));
+    let mut request = Request::from_parts(parts.clone(), paced(body, Arc::clone(&ahead)));
+    DefaultBodyLimit::disable().apply(&mut request);
     let mut form =
         Multipart::from_request(request, app).await.map_err(|rejection| Fault::bad_request(rejection.body_text()))?;
     let (mut staged, mut fields) = (None, UploadQuery::default());

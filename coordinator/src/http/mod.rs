@@ -7,6 +7,7 @@ mod alert;
 mod audit;
 mod auth;
 mod change;
+mod coding;
 mod content;
 mod extract;
 mod file;
@@ -46,14 +47,7 @@ mod webhook;
 
 use std::sync::Arc;
 
-use axum::{Router, extract::DefaultBodyLimit, middleware};
-use tower::ServiceBuilder;
-use tower_http::{
-    CompressionLevel,
-    catch_panic::CatchPanicLayer,
-    compression::{CompressionLayer, predicate::Predicate},
-    decompression::RequestDecompressionLayer,
-};
+use axum::{Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 
 pub use self::{
@@ -107,26 +101,6 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(openapi::pages(&document))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(
-            // One layer of the router, the outermost first: the router boxes each of its own layers anew for every call.
-            ServiceBuilder::new()
-                .layer(middleware::from_fn_with_state(Arc::clone(&app), problem::complete))
-                .layer(CatchPanicLayer::custom(problem::panicked))
-                .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(may_compress()))
-                .layer(RequestDecompressionLayer::new().gzip(true).zstd(true).br(true))
-                .layer(DefaultBodyLimit::disable()),
-        )
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), problem::complete))
         .with_state(app)
-}
-
-/// Parts of files and what has a digest of its own go out as they are; streams of events and of answers to lines must not
-/// be held back.
-fn may_compress() -> impl Predicate {
-    use tower_http::compression::predicate::{DefaultPredicate, NotForContentType};
-    let not_partial = |_: http::StatusCode, _: http::Version, headers: &http::HeaderMap, _: &http::Extensions| {
-        !headers.contains_key(http::header::CONTENT_RANGE)
-            && !headers.contains_key("content-digest")
-            && !headers.contains_key("x-accel-buffering")
-    };
-    DefaultPredicate::new().and(NotForContentType::new("application/zip")).and(not_partial)
 }

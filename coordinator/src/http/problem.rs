@@ -1,6 +1,6 @@
 //! Errors as answers: one mapping, RFC 9457 documents, and the id by which a request is found in the log.
 
-use std::{any::Any, sync::Arc, time::Instant};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
@@ -10,7 +10,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use drover_protocol::problem::{Code, FieldError, Problem};
+use futures::FutureExt;
 
+use super::coding;
 use crate::{app::App, error::Error};
 
 /// What a handler gives instead of an answer. Boxed, for it is seldom and results carry it everywhere.
@@ -144,7 +146,7 @@ pub async fn complete(State(app): State<Arc<App>>, request: Request, next: Next)
     let route = matched.as_ref().map_or("unknown", MatchedPath::as_str);
     let figures = app.metrics.of_route(known_method(&method), route);
     let under_way = figures.begin();
-    let mut response = next.run(request).await;
+    let mut response = AssertUnwindSafe(coding::run(request, next)).catch_unwind().await.unwrap_or_else(panicked);
     drop(under_way);
     if let Some(fault) = response.extensions_mut().remove::<Fault>().or_else(|| bare_fault(&response)) {
         if let Some(internal) = &fault.0.internal {
@@ -226,7 +228,7 @@ pub async fn method_not_allowed(method: Method) -> Response {
 }
 
 /// The answer to a request whose handler panicked.
-pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let text = panic.downcast_ref::<String>().cloned();
     let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
     Fault::from(Error::Internal(format!("a handler panicked: {text}"))).into_response()

@@ -275,10 +275,13 @@ async fn ids_of_the_wrong_kind_are_not_found() {
 #[tokio::test]
 async fn compression_works_both_ways() {
     let world = World::new().await;
-    let plain = world.get("/account/me").await.body;
+    let plain = world.get("/account/me").await;
+    assert_eq!(plain.header("vary"), Some("accept-encoding"), "another caller may get it in another form");
+    let plain = plain.body;
     for coding in ["gzip", "zstd", "br"] {
         let answer = world.call(Method::GET, "/account/me").header("accept-encoding", coding).send().await.expect(200);
         assert_eq!(answer.header("content-encoding"), Some(coding));
+        assert_eq!(answer.header("vary"), Some("accept-encoding"));
         assert!(answer.body.len() < plain.len());
         if coding == "zstd" {
             assert_eq!(zstd::decode_all(&answer.body[..]).unwrap(), plain);
