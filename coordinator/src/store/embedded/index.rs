@@ -5,6 +5,7 @@
 use std::{
     fs::{self, File},
     io,
+    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -241,15 +242,24 @@ impl Index {
     }
 
     fn scan_pages(&self, range: &KeyRange, order: Order, limit: usize) -> sled::Result<Vec<Pair>> {
-        let first = self.page_for(&range.start)?.map_or_else(|| LOWEST.into(), |(fence, _)| fence);
-        let mut pages = self.tree.range(first.to_vec()..fence_of(&range.end));
+        // Most scans end in the page in which they begin, so that a second way down the tree is saved.
+        let (start, end) = (fence_of(&range.start), fence_of(&range.end));
+        let (mut first, mut pages) = match order {
+            Order::Ascending => {
+                let first = self.page_for(&range.start)?;
+                let after = first.as_ref().map_or_else(|| LOWEST.to_vec(), |(fence, _)| fence.to_vec());
+                (first, self.tree.range((Bound::Excluded(after), Bound::Excluded(end))))
+            }
+            Order::Descending => (None, self.tree.range(LOWEST.to_vec()..end)),
+        };
         let mut pairs = Vec::new();
         while pairs.len() < limit {
-            let page = match order {
-                Order::Ascending => pages.next(),
-                Order::Descending => pages.next_back(),
+            let page = match (order, first.take()) {
+                (Order::Ascending, Some(first)) => Some(first),
+                (Order::Ascending, None) => pages.next().transpose()?,
+                (Order::Descending, _) => pages.next_back().transpose()?,
             };
-            let Some((_, page)) = page.transpose()? else { break };
+            let Some((fence, page)) = page else { break };
             let page = Page::read(&page);
             let within = page.position(&range.start)..page.position(&range.end);
             let pair = |number| (page.key(number), page.value(number).to_vec());
@@ -257,6 +267,9 @@ impl Index {
             match order {
                 Order::Ascending => pairs.extend(within.take(wanted).map(pair)),
                 Order::Descending => pairs.extend(within.rev().take(wanted).map(pair)),
+            }
+            if order == Order::Descending && *fence <= *start {
+                break;
             }
         }
         Ok(pairs)
