@@ -33,6 +33,7 @@ use crate::{
     operations::{
         Caller,
         idempotency::Repeatable,
+        key,
         task::{self, Checkpoint, Ended, Ending, Taken, Wanted},
     },
     store::{Reading, Topic, Tx, WakeUp, table},
@@ -87,8 +88,7 @@ async fn take_tasks(
         return Err(Error::invalid("/wait_seconds", format!("must be from 0 to {MAX_WAIT_SECONDS}")).into());
     }
     let ends_at = Instant::now() + Duration::from_secs(wait_seconds);
-    let look = || app.db.read(caller.account, |reading| task::look(reading, &caller, &text));
-    let first = look()?;
+    let first = app.db.read(caller.account, |reading| task::look(reading, &caller, &text))?;
     let queue = first.queue;
     let taking = Arc::new(Taking { queue, request, wanted, call });
     if wait_seconds == 0 {
@@ -100,7 +100,10 @@ async fn take_tasks(
     loop {
         // Armed before the look, so that nothing in between is missed.
         let watch = app.db.watch(&[Topic::Queue(queue), Topic::Key(caller.key_id)]);
-        let seen = look()?;
+        let seen = app.db.read(caller.account, |reading| {
+            key::still_good(reading, &caller)?;
+            task::look(reading, &caller, &text)
+        })?;
         if seen.ready > 0 && !seen.paused {
             if seen.ready > u64::from(taking.request.max.unwrap_or(1)) {
                 // The next one need not wait for this one's transaction.

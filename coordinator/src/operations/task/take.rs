@@ -19,7 +19,7 @@ use crate::{
     },
     error::{Error, Result},
     operations::{
-        Caller, key,
+        Caller,
         queue::{self, Tallies},
     },
     store::{Reading, Tx, table},
@@ -36,9 +36,8 @@ pub struct Look {
     pub pause_ends_in: Option<Duration>,
 }
 
-/// Whether it is worth while to begin a transaction. Refuses who may not take tasks of this queue (any more).
+/// Whether it is worth while to begin a transaction. Refuses who may not take tasks of this queue.
 pub fn look(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Look> {
-    key::still_good(reading, caller)?;
     caller.require(Permission::TaskTake)?;
     let queue = queue::resolve(reading, text)?;
     caller.require_queue(Permission::TaskTake, &queue.name)?;
