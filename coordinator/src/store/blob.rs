@@ -46,6 +46,7 @@ enum Place {
     Folder(Arc<Folder>),
     /// What was staged on the local disk is uploaded.
     Remote(Remote),
+    /// What was staged in memory is given to the store.
     Memory,
 }
 
@@ -83,7 +84,12 @@ impl Blobs {
 
     /// Blobs that live and die with the process. They touch no disk, no other thread and no timer.
     pub fn memory() -> Self {
-        Self { store: Arc::new(InMemory::new()), place: Place::Memory, traffic: Arc::default() }
+        Self::within(Arc::new(InMemory::new()))
+    }
+
+    /// Blobs of a store that is given. Content on its way in lies in memory as a whole until the store has it.
+    pub fn within(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, place: Place::Memory, traffic: Arc::default() }
     }
 
     /// Begins to take in content of at most `limit_bytes`. Nothing remains of it unless it is finished and kept.

@@ -87,16 +87,22 @@ impl Disk {
         self.faults.load(Ordering::Relaxed) && self.jitter.lock().below(10_000) < of_ten_thousand
     }
 
-    /// How long a write waits: seldom at all, very seldom for long.
+    /// How long it takes to write: seldom any time at all, very seldom long.
+    fn dawdles(&self) -> Option<Duration> {
+        let most = match (self.chance(3_000), self.chance(100)) {
+            (_, true) => 3_000,
+            (true, false) => 100,
+            (false, false) => return None,
+        };
+        Some(Duration::from_millis(self.jitter.lock().below(most)))
+    }
+
+    /// How long a write waits.
     pub fn pace(self: &Arc<Self>) -> Pace {
         let disk = Arc::clone(self);
-        Box::new(move || {
-            let wait = match (disk.chance(3_000), disk.chance(100)) {
-                (_, true) => disk.jitter.lock().below(3_000),
-                (true, false) => disk.jitter.lock().below(100),
-                (false, false) => return futures::future::ready(()).boxed(),
-            };
-            tokio::time::sleep(Duration::from_millis(wait)).boxed()
+        Box::new(move || match disk.dawdles() {
+            Some(wait) => tokio::time::sleep(wait).boxed(),
+            None => futures::future::ready(()).boxed(),
         })
     }
 }
@@ -114,13 +120,25 @@ impl Life {
         *self.probe.lock() = Some(watch);
     }
 
+    pub fn is_over(&self) -> bool {
+        self.disk.life.load(Ordering::Relaxed) != self.number
+    }
+
+    pub fn chance(&self, of_ten_thousand: u64) -> bool {
+        self.disk.chance(of_ten_thousand)
+    }
+
+    pub fn dawdles(&self) -> Option<Duration> {
+        self.disk.dawdles()
+    }
+
     fn was_woken(&self) -> bool {
         self.probe.lock().as_ref().is_some_and(|probe| probe.woken().now_or_never().is_some())
     }
 
     fn fails_before(&self) -> Result<(), EngineError> {
         let disk = &self.disk;
-        if disk.life.load(Ordering::Relaxed) != self.number {
+        if self.is_over() {
             return Err(EngineError::Broken("the process that asked has ended".to_owned()));
         }
         if disk.chance(8) {

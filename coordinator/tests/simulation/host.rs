@@ -64,6 +64,7 @@ impl SimulatedHost {
 
     async fn put_artifact(&self, id: AttemptId, path: &str, content: &str) -> Result<(), CallError> {
         let unreachable = |why: String| CallError::Unreachable { why, retry_after_ms: None };
+        self.world.disk.witness.lock().files.note_sent(content.as_bytes());
         let request = Request {
             method: Method::PUT,
             path: format!("{API_BASE}/agent/jobs/{}/files/{path}?attempt={}", id.job_id, id.attempt),

@@ -1,6 +1,7 @@
 //! A whole fleet in one thread under virtual time: the real coordinator's router and real agents' daemons, between them
 //! a network that delays, drops, repeats and reorders, under them disks that fail before and after a write, around them
-//! people who start, stop and pause, and crashes of either side at any await point. One seed gives one history.
+//! people who start, stop and pause and put files away, and crashes of either side at any await point. One seed gives one
+//! history.
 //!
 //! First safety under faults: the rules of `witness.rs` hold after each commit. Then liveness: faults end, and all work
 //! must end within a bound. Then peace: what is asked is done at once. `make simulate SEEDS=10000` runs many seeds,
@@ -8,7 +9,10 @@
 
 mod calm;
 mod checks;
+mod content;
 mod disk;
+mod file_witness;
+mod filing;
 mod host;
 mod network;
 mod people;
@@ -58,6 +62,12 @@ const TO_REACH: &[&str] = &[
     "TimedOut by Timeout",
     "Webhook trigger Fired",
     "deleted",
+    "file copy",
+    "file create",
+    "file delete",
+    "file move",
+    "file over quota",
+    "file update",
     "late report",
     "not accepted",
     "task abandoned",
@@ -74,6 +84,7 @@ const TO_REACH: &[&str] = &[
 async fn live(world: &Rc<World>) {
     world.start_coordinator().await;
     people::prepare(world).await;
+    filing::prepare(world).await;
     triggers::prepare(world).await;
     world.begin_faults();
     world.spawn(world::keep_coordinator(Rc::clone(world)));
@@ -84,6 +95,7 @@ async fn live(world: &Rc<World>) {
     for _ in 0..PEOPLE {
         world.spawn(people::live(Rc::clone(world)));
     }
+    world.spawn(filing::live(Rc::clone(world)));
     pass(world, FAULTS).await;
     world.end_faults();
     triggers::disable(world).await;
@@ -100,6 +112,7 @@ async fn live(world: &Rc<World>) {
     checks::store(world);
     checks::results(world).await;
     checks::tasks(world);
+    filing::check(world).await;
 }
 
 /// Lets time pass, and looks now and then.
@@ -167,8 +180,8 @@ fn report(seed: u64, history: &[String], what: &str) -> String {
     format!("seed {seed}: {what}\n  again: make simulate SEED={seed} SEEDS=1\n  its history {kept}")
 }
 
-/// Whatever fails and whenever: no attempt has two holders, no job ends twice, no line and no task is lost or doubled, all
-/// ends.
+/// Whatever fails and whenever: no attempt has two holders, no job ends twice, no line, no task and no file is lost or
+/// doubled, all ends.
 #[test]
 fn a_fleet_survives_everything() {
     let first = setting("SIMULATION_FIRST_SEED").unwrap_or(0);

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    network::{Network, deliver},
+    network::{Answer, Network, deliver},
     workers,
     world::{ADMIN_KEY, ROBOTS, World},
 };
@@ -23,13 +23,7 @@ pub const MAX_PARALLEL: u64 = 2;
 pub const MAX_TRIES: u32 = 3;
 
 /// A call as it is on the wire, over the network of people; `None` if no answer came.
-async fn send(
-    world: &Rc<World>,
-    method: Method,
-    path: &str,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Option<(StatusCode, Bytes)> {
+pub async fn send(world: &Rc<World>, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Option<Answer> {
     let request = Request {
         method,
         path: format!("/api/v1{path}"),
@@ -41,7 +35,19 @@ async fn send(
     let network = Network { world: Rc::clone(world), robot: None };
     let answer = network.call(request).await.ok()?;
     let body: Vec<Bytes> = answer.body.map(|piece| piece.expect("a simulated body is whole")).collect().await;
-    Some((answer.status, Bytes::from(body.concat())))
+    Some(Answer { status: answer.status, headers: answer.headers, body: body.concat().into() })
+}
+
+/// The same again until an answer comes that a repetition would not change.
+pub async fn persist(world: &Rc<World>, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Option<Answer> {
+    for _ in 0..8 {
+        let answer = send(world, method.clone(), path, headers.clone(), body.clone()).await;
+        if let Some(answer) = answer.filter(|answer| !is_passing(answer.status)) {
+            return Some(answer);
+        }
+        tokio::time::sleep(Duration::from_millis(world.below(8_000))).await;
+    }
+    None
 }
 
 fn json_headers() -> HeaderMap {
@@ -53,8 +59,8 @@ fn parsed(body: &Bytes) -> Value {
 }
 
 async fn call(world: &Rc<World>, method: Method, path: &str, body: Value) -> Option<(StatusCode, Value)> {
-    let (status, answer) = send(world, method, path, json_headers(), bytes_of(&body)).await?;
-    Some((status, parsed(&answer)))
+    let answer = send(world, method, path, json_headers(), bytes_of(&body)).await?;
+    Some((answer.status, parsed(&answer.body)))
 }
 
 /// A body as it is sent; of a call that takes none, nothing.
@@ -63,22 +69,16 @@ fn bytes_of(body: &Value) -> Bytes {
 }
 
 /// Whether the same call may be answered otherwise in a moment.
-fn is_passing(status: StatusCode) -> bool {
+pub fn is_passing(status: StatusCode) -> bool {
     matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE)
 }
 
 /// A call that is repeated with the same `Idempotency-Key` until an answer comes that a repetition would not change.
-async fn insist(world: &Rc<World>, path: &str, body: &Value, key: &str) -> Option<(StatusCode, Value)> {
+pub async fn insist(world: &Rc<World>, path: &str, body: &Value, key: &str) -> Option<(StatusCode, Value)> {
     let mut headers = json_headers();
     headers.insert("idempotency-key", HeaderValue::from_str(key).expect("a sound key"));
-    for _ in 0..8 {
-        let answer = send(world, Method::POST, path, headers.clone(), bytes_of(body)).await;
-        if let Some((status, answer)) = answer.filter(|(status, _)| !is_passing(*status)) {
-            return Some((status, parsed(&answer)));
-        }
-        tokio::time::sleep(Duration::from_millis(world.below(8_000))).await;
-    }
-    None
+    let answer = persist(world, Method::POST, path, headers, bytes_of(body)).await?;
+    Some((answer.status, parsed(&answer.body)))
 }
 
 /// A call that must succeed: there are no faults, or they have just ended.
@@ -104,8 +104,8 @@ pub async fn prepare(world: &Rc<World>) {
         let path = format!("/processes/{}/versions?activate=true", name.replace(' ', "%20"));
         let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static("application/zip"))]);
         let answer = send(world, Method::POST, &path, headers, package().into()).await;
-        let (status, body) = answer.expect("the coordinator lives");
-        assert_eq!(status, StatusCode::CREATED, "{}", String::from_utf8_lossy(&body));
+        let answer = answer.expect("the coordinator lives");
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", String::from_utf8_lossy(&answer.body));
     }
     must(world, Method::POST, "/queues", json!({"name": workers::DONE})).await;
     let retry = json!({"delay_seconds": 2});
@@ -368,18 +368,18 @@ pub async fn stop_what_waits_for_the_dead(world: &Rc<World>) {
 }
 
 /// A call without any network between.
-async fn at_desk(world: &World, method: Method, path: &str, body: &Value) -> Option<(StatusCode, Bytes)> {
+pub async fn at_desk(world: &World, method: Method, path: &str, body: HttpBody) -> Option<Answer> {
     let request = http::Request::builder()
         .method(method)
         .uri(format!("/api/v1{path}"))
         .header("authorization", format!("Bearer {ADMIN_KEY}"))
-        .header("content-type", "application/json")
-        .body(HttpBody::from(body.to_string()))
+        .body(body)
         .expect("a request");
-    deliver(world, request).await.map(|answer| (answer.status, answer.body))
+    deliver(world, request).await
 }
 
 /// A reading call when faults have ended.
 pub async fn read(world: &World, path: &str) -> (StatusCode, Bytes) {
-    at_desk(world, Method::GET, path, &Value::Null).await.expect("the coordinator lives")
+    let answer = at_desk(world, Method::GET, path, HttpBody::empty()).await.expect("the coordinator lives");
+    (answer.status, answer.body)
 }

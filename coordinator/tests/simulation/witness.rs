@@ -15,7 +15,7 @@ use drover_coordinator::{
         log::LogHead,
         robot::{Robot, RobotGroup},
     },
-    store::{Reader, check::check_keys, engine::WriteSet, key::Kind, table},
+    store::{Reader, blob::Blobs, check::check_keys, engine::WriteSet, key::Kind, table},
 };
 use drover_protocol::{
     JobId, RobotGroupId, RobotId, Timestamp,
@@ -24,6 +24,7 @@ use drover_protocol::{
 use uuid::Uuid;
 
 use crate::{
+    file_witness::FileWitness,
     people::{MAX_PARALLEL, MAX_TRIES},
     process::Processes,
     task_witness::{self, TaskWitness},
@@ -63,6 +64,8 @@ pub struct Witness {
     pub reached: BTreeMap<String, u64>,
     /// All that is about tasks.
     pub tasks: TaskWitness,
+    /// All that is about files.
+    pub files: FileWitness,
     failure: Option<String>,
 }
 
@@ -76,7 +79,8 @@ struct Commit {
 }
 
 impl Witness {
-    pub fn new(leases: Leases, processes: Arc<Processes>) -> Self {
+    /// `kept` is the content of files as it is, without any fault.
+    pub fn new(leases: Leases, processes: Arc<Processes>, kept: Blobs) -> Self {
         Self {
             leases,
             processes,
@@ -92,6 +96,7 @@ impl Witness {
             commits: 0,
             reached: BTreeMap::new(),
             tasks: TaskWitness::default(),
+            files: FileWitness::new(kept),
             failure: None,
         }
     }
@@ -171,6 +176,10 @@ impl Witness {
         for what in self.tasks.take_reached() {
             self.count(what.to_owned());
         }
+        self.files.judge(reading, written, self.commits)?;
+        for what in self.files.take_reached() {
+            self.count(what);
+        }
         Ok(())
     }
 
@@ -220,7 +229,7 @@ impl Witness {
         Ok(commit)
     }
 
-    fn count(&mut self, what: String) {
+    pub fn count(&mut self, what: String) {
         *self.reached.entry(what).or_default() += 1;
     }
 

@@ -33,10 +33,11 @@ use drover_coordinator::{
 };
 use drover_protocol::{AccountId, JobId, Timestamp};
 use futures::FutureExt;
+use object_store::memory::InMemory;
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use crate::{disk::Disk, process::Processes, witness::Witness};
+use crate::{content::Content, disk::Disk, process::Processes, witness::Witness};
 
 pub const ROBOTS: usize = 4;
 pub const ADMIN_KEY: &str = "the administrator's key of this world";
@@ -82,7 +83,7 @@ pub struct World {
     pub disk: Arc<Disk>,
     pub clock: Arc<SimulatedClock>,
     randomness: Arc<SimulatedRandomness>,
-    blobs: Arc<Blobs>,
+    kept: Arc<InMemory>,
     secrets: Arc<Secrets>,
     coordinator: RefCell<Option<Coordinator>>,
     /// Counts the lives of the coordinator: requests of an earlier life get no answer.
@@ -114,13 +115,14 @@ impl World {
         let account = AccountId::from_uuid(uuid::Uuid::from_u128(1));
         let clock = Arc::new(SimulatedClock { start: Instant::now(), skew_ms: AtomicI64::new(0) });
         let processes = Arc::new(Processes::default());
-        let witness = Witness::new(LEASES, Arc::clone(&processes));
+        let kept = Arc::new(InMemory::new());
+        let witness = Witness::new(LEASES, Arc::clone(&processes), Blobs::within(kept.clone()));
         Rc::new(Self {
             jitter: RefCell::new(jitter(2)),
             disk: Arc::new(Disk::new(account, Arc::clone(&clock), jitter(1), witness)),
             clock,
             randomness: Arc::new(SimulatedRandomness(Mutex::new(jitter(3)))),
-            blobs: Arc::new(Blobs::memory()),
+            kept,
             secrets: Arc::new(Secrets::from_bytes(&[7; 32])),
             coordinator: RefCell::new(None),
             life: watch::Sender::new(0),
@@ -199,6 +201,11 @@ impl World {
         self.life.subscribe()
     }
 
+    /// The content of files, packages and logs as it is, without any fault.
+    pub fn kept(&self) -> Blobs {
+        Blobs::within(self.kept.clone())
+    }
+
     fn app(&self) -> Arc<App> {
         let life = self.disk.next_life();
         let db = Db::paced(life.clone(), self.clock.clone(), self.randomness.clone(), self.disk.pace());
@@ -227,7 +234,8 @@ impl World {
             ldap: None,
             sessions: SessionRules { idle_seconds: 3600, lifetime_seconds: 86_400, encrypted: false },
         };
-        App::new(Arc::new(db), Arc::clone(&self.blobs), Arc::clone(&self.secrets), rules, None)
+        let blobs = Arc::new(Blobs::within(Arc::new(Content::new(Arc::clone(&self.kept), life))));
+        App::new(Arc::new(db), blobs, Arc::clone(&self.secrets), rules, None)
     }
 
     /// The first start: makes the account.
