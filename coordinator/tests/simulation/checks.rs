@@ -20,7 +20,8 @@ pub fn store(world: &World) {
 
 pub fn all_finished(world: &World) -> bool {
     let witness = world.disk.witness.lock();
-    witness.jobs().all(Job::is_finished) && witness.tasks.unfinished().next().is_none()
+    let all = witness.jobs().all(Job::is_finished) && witness.tasks.unfinished().next().is_none();
+    all && witness.triggers.owed().is_empty()
 }
 
 /// Every task that was acknowledged is there, and what has succeeded was handed on once.
@@ -41,7 +42,9 @@ pub fn what_hangs(world: &World) -> String {
     let hanging = witness.jobs().filter(|job| !job.is_finished());
     let lines: Vec<String> = hanging.map(|job| format!("{} {:?} for {:?}", job.id, job.state, job.target)).collect();
     let tasks: Vec<String> = witness.tasks.unfinished().map(|task| format!("{} {:?}", task.id, task.state)).collect();
-    format!("faults have ended and still this has not:\n{}\n{}", lines.join("\n"), tasks.join("\n"))
+    let owed = witness.triggers.owed();
+    let all = [lines, tasks, owed].concat().join("\n");
+    format!("faults have ended and still this has not:\n{all}")
 }
 
 /// No process runs on for an attempt that is over.

@@ -24,7 +24,8 @@ use crate::{
     world::World,
 };
 
-const INBOX: &str = "inbox";
+/// The folder for whose files a trigger fires.
+pub const WATCHED: &str = "inbox";
 const ARCHIVE: &str = "archive/2026";
 /// There are few, so that files meet.
 const PATHS: [&str; 4] = ["a.txt", "b/c.csv", "b/d", "ж & 100 %"];
@@ -34,7 +35,7 @@ const MAX_BYTES: u64 = 1_600;
 
 /// Makes the folders.
 pub async fn prepare(world: &Rc<World>) {
-    must(world, Method::POST, "/storages", json!({"name": INBOX})).await;
+    must(world, Method::POST, "/storages", json!({"name": WATCHED})).await;
     must(world, Method::POST, "/storages", json!({"name": ARCHIVE, "quota_bytes": QUOTA_BYTES})).await;
 }
 
@@ -63,7 +64,7 @@ struct Spot {
 impl Spot {
     /// Some spot.
     fn of(world: &World) -> Self {
-        Self { folder: [INBOX, ARCHIVE][world.pick(2)].to_owned(), path: PATHS[world.pick(PATHS.len())].to_owned() }
+        Self { folder: [WATCHED, ARCHIVE][world.pick(2)].to_owned(), path: PATHS[world.pick(PATHS.len())].to_owned() }
     }
 
     fn address(&self) -> String {

@@ -11,6 +11,7 @@ mod calm;
 mod checks;
 mod content;
 mod disk;
+mod event_ledger;
 mod file_witness;
 mod filing;
 mod host;
@@ -51,6 +52,8 @@ const ENOUGH_FAILURES: usize = 3;
 const TO_REACH: &[&str] = &[
     "Aborted by AbortRequested",
     "Aborted by StopGraceExceeded",
+    "Event trigger Fired",
+    "Event trigger Skipped",
     "Failed by ClosedByOperator",
     "Failed by ExitCode",
     "Lost by AgentRestarted",
@@ -98,7 +101,7 @@ async fn live(world: &Rc<World>) {
     world.spawn(filing::live(Rc::clone(world)));
     pass(world, FAULTS).await;
     world.end_faults();
-    triggers::disable(world).await;
+    triggers::disable_restless(world).await;
     let (settled_at, patience_ends) = (Instant::now() + SETTLED, Instant::now() + PATIENCE);
     while Instant::now() < settled_at || !checks::all_finished(world) {
         assert!(Instant::now() < patience_ends, "{}", checks::what_hangs(world));
@@ -107,6 +110,7 @@ async fn live(world: &Rc<World>) {
         workers::work_outside(world).await;
         pass(world, Duration::from_secs(10)).await;
     }
+    triggers::disable_hearing(world).await;
     calm::everything_is_prompt(world).await;
     checks::no_process_is_left(world);
     checks::store(world);

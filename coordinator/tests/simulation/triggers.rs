@@ -10,7 +10,8 @@ use drover_coordinator::{
         job::Job,
         trigger::{Fire, Rule, Trigger, by_webhook::is_once},
     },
-    store::{Reader, Scan, engine::WriteSet, key::Kind, table},
+    operations,
+    store::{Reader, Scan, document::Slot, engine::WriteSet, key::Kind, table},
 };
 use drover_protocol::{
     JobId, Timestamp, TriggerId,
@@ -20,9 +21,12 @@ use http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{people::must, workers, world::World};
+use crate::{event_ledger::EventLedger, filing::WATCHED, people::must, workers, world::World};
 
-const NAMES: [&str; 5] = ["often", "steady", "kept", "tasked", "called"];
+/// Those that would go on for ever.
+const RESTLESS: [&str; 6] = ["often", "steady", "kept", "tasked", "called", "echoing"];
+/// Those that fire for each of what others do, until nobody does anything any more.
+const HEARING: [&str; 2] = ["told", "filed"];
 
 /// Makes triggers of each kind, which fire from now on.
 pub async fn prepare(world: &Rc<World>) {
@@ -35,7 +39,15 @@ pub async fn prepare(world: &Rc<World>) {
     let tasked = json!({"name": "tasked", "kind": "queue", "queue": {"queue": workers::QUEUE, "tasks_per_job": 2,
         "max_jobs": 2, "end_when_empty": true}, "input": {"seconds": 20, "obeys": 1, "works": 1}});
     let called = json!({"name": "called", "kind": "webhook", "webhook": {"auth": "none"}});
-    for mut trigger in [often, steady, kept, tasked, called] {
+    // It starts jobs of the very process on whose ends it fires, and must not hear its own.
+    let told = json!({"name": "told", "kind": "event", "event": {"on": "job_finished", "process": "tried again"},
+        "process": "tried again", "input": {"seconds": 1, "obeys": 1}});
+    // It hears its own jobs, which is to say that it goes on by itself.
+    let echoing = json!({"name": "echoing", "kind": "event", "max_parallel": 1, "process": "limited",
+        "event": {"on": "job_finished", "process": "limited", "own_jobs": true}, "input": {"seconds": 12, "obeys": 1}});
+    let filed = json!({"name": "filed", "kind": "event", "event": {"on": "file_added", "folder": WATCHED},
+        "input": {"seconds": 1, "obeys": 1}});
+    for mut trigger in [often, steady, kept, tasked, called, told, echoing, filed] {
         let members = trigger.as_object_mut().expect("an object");
         for (name, member) in base.as_object().expect("an object") {
             members.entry(name.clone()).or_insert(member.clone());
@@ -47,9 +59,16 @@ pub async fn prepare(world: &Rc<World>) {
     }
 }
 
-/// Lets them fire no more, so that all work can end.
-pub async fn disable(world: &Rc<World>) {
-    for name in NAMES {
+/// Lets those fire no more that would go on for ever, so that all work can end.
+pub async fn disable_restless(world: &Rc<World>) {
+    for name in RESTLESS {
+        must(world, Method::POST, &format!("/triggers/{name}/disable"), Value::Null).await;
+    }
+}
+
+/// Lets none fire any more.
+pub async fn disable_hearing(world: &Rc<World>) {
+    for name in HEARING {
         must(world, Method::POST, &format!("/triggers/{name}/disable"), Value::Null).await;
     }
 }
@@ -63,6 +82,9 @@ pub struct Ledger {
     rows: BTreeMap<RowId, Fire>,
     /// At which instant what may happen once has happened.
     occasions: BTreeMap<(TriggerId, Uuid), Timestamp>,
+    /// Messages from outside for which it was fired.
+    messages: BTreeSet<(TriggerId, String)>,
+    events: EventLedger,
 }
 
 impl Ledger {
@@ -70,7 +92,7 @@ impl Ledger {
     pub fn judge(&mut self, reading: &Reader, written: &WriteSet, new: &[Job]) -> Result<Vec<String>, String> {
         let broken = |error: drover_coordinator::error::Error| error.to_string();
         let mut named: BTreeSet<JobId> = BTreeSet::new();
-        let mut reached = Vec::new();
+        let (mut reached, mut rows) = (Vec::new(), Vec::new());
         let uuid = |bytes: &[u8]| Uuid::from_slice(bytes).expect("an id in a key");
         for key in written.iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key) {
             if Kind::of(key) != Some(Kind::TriggerFire) {
@@ -85,13 +107,17 @@ impl Ledger {
             if let Some(kind) = self.judge_kind(reading, &row)? {
                 reached.push(format!("{kind:?} trigger {:?}", row.decision));
             }
-            self.rows.insert(id, row);
+            if self.rows.insert(id, row.clone()).is_none() {
+                self.judge_message(reading, &row)?;
+                rows.push(row);
+            }
         }
         for job in new.iter().filter(|job| job.trigger_id.is_some()) {
             if !named.contains(&job.id) {
                 return Err(format!("{} was started by a trigger, and no row of this commit says so", job.id));
             }
         }
+        self.events.judge(reading, written, &self.triggers, new, &rows)?;
         for key in written.keys().filter(|key| Kind::of(key) == Some(Kind::Trigger)) {
             let id = TriggerId::from_uuid(uuid(&key[18..34]));
             let after: Trigger = table::get(reading, id).map_err(broken)?;
@@ -99,6 +125,24 @@ impl Ledger {
             self.triggers.insert(id, after);
         }
         Ok(reached)
+    }
+
+    /// For what triggers have still to fire, although nothing more happens.
+    pub fn owed(&self) -> Vec<String> {
+        self.events.owed(&self.triggers)
+    }
+
+    /// One message from outside, a call, is one job.
+    fn judge_message(&mut self, reading: &Reader, row: &Fire) -> Result<(), String> {
+        for job in &row.job_ids {
+            let input = operations::job::document(reading, *job, Slot::Input).map_err(|error| error.to_string())?;
+            let input = input.unwrap_or_default();
+            let Some(message) = input["call"].as_str() else { continue };
+            if !self.messages.insert((row.trigger_id, message.to_owned())) {
+                return Err(format!("{} fired for {message}, for which it had fired", row.trigger_id));
+            }
+        }
+        Ok(())
     }
 
     /// What may happen once happens at one instant, and a queue has never more jobs than its trigger allows.

@@ -57,7 +57,7 @@ pub struct Witness {
     logs: BTreeMap<AttemptId, u64>,
     /// In which commit the jobs of each wish were made.
     wishes: BTreeMap<String, u64>,
-    triggers: Ledger,
+    pub triggers: Ledger,
     pub delete_asked: BTreeSet<JobId>,
     pub commits: u64,
     /// What has happened at all, and how often: a rule proves nothing about what never comes about.

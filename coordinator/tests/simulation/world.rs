@@ -209,8 +209,15 @@ impl World {
     fn app(&self) -> Arc<App> {
         let life = self.disk.next_life();
         let db = Db::paced(life.clone(), self.clock.clone(), self.randomness.clone(), self.disk.pace());
-        let mut topics =
-            vec![Topic::Deadlines, Topic::TasksDue, Topic::Settling, Topic::Sealing, Topic::Garbage, Topic::Triggers];
+        let mut topics = vec![
+            Topic::Deadlines,
+            Topic::TasksDue,
+            Topic::Settling,
+            Topic::Sealing,
+            Topic::Garbage,
+            Topic::Triggers,
+            Topic::News,
+        ];
         let all = self.disk.read(|reading| robot_group::all(reading));
         topics.extend(all.map(|group| Topic::Group(group.id)));
         life.set_probe(db.watch(&topics));
@@ -350,6 +357,7 @@ async fn tidy_now_and_then(app: &App) {
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
         // A full disk and a broken engine are part of this world; the next pass tries again.
+        let _ = background::news::pass(app).await;
         let _ = background::sealing::pass(app).await;
         let _ = background::garbage::pass(app).await;
         let _ = background::retention::pass(app, Ages { jobs_days: 0, logs_days: 0, deliveries_days: 0 }).await;
