@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use drover_protocol::trigger::{ByMail, MailProtocol};
 
-pub use self::message::{Attachment, Mail};
+pub use self::{
+    connection::{Connection, Dialer, Tcp},
+    message::{Attachment, Mail},
+};
 use self::{imap::Imap, pop3::Pop3};
 use crate::domain::trigger::by_mail::MailMark;
 
@@ -61,11 +64,11 @@ pub enum Mailbox {
 
 impl Mailbox {
     /// Connects and signs in.
-    pub async fn open(settings: &ByMail, login: &Login) -> Result<Self> {
+    pub async fn open(dialer: &dyn Dialer, settings: &ByMail, login: &Login) -> Result<Self> {
         let opening = async {
             Ok(match settings.protocol {
-                MailProtocol::Imap => Self::Imap(Box::new(Imap::open(settings, login).await?)),
-                MailProtocol::Pop3 => Self::Pop3(Box::new(Pop3::open(settings, login).await?)),
+                MailProtocol::Imap => Self::Imap(Box::new(Imap::open(dialer, settings, login).await?)),
+                MailProtocol::Pop3 => Self::Pop3(Box::new(Pop3::open(dialer, settings, login).await?)),
             })
         };
         // A server that waits for TLS says nothing to who does not begin with it.

@@ -1,6 +1,6 @@
 //! Looks into the mailboxes of triggers, each at its time. A server that dawdles holds up nobody else.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, panic::catch_unwind, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use drover_protocol::{
@@ -24,7 +24,7 @@ use crate::{
     },
     drafting,
     error::{Error, Result},
-    mailbox::{Attachment, Letter, Login, MAX_MAIL_BYTES, Mail, MailError, Mailbox, note_done},
+    mailbox::{Attachment, Dialer, Letter, Login, MAX_MAIL_BYTES, Mail, MailError, Mailbox, note_done},
     operations::{
         file::{self, Content, Described},
         garbage,
@@ -41,14 +41,21 @@ const LOOK_SECONDS: u64 = 300;
 /// No mailbox is waited for longer than this without looking at the clock.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
 
+/// The largest mail that is read on the thread where it came: there a small one takes less time than going to another.
+const SMALL_BYTES: usize = 64 * 1024;
+
 /// Looks that are under way.
-#[derive(Default)]
 struct Looks {
+    dialer: Arc<dyn Dialer>,
     tasks: JoinSet<(AccountId, TriggerId)>,
     of: HashSet<(AccountId, TriggerId)>,
 }
 
 impl Looks {
+    fn by(dialer: Arc<dyn Dialer>) -> Self {
+        Self { dialer, tasks: JoinSet::new(), of: HashSet::new() }
+    }
+
     /// Begins looks that are due, as far as there is room.
     fn begin(&mut self, app: &Arc<App>) -> Result<()> {
         for account in accounts(app)? {
@@ -57,9 +64,9 @@ impl Looks {
                     return Ok(());
                 }
                 if self.of.insert((account, id)) {
-                    let app = Arc::clone(app);
+                    let (app, dialer) = (Arc::clone(app), Arc::clone(&self.dialer));
                     self.tasks.spawn(async move {
-                        if let Err(error) = look(&app, account, id).await {
+                        if let Err(error) = look(&app, &*dialer, account, id).await {
                             tracing::warn!(%error, trigger = %id, "a look into a mailbox could not be written down");
                             // It is due still, and must not be tried again at once.
                             tokio::time::sleep(Duration::from_secs(5)).await;
@@ -91,8 +98,8 @@ impl Looks {
 }
 
 /// Runs until the coordinator stops.
-pub async fn run(app: Arc<App>) {
-    let mut looks = Looks::default();
+pub async fn run(app: Arc<App>, dialer: Arc<dyn Dialer>) {
+    let mut looks = Looks::by(dialer);
     loop {
         let watch = app.db.watch(&[Topic::Mailboxes]);
         measured(&app, "mailboxes", async { looks.begin(&app) }).await;
@@ -111,8 +118,8 @@ pub async fn run(app: Arc<App>) {
 }
 
 /// Looks into every mailbox that is due now, and waits for the end.
-pub async fn pass(app: &Arc<App>) -> Result<()> {
-    let mut looks = Looks::default();
+pub async fn pass(app: &Arc<App>, dialer: Arc<dyn Dialer>) -> Result<()> {
+    let mut looks = Looks::by(dialer);
     looks.begin(app)?;
     while !looks.of.is_empty() {
         looks.ended().await;
@@ -148,11 +155,11 @@ impl From<Error> for Failure {
     }
 }
 
-async fn look(app: &Arc<App>, account: AccountId, id: TriggerId) -> Result<()> {
+async fn look(app: &Arc<App>, dialer: &dyn Dialer, account: AccountId, id: TriggerId) -> Result<()> {
     let Some((trigger, mark, settings)) = app.db.read(account, |reading| by_mail::looking(reading, id))? else {
         return Ok(());
     };
-    let mut looking = Looking { app, account, trigger: &trigger, settings: &settings, mark };
+    let mut looking = Looking { app, dialer, account, trigger: &trigger, settings: &settings, mark };
     let done = match tokio::time::timeout(Duration::from_secs(LOOK_SECONDS), looking.whole()).await {
         Ok(Ok(more)) => Ok(more),
         Ok(Err(Failure::Told(why))) => Err(why),
@@ -163,9 +170,22 @@ async fn look(app: &Arc<App>, account: AccountId, id: TriggerId) -> Result<()> {
     app.db.write(account, move |tx| by_mail::end_look(tx, &mark, &settings, done)).await
 }
 
+/// Reads a mail as it was received; a large one on a thread where that holds nobody up. Whatever it is made of, it ends
+/// nothing but itself.
+async fn parsed(bytes: Vec<u8>) -> std::result::Result<Mail, MailError> {
+    let unreadable = || Err(MailError("a mail cannot be read".to_owned()));
+    let is_small = bytes.len() <= SMALL_BYTES;
+    let parse = move || catch_unwind(|| Mail::parse(&bytes)).unwrap_or_else(|_| unreadable());
+    if is_small {
+        return parse();
+    }
+    tokio::task::spawn_blocking(parse).await.unwrap_or_else(|_| unreadable())
+}
+
 /// One look into one mailbox.
 struct Looking<'a> {
     app: &'a Arc<App>,
+    dialer: &'a dyn Dialer,
     account: AccountId,
     trigger: &'a Trigger,
     settings: &'a ByMail,
@@ -186,7 +206,7 @@ impl Looking<'_> {
             self.app.db.read(self.account, |reading| by_mail::credential(reading, self.settings, &secrets))?;
         let credential = credential.map_err(Failure::Told)?;
         let login = Login { username: credential.username, password: credential.password };
-        let mut mailbox = Mailbox::open(self.settings, &login).await?;
+        let mut mailbox = Mailbox::open(self.dialer, self.settings, &login).await?;
         drop(login);
         let news = mailbox.news(self.settings, &mut self.mark).await?;
         let done = match self.settings.jobs {
@@ -204,8 +224,7 @@ impl Looking<'_> {
             return Ok(Some(Fitting { letter, mail: Err(why) }));
         }
         let bytes = mailbox.read(&letter).await?;
-        let parsed = tokio::task::spawn_blocking(move || Mail::parse(&bytes)).await;
-        let mail = parsed.unwrap_or_else(|_| Err(MailError("a mail cannot be read".to_owned())));
+        let mail = parsed(bytes).await;
         let fits = mail.as_ref().map_or(true, |mail| fits(self.settings, &mail.outline()));
         Ok(fits.then(|| Fitting { letter, mail: mail.map_err(|error| error.to_string()) }))
     }

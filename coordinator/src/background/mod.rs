@@ -26,6 +26,7 @@ use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use crate::{
     app::App,
     error::{Error, Result},
+    mailbox::Tcp,
     operations::account,
     store::{Topic, key::SYSTEM_ACCOUNT},
 };
@@ -42,7 +43,7 @@ pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result
     loops.spawn(deadlines::run(Arc::clone(app)));
     loops.spawn(triggers::run(Arc::clone(app)));
     loops.spawn(webhooks::run(Arc::clone(app)));
-    loops.spawn(mailboxes::run(Arc::clone(app)));
+    loops.spawn(mailboxes::run(Arc::clone(app), Arc::new(Tcp)));
     loops.spawn(telemetry::run(Arc::clone(app)));
     loops.spawn(repeat(Arc::clone(app), "sealing", Topic::Sealing, Duration::from_secs(5), sealing::pass));
     loops.spawn(repeat(Arc::clone(app), "garbage", Topic::Garbage, Duration::from_secs(60), garbage::pass));

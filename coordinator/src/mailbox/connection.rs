@@ -1,4 +1,4 @@
-//! Connections to mail servers: TCP with or without TLS, and no more bytes than one look may bring.
+//! Connections to mail servers: with or without TLS, and no more bytes than one look may bring.
 
 use std::{
     fmt, io,
@@ -8,6 +8,7 @@ use std::{
 };
 
 use drover_protocol::trigger::ByMail;
+use futures::{FutureExt, future::BoxFuture};
 use rustls::{ClientConfig, crypto::aws_lc_rs, pki_types::ServerName};
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::{
@@ -30,10 +31,31 @@ impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Wire for T {}
 /// A connection to a mail server.
 pub type Connection = Box<dyn Wire>;
 
+/// By what mail servers are reached.
+pub trait Dialer: Send + Sync {
+    /// A connection to the server, as yet without TLS.
+    fn dial<'a>(&'a self, server: &'a str, port: u16) -> BoxFuture<'a, io::Result<Connection>>;
+}
+
+/// Reaches them over TCP.
+#[derive(Clone, Copy, Debug)]
+pub struct Tcp;
+
+impl Dialer for Tcp {
+    fn dial<'a>(&'a self, server: &'a str, port: u16) -> BoxFuture<'a, io::Result<Connection>> {
+        async move {
+            let stream = TcpStream::connect((server, port)).await?;
+            Ok(Box::new(stream) as Connection)
+        }
+        .boxed()
+    }
+}
+
 /// Connects without TLS.
-pub async fn connect(settings: &ByMail) -> Result<Connection> {
+pub async fn connect(dialer: &dyn Dialer, settings: &ByMail) -> Result<Connection> {
     let port = port(settings);
-    let stream = TcpStream::connect((settings.server.as_str(), port))
+    let stream = dialer
+        .dial(&settings.server, port)
         .await
         .map_err(|error| MailError(format!("no connection to {} at port {port}: {error}", settings.server)))?;
     Ok(Box::new(Limited { stream, left: MAX_BYTES }))
@@ -69,7 +91,7 @@ fn tls() -> Result<Arc<ClientConfig>> {
 /// A stream that gives only so many bytes.
 #[derive(Debug)]
 struct Limited {
-    stream: TcpStream,
+    stream: Connection,
     left: u64,
 }
 

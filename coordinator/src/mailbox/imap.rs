@@ -4,7 +4,7 @@ use async_imap::{Client, Session, error::Error};
 use drover_protocol::trigger::{ByMail, MailSecurity};
 use futures::TryStreamExt;
 
-use super::{Letter, Login, MAX_MAIL_BYTES, MAX_PER_LOOK, MailError, News, Result, connection};
+use super::{Dialer, Letter, Login, MAX_MAIL_BYTES, MAX_PER_LOOK, MailError, News, Result, connection};
 use crate::domain::trigger::by_mail::MailMark;
 
 const DEFAULT_MAILBOX: &str = "INBOX";
@@ -27,8 +27,8 @@ fn failed(doing: &str) -> impl Fn(Error) -> MailError + '_ {
 }
 
 impl Imap {
-    pub async fn open(settings: &ByMail, login: &Login) -> Result<Self> {
-        let mut client = greeted(settings).await?;
+    pub async fn open(dialer: &dyn Dialer, settings: &ByMail, login: &Login) -> Result<Self> {
+        let mut client = greeted(dialer, settings).await?;
         if settings.security == MailSecurity::Starttls {
             client.run_command_and_check_ok("STARTTLS", None).await.map_err(failed("STARTTLS"))?;
             client = Client::new(connection::secure(settings, client.into_inner()).await?);
@@ -109,8 +109,8 @@ impl Imap {
 }
 
 /// Connects and waits for the server's greeting.
-async fn greeted(settings: &ByMail) -> Result<Client<connection::Connection>> {
-    let plain = connection::connect(settings).await?;
+async fn greeted(dialer: &dyn Dialer, settings: &ByMail) -> Result<Client<connection::Connection>> {
+    let plain = connection::connect(dialer, settings).await?;
     let stream = match settings.security {
         MailSecurity::Tls => connection::secure(settings, plain).await?,
         MailSecurity::Starttls | MailSecurity::Plain => plain,

@@ -4,7 +4,7 @@
 use drover_protocol::trigger::{ByMail, MailSecurity};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-use super::{Letter, Login, MAX_MAIL_BYTES, MAX_PER_LOOK, MailError, News, Result, connection};
+use super::{Dialer, Letter, Login, MAX_MAIL_BYTES, MAX_PER_LOOK, MailError, News, Result, connection};
 use crate::domain::trigger::by_mail::{MAX_NAMED, MailMark};
 
 /// No line of a server is longer, those of mails included.
@@ -19,11 +19,11 @@ fn broken(error: std::io::Error) -> MailError {
 }
 
 impl Pop3 {
-    pub async fn open(settings: &ByMail, login: &Login) -> Result<Self> {
+    pub async fn open(dialer: &dyn Dialer, settings: &ByMail, login: &Login) -> Result<Self> {
         if [&login.username, &login.password].iter().any(|text| text.contains(['\r', '\n'])) {
             return Err(MailError("name and password must not have line breaks in them".to_owned()));
         }
-        let plain = connection::connect(settings).await?;
+        let plain = connection::connect(dialer, settings).await?;
         let stream = match settings.security {
             MailSecurity::Tls => connection::secure(settings, plain).await?,
             MailSecurity::Starttls | MailSecurity::Plain => plain,

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use drover_coordinator::background;
+use drover_coordinator::{background, mailbox::Tcp};
 use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -92,7 +92,7 @@ async fn make(world: &World, mail: Value, more: Value) -> Value {
 /// Looks into what is due after so many seconds.
 async fn look_after(world: &World, seconds: i64) {
     world.move_clock(seconds);
-    background::mailboxes::pass(&world.app).await.unwrap();
+    background::mailboxes::pass(&world.app, Arc::new(Tcp)).await.unwrap();
 }
 
 /// Subjects of the mails that have become jobs, oldest first.

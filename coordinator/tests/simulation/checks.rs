@@ -10,7 +10,7 @@ use drover_protocol::{JobId, job::Outcome, log::LogPage};
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::{people::read, world::World};
+use crate::{people::read, witness::Witness, world::World};
 
 /// The whole store, both ways: a commit is otherwise only checked for what it has written.
 pub fn store(world: &World) {
@@ -21,7 +21,12 @@ pub fn store(world: &World) {
 pub fn all_finished(world: &World) -> bool {
     let witness = world.disk.witness.lock();
     let all = witness.jobs().all(Job::is_finished) && witness.tasks.unfinished().next().is_none();
-    all && witness.triggers.owed().is_empty()
+    all && witness.triggers.owed().is_empty() && unheard(world, &witness).is_empty()
+}
+
+/// Mails that have come, and for which no trigger has fired.
+fn unheard(world: &World, witness: &Witness) -> Vec<String> {
+    world.mail.subjects().into_iter().filter(|subject| !witness.triggers.has_fired_for(subject)).collect()
 }
 
 /// Every task that was acknowledged is there, and what has succeeded was handed on once.
@@ -43,7 +48,7 @@ pub fn what_hangs(world: &World) -> String {
     let lines: Vec<String> = hanging.map(|job| format!("{} {:?} for {:?}", job.id, job.state, job.target)).collect();
     let tasks: Vec<String> = witness.tasks.unfinished().map(|task| format!("{} {:?}", task.id, task.state)).collect();
     let owed = witness.triggers.owed();
-    let all = [lines, tasks, owed].concat().join("\n");
+    let all = [lines, tasks, owed, unheard(world, &witness)].concat().join("\n");
     format!("faults have ended and still this has not:\n{all}")
 }
 

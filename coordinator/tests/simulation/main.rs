@@ -1,7 +1,7 @@
 //! A whole fleet in one thread under virtual time: the real coordinator's router and real agents' daemons, between them
 //! a network that delays, drops, repeats and reorders, under them disks that fail before and after a write, around them
-//! people who start, stop and pause and put files away, and crashes of either side at any await point. One seed gives one
-//! history.
+//! people who start, stop and pause, put files away and write mails, and crashes of either side at any await point. One
+//! seed gives one history.
 //!
 //! First safety under faults: the rules of `witness.rs` hold after each commit. Then liveness: faults end, and all work
 //! must end within a bound. Then peace: what is asked is done at once. `make simulate SEEDS=10000` runs many seeds,
@@ -15,6 +15,7 @@ mod event_ledger;
 mod file_witness;
 mod filing;
 mod host;
+mod mailboxes;
 mod network;
 mod people;
 mod process;
@@ -58,6 +59,8 @@ const TO_REACH: &[&str] = &[
     "Failed by ExitCode",
     "Lost by AgentRestarted",
     "Lost by RobotSilent",
+    "Mail trigger Failed",
+    "Mail trigger Fired",
     "Queue trigger Fired",
     "Stopped by RobotPaused",
     "Stopped by StopRequested",
@@ -99,6 +102,7 @@ async fn live(world: &Rc<World>) {
         world.spawn(people::live(Rc::clone(world)));
     }
     world.spawn(filing::live(Rc::clone(world)));
+    world.spawn(mailboxes::live(Rc::clone(world)));
     pass(world, FAULTS).await;
     world.end_faults();
     triggers::disable_restless(world).await;
@@ -117,6 +121,7 @@ async fn live(world: &Rc<World>) {
     checks::results(world).await;
     checks::tasks(world);
     filing::check(world).await;
+    mailboxes::check(world);
 }
 
 /// Lets time pass, and looks now and then.

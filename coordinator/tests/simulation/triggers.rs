@@ -21,12 +21,12 @@ use http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{event_ledger::EventLedger, filing::WATCHED, people::must, workers, world::World};
+use crate::{event_ledger::EventLedger, filing::WATCHED, mailboxes, people::must, workers, world::World};
 
 /// Those that would go on for ever.
 const RESTLESS: [&str; 6] = ["often", "steady", "kept", "tasked", "called", "echoing"];
 /// Those that fire for each of what others do, until nobody does anything any more.
-const HEARING: [&str; 2] = ["told", "filed"];
+const HEARING: [&str; 4] = ["told", "filed", "posted", "mailed"];
 
 /// Makes triggers of each kind, which fire from now on.
 pub async fn prepare(world: &Rc<World>) {
@@ -47,7 +47,10 @@ pub async fn prepare(world: &Rc<World>) {
         "event": {"on": "job_finished", "process": "limited", "own_jobs": true}, "input": {"seconds": 12, "obeys": 1}});
     let filed = json!({"name": "filed", "kind": "event", "event": {"on": "file_added", "folder": WATCHED},
         "input": {"seconds": 1, "obeys": 1}});
-    for mut trigger in [often, steady, kept, tasked, called, told, echoing, filed] {
+    let [by_pop3, by_imap] = mailboxes::prepare(world).await;
+    let posted = json!({"name": "posted", "kind": "mail", "mail": by_pop3, "input": {"seconds": 1, "obeys": 1}});
+    let mailed = json!({"name": "mailed", "kind": "mail", "mail": by_imap, "input": {"seconds": 1, "obeys": 1}});
+    for mut trigger in [often, steady, kept, tasked, called, told, echoing, filed, posted, mailed] {
         let members = trigger.as_object_mut().expect("an object");
         for (name, member) in base.as_object().expect("an object") {
             members.entry(name.clone()).or_insert(member.clone());
@@ -132,12 +135,17 @@ impl Ledger {
         self.events.owed(&self.triggers)
     }
 
-    /// One message from outside, a call, is one job.
+    /// Whether some trigger has fired for the message.
+    pub fn has_fired_for(&self, message: &str) -> bool {
+        self.messages.iter().any(|(_, known)| known == message)
+    }
+
+    /// One message from outside, a call or a mail, is one job.
     fn judge_message(&mut self, reading: &Reader, row: &Fire) -> Result<(), String> {
         for job in &row.job_ids {
             let input = operations::job::document(reading, *job, Slot::Input).map_err(|error| error.to_string())?;
             let input = input.unwrap_or_default();
-            let Some(message) = input["call"].as_str() else { continue };
+            let Some(message) = input["call"].as_str().or(input["mail"]["subject"].as_str()) else { continue };
             if !self.messages.insert((row.trigger_id, message.to_owned())) {
                 return Err(format!("{} fired for {message}, for which it had fired", row.trigger_id));
             }

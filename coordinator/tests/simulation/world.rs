@@ -37,7 +37,13 @@ use object_store::memory::InMemory;
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use crate::{content::Content, disk::Disk, process::Processes, witness::Witness};
+use crate::{
+    content::Content,
+    disk::Disk,
+    mailboxes::{MailServer, Post},
+    process::Processes,
+    witness::Witness,
+};
 
 pub const ROBOTS: usize = 4;
 pub const ADMIN_KEY: &str = "the administrator's key of this world";
@@ -92,6 +98,7 @@ pub struct World {
     account: AccountId,
     /// Every process that ever ran on any host; a second one for an attempt is the worst that can happen.
     pub processes: Arc<Processes>,
+    pub mail: Arc<MailServer>,
     /// Until when the network of a robot is cut.
     cuts: RefCell<[Instant; ROBOTS]>,
     /// A host that never comes back.
@@ -129,6 +136,7 @@ impl World {
             faults: Cell::new(false),
             account,
             processes,
+            mail: MailServer::new(jitter(4)),
             cuts: RefCell::new([Instant::now(); ROBOTS]),
             dead: Cell::new(None),
             jobs: RefCell::default(),
@@ -217,6 +225,7 @@ impl World {
             Topic::Garbage,
             Topic::Triggers,
             Topic::News,
+            Topic::Mailboxes,
         ];
         let all = self.disk.read(|reading| robot_group::all(reading));
         topics.extend(all.map(|group| Topic::Group(group.id)));
@@ -281,12 +290,14 @@ impl World {
     pub fn begin_faults(&self) {
         self.faults.set(true);
         self.disk.set_faults(true);
+        self.mail.set_faults(true);
     }
 
     pub fn end_faults(&self) {
         self.note("the faults end");
         self.faults.set(false);
         self.disk.set_faults(false);
+        self.mail.set_faults(false);
         self.cuts.replace([Instant::now(); ROBOTS]);
     }
 
@@ -337,6 +348,7 @@ pub async fn keep_coordinator(world: Rc<World>) {
                 biased;
                 () = background::deadlines::run(Arc::clone(&coordinator.app)) => {}
                 () = background::triggers::run(Arc::clone(&coordinator.app)) => {}
+                () = background::mailboxes::run(Arc::clone(&coordinator.app), post(&world)) => {}
                 () = tidy_now_and_then(&coordinator.app) => {}
                 () = until_broken(&coordinator.app) => world.kill_coordinator(),
                 () = tokio::time::sleep(lifetime) => {
@@ -351,6 +363,10 @@ pub async fn keep_coordinator(world: Rc<World>) {
             world.restart_coordinator();
         }
     }
+}
+
+fn post(world: &World) -> Arc<Post> {
+    Arc::new(Post(Arc::clone(&world.mail)))
 }
 
 async fn tidy_now_and_then(app: &App) {
