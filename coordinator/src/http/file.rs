@@ -12,6 +12,7 @@ use axum::{
 use drover_protocol::{
     API_BASE, FileId,
     page::PageQuery,
+    problem::Code,
     storage::{FileFilter, FilePage, FileTransfer, PutFileQuery, StoredFile},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -38,6 +39,9 @@ use crate::{
     },
     store::blob::BlobName,
 };
+
+/// So often a file is looked for whose content was gone when it was to be sent.
+const MAX_LOOKS: usize = 5;
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -132,7 +136,25 @@ pub async fn send(
     path: &str,
     headers: &HeaderMap,
 ) -> Result<Response, Fault> {
-    let found = app.db.read(caller.account, |reading| file::get(reading, caller, folder, path))?;
+    let look = || app.db.read(caller.account, |reading| file::get(reading, caller, folder, path));
+    let mut found = look()?;
+    for _ in 0..MAX_LOOKS {
+        let before = found.content_id();
+        match send_found(app, headers, found).await {
+            // It was replaced since it was looked for, and its old content is gone already.
+            Err(fault) if fault.code() == Code::NotFound => {
+                found = look()?;
+                if found.content_id() == before {
+                    return Err(fault);
+                }
+            }
+            answer => return answer,
+        }
+    }
+    Err(Error::Unavailable("the file is replaced again and again; ask for it once more".to_owned()).into())
+}
+
+async fn send_found(app: &App, headers: &HeaderMap, found: domain::file::File) -> Result<Response, Fault> {
     // A condition on what is read: it must still be what the caller has begun to read.
     let if_match = ContentConditions::of(headers)?.0.if_match;
     Conditions { if_match, if_none_match: None }.check(Some(&found))?;
@@ -219,9 +241,7 @@ pub async fn receive(
     let most = app.rules.limits.file_bytes;
     let limit = room.map_or(most, |room| room.min(most));
     let staged = content::receive(app, body, limit).await.map_err(|fault| match (&place, fault.code()) {
-        (storage::Place::Made(folder), drover_protocol::problem::Code::TooLarge) if limit < most => {
-            storage::over_quota(folder).into()
-        }
+        (storage::Place::Made(folder), Code::TooLarge) if limit < most => storage::over_quota(folder).into(),
         _ => fault,
     })?;
     content::check_digest(headers, &staged)?;

@@ -1,8 +1,24 @@
 //! Files of folders: what is written is what is read, whole or not at all, under names of any kind.
 
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
 use axum::body::Body;
+use drover_coordinator::store::blob::Blobs;
+use futures::stream::BoxStream;
 use http::Method;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+};
 use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::support::{Answer, World, each, settle, text};
 
@@ -304,4 +320,77 @@ async fn a_blob_that_comes_while_its_last_reference_goes_is_there() {
     drop(arriving);
     world.collect_garbage().await;
     world.get("/processes/p/versions/3/package").await.expect(200);
+}
+
+/// Content that is looked for once only when the test says so.
+#[derive(Debug, Default)]
+struct Gate {
+    kept: InMemory,
+    is_closed: AtomicBool,
+    asked: Notify,
+    opened: Notify,
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a gate")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Gate {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.kept.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.kept.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if self.is_closed.swap(false, Ordering::SeqCst) {
+            self.asked.notify_one();
+            self.opened.notified().await;
+        }
+        self.kept.get_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.kept.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.kept.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.kept.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.kept.copy_opts(from, to, options).await
+    }
+}
+
+/// Between the look at its record and the look at its content a file may be replaced, and the old content be gone.
+#[tokio::test]
+async fn a_file_that_is_replaced_while_it_is_looked_for_is_there() {
+    let gate = Arc::new(Gate::default());
+    let world = World::with_blobs(Blobs::within(gate.clone())).await;
+    world.post("/storages", json!({ "name": "f" })).await.created();
+    world.put_file("f", "x", "old").await.created();
+    gate.is_closed.store(true, Ordering::SeqCst);
+    let reading = async { world.get("/storages/f/files/x").await };
+    let replacing = async {
+        gate.asked.notified().await;
+        world.put_file("f", "x", "new").await.ok();
+        world.collect_garbage().await;
+        gate.opened.notify_one();
+    };
+    let (answer, ()) = tokio::join!(reading, replacing);
+    assert_eq!(answer.expect(200).text(), "new");
 }

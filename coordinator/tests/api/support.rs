@@ -124,12 +124,26 @@ impl World {
         secret: [u8; 32],
         open: impl FnOnce(Arc<Memory>, Arc<dyn Clock>, Arc<dyn Randomness>) -> Db,
     ) -> Self {
+        Self::with_all(rules, secret, Blobs::memory(), open).await
+    }
+
+    /// A coordinator whose content lies where the test wants it.
+    pub async fn with_blobs(blobs: Blobs) -> Self {
+        Self::with_all(rules(), [3; 32], blobs, |engine, clock, randomness| Db::inline(engine, clock, randomness)).await
+    }
+
+    async fn with_all(
+        rules: Rules,
+        secret: [u8; 32],
+        blobs: Blobs,
+        open: impl FnOnce(Arc<Memory>, Arc<dyn Clock>, Arc<dyn Randomness>) -> Db,
+    ) -> Self {
         let engine = Arc::new(Memory::default());
         let clock = Arc::new(ManualClock(AtomicI64::new(START)));
         let randomness = Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(7))));
         let db = Arc::new(open(engine.clone(), clock.clone(), randomness));
         let secrets = Arc::new(Secrets::from_bytes(&secret));
-        let app = App::new(db, Arc::new(Blobs::memory()), secrets, rules, None);
+        let app = App::new(db, Arc::new(blobs), secrets, rules, None);
         let router = drover_coordinator::http::router(Arc::clone(&app));
         let account = AccountId::from_uuid(Uuid::from_u128(0xacc0));
         let mut world = Self { app, router, engine, clock, account, admin: String::new() };
