@@ -244,3 +244,20 @@ async fn only_enabled_triggers_are_told() {
     let none = json!({ "name": "n", "process": "clean", "target": { "group": "all" }, "kind": "event" });
     world.post("/triggers", none).await.invalid(&["/event"]);
 }
+
+/// Its own job may be gone before anybody hears that it has ended.
+#[tokio::test]
+async fn an_own_job_that_was_deleted_at_once_does_not_fire() {
+    let world = with_processes().await;
+    let agent = world.agent("r").await;
+    let event = json!({ "on": "job_finished", "process": "work" });
+    make(&world, "t", event, json!({ "process": "work" })).await;
+    world.start("work").await;
+    run_next(&agent, false).await;
+    settle_events(&world).await;
+    let own = run_next(&agent, false).await;
+    world.delete(&format!("/jobs/{own}")).await.done();
+    settle_events(&world).await;
+    let rows = world.get("/triggers/t/history").await.ok();
+    assert_eq!(each(&rows, "reason"), ["it has happened"]);
+}

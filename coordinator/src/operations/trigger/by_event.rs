@@ -139,13 +139,19 @@ struct Behind {
 
 fn behind(reading: &dyn Reading, news: &News) -> Result<Behind> {
     let text = |name: &str| news.data.get(name).and_then(Value::as_str);
+    let mut behind = Behind::default();
     let id: Option<JobId> = match news.kind {
-        NewsType::JobFinished => Some(JobId::from_uuid(news.subject.id)),
+        NewsType::JobFinished => {
+            // The job itself may have been deleted since; the news know what has started it.
+            behind.triggers.extend(text("trigger_id").and_then(|id| id.parse::<TriggerId>().ok()));
+            let id = JobId::from_uuid(news.subject.id);
+            let is_there = table::find::<Job>(reading, id)?.is_some();
+            if is_there { Some(id) } else { text("parent_job_id").and_then(|id| id.parse().ok()) }
+        }
         NewsType::TaskFailed => text("job_id").and_then(|id| id.parse().ok()),
         NewsType::FileAdded => text("created_by").and_then(|by| by.strip_prefix("job:")).and_then(|id| id.parse().ok()),
         _ => None,
     };
-    let mut behind = Behind::default();
     let mut next = id;
     for _ in 0..MAX_ANCESTORS {
         let Some(job) = next.map(|id| table::find::<Job>(reading, id)).transpose()?.flatten() else { break };
