@@ -63,6 +63,7 @@ pub async fn app() -> Arc<App> {
         public_url: String::new(),
         webhooks: WebhookRules { allow_private_targets: false, timeout_seconds: 15 },
         mail: MailRules::none(),
+        telemetry: None,
         audit_retention_days: None,
         openid: None,
         ldap: None,
