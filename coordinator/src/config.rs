@@ -408,8 +408,7 @@ impl Config {
             return refuse(&format!("{name} must be at most {most}"));
         }
         let public = &self.http.public_url;
-        let is_root = |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.query().is_none();
-        if !public.is_empty() && !url::Url::parse(public).is_ok_and(|url| is_root(&url)) {
+        if !public.is_empty() && !is_root(public) {
             return refuse("http.public_url must be empty or an address such as https://drover.example.com");
         }
         self.http.proxies()?;
@@ -430,8 +429,7 @@ impl Config {
     fn check_telemetry(&self) -> Result<(), ConfigError> {
         let refuse = |text: &str| Err(ConfigError::Unusable(text.to_owned()));
         let Telemetry { endpoint, headers, timeout_seconds, .. } = &self.telemetry;
-        let is_root = |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.query().is_none();
-        if !endpoint.is_empty() && !url::Url::parse(endpoint).is_ok_and(|url| is_root(&url)) {
+        if !endpoint.is_empty() && !is_root(endpoint) {
             return refuse("telemetry.endpoint must be empty or an address such as http://127.0.0.1:4318");
         }
         if *timeout_seconds == 0 {
@@ -512,6 +510,11 @@ impl Config {
     pub fn printed(&self) -> String {
         toml::to_string(self).unwrap_or_else(|error| format!("# the settings cannot be printed: {error}"))
     }
+}
+
+/// Whether a text is an address of HTTP below which paths can be put.
+fn is_root(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none())
 }
 
 fn read_secret(setting: &'static str, path: &Path, secret: &mut String) -> Result<(), ConfigError> {
