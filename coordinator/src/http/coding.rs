@@ -63,11 +63,16 @@ async fn encoded(mut response: Response, accepted: Option<Request<()>>) -> Respo
         }
         return response;
     };
+    // The layer would call a request refused that has been carried out, because it accepts no coding at all; it may then
+    // be answered as if it had said nothing.
+    let status = response.status();
     let mut response = Some(response);
     let inner = service_fn(move |_: Request<()>| ready(Ok::<_, Infallible>(response.take().unwrap_or_default())));
     let layer = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(may_encode());
     let Ok(response) = layer.layer(inner).oneshot(accepted).await;
-    response.map(Body::new)
+    let mut response = response.map(Body::new);
+    *response.status_mut() = status;
+    response
 }
 
 /// Parts of files and what has a digest of its own go out as they are; streams of events and of answers to lines must not

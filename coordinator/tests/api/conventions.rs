@@ -287,6 +287,14 @@ async fn compression_works_both_ways() {
             assert_eq!(zstd::decode_all(&answer.body[..]).unwrap(), plain);
         }
     }
+    // Whoever accepts none at all is answered plainly: what was asked has been done.
+    for none in ["*;q=0", "identity;q=0"] {
+        let call = world.call(Method::POST, "/queues").header("accept-encoding", none);
+        let made = call.json(&json!({ "name": format!("for {}", &none[..1]) })).send().await;
+        assert_eq!((made.status.as_u16(), made.header("content-encoding")), (201, None));
+        let gone = world.call(Method::GET, "/queues/nope").header("accept-encoding", none).send().await;
+        gone.refused("not_found");
+    }
     let body = json!({ "name": "packed", "description": "d".repeat(500) }).to_string().into_bytes();
     for (number, coding) in ["zstd", "gzip", "br"].into_iter().enumerate() {
         let packed = packed(coding, body.clone()).await;
