@@ -432,6 +432,12 @@ impl Config {
         if !endpoint.is_empty() && !is_root(endpoint) {
             return refuse("telemetry.endpoint must be empty or an address such as http://127.0.0.1:4318");
         }
+        // It is shown with the settings and in errors.
+        if url::Url::parse(endpoint).is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
+            return refuse(
+                "telemetry.endpoint must not hold a password; say telemetry.headers = \"authorization=Basic …\"",
+            );
+        }
         if *timeout_seconds == 0 {
             return refuse("telemetry.timeout_seconds must be at least 1");
         }

@@ -22,6 +22,7 @@ use opentelemetry_proto::tonic::{
         status::StatusCode,
     },
 };
+use percent_encoding::percent_decode_str;
 use prost::Message;
 use reqwest::redirect;
 use serde_json::Value;
@@ -33,6 +34,8 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// No message is larger, unless it is of one piece: collectors refuse what is too large.
+const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 /// Of an answer no more is read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Who waits as the collector asks does not wait longer than this.
@@ -56,15 +59,16 @@ impl std::fmt::Debug for TelemetryRules {
     }
 }
 
-/// `name=value` pairs between commas, as OTEL_EXPORTER_OTLP_HEADERS has them. Values are marked as secrets; no error
-/// repeats one.
+/// `name=value` pairs between commas, values percent-encoded where they must be, as OTEL_EXPORTER_OTLP_HEADERS has them.
+/// Values are marked as secrets; no error repeats one.
 pub fn headers(text: &str) -> std::result::Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for (number, pair) in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()).enumerate() {
         let fault = |what: &str| format!("{what} (pair {}); write name=value between commas", number + 1);
         let (name, value) = pair.split_once('=').ok_or_else(|| fault("there is no ="))?;
         let name = HeaderName::try_from(name.trim()).map_err(|_| fault("this is no name of a header"))?;
-        let mut value = HeaderValue::try_from(value.trim()).map_err(|_| fault("this is no value of a header"))?;
+        let value: Vec<u8> = percent_decode_str(value.trim()).collect();
+        let mut value = HeaderValue::try_from(value).map_err(|_| fault("this is no value of a header"))?;
         value.set_sensitive(true);
         headers.append(name, value);
     }
@@ -76,10 +80,18 @@ pub fn headers(text: &str) -> std::result::Result<HeaderMap, String> {
 pub enum Sent {
     /// The collector has it, but for so many pieces that it refused.
     Taken { refused: u64, reason: String },
-    /// It could not be sent or taken now.
+    /// Nothing can be sent or taken now.
     Later { after: Option<Duration>, reason: String },
-    /// It will never be taken.
+    /// The collector failed at it, and may do so again.
+    Failed { reason: String },
+}
+
+/// What a collector says to one message.
+enum Said {
+    Taken { refused: u64, reason: String },
+    TooLarge { reason: String },
     Refused { reason: String },
+    Later(Sent),
 }
 
 /// A caller of a collector.
@@ -120,18 +132,17 @@ impl TelemetryClient {
 
     /// Sends spans of one account.
     pub async fn send_spans(&self, account: &Account, spans: &[Span]) -> Result<Sent> {
-        let request = ExportTraceServiceRequest {
-            resource_spans: vec![ResourceSpans {
-                resource: Some(resource(account)),
-                scope_spans: vec![ScopeSpans {
-                    scope: Some(scope()),
-                    spans: spans.iter().map(wire_span).collect(),
-                    ..ScopeSpans::default()
-                }],
-                ..ResourceSpans::default()
-            }],
+        let message = |spans: &[Span]| {
+            let scope_spans = vec![ScopeSpans {
+                scope: Some(scope()),
+                spans: spans.iter().map(wire_span).collect(),
+                ..ScopeSpans::default()
+            }];
+            let of_account =
+                ResourceSpans { resource: Some(resource(account)), scope_spans, ..ResourceSpans::default() };
+            ExportTraceServiceRequest { resource_spans: vec![of_account] }.encode_to_vec()
         };
-        self.send("v1/traces", request.encode_to_vec(), |answer| {
+        self.send("v1/traces", spans, message, |answer| {
             let part = ExportTraceServiceResponse::decode(answer).ok()?.partial_success?;
             Some((part.rejected_spans, part.error_message))
         })
@@ -140,42 +151,79 @@ impl TelemetryClient {
 
     /// Sends lines of one account's logs; `now` is when they are seen here.
     pub async fn send_lines(&self, account: &Account, lines: &[FoundLine], now: Timestamp) -> Result<Sent> {
-        let request = ExportLogsServiceRequest {
-            resource_logs: vec![ResourceLogs {
-                resource: Some(resource(account)),
-                scope_logs: vec![ScopeLogs {
-                    scope: Some(scope()),
-                    log_records: lines.iter().map(|line| log_record(line, now)).collect(),
-                    ..ScopeLogs::default()
-                }],
-                ..ResourceLogs::default()
-            }],
+        let message = |lines: &[FoundLine]| {
+            let scope_logs = vec![ScopeLogs {
+                scope: Some(scope()),
+                log_records: lines.iter().map(|line| log_record(line, now)).collect(),
+                ..ScopeLogs::default()
+            }];
+            let of_account = ResourceLogs { resource: Some(resource(account)), scope_logs, ..ResourceLogs::default() };
+            ExportLogsServiceRequest { resource_logs: vec![of_account] }.encode_to_vec()
         };
-        self.send("v1/logs", request.encode_to_vec(), |answer| {
+        self.send("v1/logs", lines, message, |answer| {
             let part = ExportLogsServiceResponse::decode(answer).ok()?.partial_success?;
             Some((part.rejected_log_records, part.error_message))
         })
         .await
     }
 
-    async fn send(&self, path: &str, body: Vec<u8>, refusals: impl Fn(&[u8]) -> Option<(i64, String)>) -> Result<Sent> {
+    /// Sends pieces in one message, or in halves as long as that is too large. What comes after a part that cannot be sent
+    /// is not sent either, and all of it is to be sent again.
+    async fn send<T>(
+        &self,
+        path: &str,
+        pieces: &[T],
+        message: impl Fn(&[T]) -> Vec<u8>,
+        refusals: impl Fn(&[u8]) -> Option<(i64, String)>,
+    ) -> Result<Sent> {
+        let (mut refused, mut reasons) = (0, String::new());
+        let mut parts = vec![pieces];
+        while let Some(part) = parts.pop() {
+            let body = message(part);
+            let said = match body.len() > MAX_BODY_BYTES && part.len() > 1 {
+                true => Said::TooLarge { reason: String::new() },
+                false => self.call(path, body, &refusals).await?,
+            };
+            let (more, reason) = match said {
+                Said::TooLarge { .. } if part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                    continue;
+                }
+                Said::Taken { refused, reason } => (refused.min(part.len() as u64), reason),
+                Said::Refused { reason } | Said::TooLarge { reason } => (part.len() as u64, reason),
+                Said::Later(later) => return Ok(later),
+            };
+            refused += more;
+            if more > 0 {
+                reasons = reason;
+            }
+        }
+        Ok(Sent::Taken { refused, reason: reasons })
+    }
+
+    async fn call(&self, path: &str, body: Vec<u8>, refusals: impl Fn(&[u8]) -> Option<(i64, String)>) -> Result<Said> {
         let url = format!("{}/{path}", self.rules.endpoint.trim_end_matches('/'));
         let request = self.client()?.post(url).header(header::CONTENT_TYPE, "application/x-protobuf").body(body);
         let response = match request.send().await {
             Ok(response) => response,
-            Err(error) => return Ok(Sent::Later { after: None, reason: reason(&error) }),
+            Err(error) => return Ok(Said::Later(Sent::Later { after: None, reason: reason(&error) })),
         };
         let status = response.status();
         if status.is_success() {
             let (refused, reason) = refusals(&beginning(response, MAX_ANSWER_BYTES).await).unwrap_or_default();
-            return Ok(Sent::Taken { refused: u64::try_from(refused).unwrap_or_default(), reason });
+            return Ok(Said::Taken { refused: u64::try_from(refused).unwrap_or_default(), reason });
         }
         let reason = format!("the collector answered {status}");
-        // These say that the message itself is to blame; whatever else is wrong can be mended without it.
-        if matches!(status.as_u16(), 400 | 413 | 415 | 422) {
-            return Ok(Sent::Refused { reason });
-        }
-        Ok(Sent::Later { after: retry_after(response.headers()), reason })
+        Ok(match status.as_u16() {
+            413 => Said::TooLarge { reason },
+            // These say that the message itself is to blame.
+            400 | 415 | 422 => Said::Refused { reason },
+            // It may be this message at which it fails, and others may pass.
+            500 | 501 => Said::Later(Sent::Failed { reason }),
+            // Whatever else is wrong can be mended without the message.
+            _ => Said::Later(Sent::Later { after: retry_after(response.headers()), reason }),
+        })
     }
 }
 
@@ -314,11 +362,15 @@ mod tests {
 
     #[test]
     fn headers_are_pairs_and_no_error_repeats_a_value() {
-        let read = headers("authorization=Bearer abc==, x-tenant = robots,").expect("these are headers");
+        let read = headers("authorization=Bearer abc==, x-tenant = robots,api=Basic%20a%2Cb,x=100%").expect("headers");
         assert_eq!(read["authorization"], "Bearer abc==");
+        assert_eq!(
+            (&read["api"], &read["x"]),
+            (&HeaderValue::from_static("Basic a,b"), &HeaderValue::from_static("100%"))
+        );
         assert_eq!(read["x-tenant"], "robots");
         assert!(!format!("{read:?}").contains("abc"));
-        for bad in ["secret", "a b=secret", "a=secret\u{7f}"] {
+        for bad in ["secret", "a b=secret", "a=secret\u{7f}", "a=secret%0Ab: c"] {
             let error = headers(bad).expect_err("this is no header");
             assert!(!error.contains("secret"), "{error}");
         }

@@ -12,7 +12,7 @@ use crate::{
     app::App,
     domain::{account::Account, trace::Span},
     error::{Error, Result},
-    log_search::{Filter, Lines, Tail, TailEvent, bytes_of},
+    log_search::{Filter, Lines, Tail, TailEvent},
     operations::{
         account::{self, MAX_ACCOUNTS},
         trace::{self, MAX_NOTES},
@@ -27,8 +27,10 @@ const PERIOD: Duration = Duration::from_secs(1);
 const MAX_PERIOD: Duration = Duration::from_secs(60);
 /// Calls for one account, before it is another one's turn.
 const MAX_CALLS: usize = 20;
-/// Lines of one call, in bytes: collectors refuse what is too large.
-const MAX_LINES_BYTES: usize = 2 * 1024 * 1024;
+/// So often a collector may fail at the same pieces until they are given up: five minutes, with the pauses in between.
+const MAX_FAILURES: u32 = 10;
+/// What waits beyond the bound is looked for at most so often.
+const SURPLUS_EVERY: Duration = Duration::from_secs(60);
 
 const SENT: &str = "drover_telemetry_sent_total";
 const LOST: &str = "drover_telemetry_lost_total";
@@ -43,11 +45,30 @@ struct Followed {
     marked_at: Instant,
 }
 
+/// What is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Signal {
+    Traces,
+    Logs,
+}
+
+impl Signal {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Logs => "logs",
+        }
+    }
+}
+
 /// Exports for all accounts.
 pub struct Exporter {
     /// Followers of the logs, from where each account's have been exported.
     logs: HashMap<AccountId, Followed>,
+    /// How often in a row the collector has failed at what comes next.
+    failures: HashMap<(AccountId, Signal), u32>,
     period: Duration,
+    surplus_dropped_at: Option<Instant>,
 }
 
 /// Runs until the coordinator stops; ends at once if nothing is exported.
@@ -57,7 +78,12 @@ pub async fn run(app: Arc<App>) {
     }
     let mut exporter = Exporter::default();
     loop {
-        measured(&app, "telemetry", exporter.pass(&app)).await;
+        // What is on its way when it stops is sent again by the next start: a collector that hangs must not hold it up.
+        tokio::select! {
+            biased;
+            () = app.stopping.cancelled() => return,
+            () = measured(&app, "telemetry", exporter.pass(&app)) => {}
+        }
         tokio::select! {
             biased;
             () = app.stopping.cancelled() => return,
@@ -68,7 +94,7 @@ pub async fn run(app: Arc<App>) {
 
 impl Default for Exporter {
     fn default() -> Self {
-        Self { logs: HashMap::new(), period: PERIOD }
+        Self { logs: HashMap::new(), failures: HashMap::new(), period: PERIOD, surplus_dropped_at: None }
     }
 }
 
@@ -79,46 +105,47 @@ impl Exporter {
         let there = app.db.read(SYSTEM_ACCOUNT, |reading| account::some(reading, None, MAX_ACCOUNTS))?;
         let there: Vec<Account> = there.into_iter().filter(|account| !account.deleted).collect();
         self.logs.retain(|id, _| there.iter().any(|account| account.id == *id));
+        self.failures.retain(|(id, _), _| there.iter().any(|account| account.id == *id));
         let before = std::mem::replace(&mut self.period, PERIOD);
         let mut failures = Failures::default();
-        for account in there {
-            let done = self.pass_of(app, client, &account).await;
-            let is_away = matches!(done, Err(Error::Unavailable(_)));
-            if done.is_err() {
-                // From what is written down it is known again how far its logs were exported.
-                self.logs.remove(&account.id);
-                self.period = self.period.max((before.max(PERIOD) * 2).min(MAX_PERIOD));
-            }
-            failures.note(account.id, done);
-            if is_away {
-                drop_surplus(app).await?;
-                break;
-            }
-        }
-        failures.end()
-    }
-
-    async fn pass_of(&mut self, app: &App, client: &TelemetryClient, account: &Account) -> Result<()> {
-        if client.takes_traces() {
-            self.export_spans(app, client, account).await?;
-        }
         if client.takes_logs() {
-            self.export_lines(app, client, account).await?;
+            // Before anything is sent: an account whose turn does not come must know from where on its lines are wanted.
+            for account in &there {
+                failures.note(account.id, self.follow(app, account.id).await);
+            }
         }
-        Ok(())
+        for signal in [Signal::Traces, Signal::Logs] {
+            for account in &there {
+                let done = match signal {
+                    Signal::Traces if client.takes_traces() => self.export_spans(app, client, account).await,
+                    Signal::Logs if client.takes_logs() => self.export_lines(app, client, account).await,
+                    Signal::Traces | Signal::Logs => Ok(()),
+                };
+                let is_away = matches!(done, Err(Error::Unavailable(_)));
+                if done.is_err() {
+                    self.period = self.period.max((before.max(PERIOD) * 2).min(MAX_PERIOD));
+                }
+                failures.note(account.id, done);
+                if is_away {
+                    break;
+                }
+            }
+        }
+        self.drop_surplus(app).await?;
+        failures.end()
     }
 
     async fn export_spans(&mut self, app: &App, client: &TelemetryClient, account: &Account) -> Result<()> {
         for _ in 0..MAX_CALLS {
             let page = app.db.read(account.id, |reading| trace::page(reading))?;
-            if page.is_empty() || app.stopping.is_cancelled() {
+            if page.is_empty() {
                 return Ok(());
             }
             let (notes, spans): (Vec<_>, Vec<Vec<Span>>) = page.into_iter().unzip();
             let spans = spans.concat();
             if !spans.is_empty() {
                 let sent = client.send_spans(account, &spans).await?;
-                self.count(app, "traces", spans.len(), sent)?;
+                self.count(app, account.id, Signal::Traces, spans.len(), sent)?;
             }
             app.db.write(account.id, move |tx| trace::forget(tx, &notes)).await?;
         }
@@ -127,22 +154,20 @@ impl Exporter {
     }
 
     async fn export_lines(&mut self, app: &App, client: &TelemetryClient, account: &Account) -> Result<()> {
-        let mut followed = match self.logs.remove(&account.id) {
-            Some(followed) => followed,
-            None => follow(app, account.id).await?,
-        };
+        // If this fails it is known again from what is written down how far they were exported.
+        let Some(mut followed) = self.logs.remove(&account.id) else { return Ok(()) };
         for _ in 0..MAX_CALLS {
             let events = followed.tail.read().await?;
-            if events.is_empty() || app.stopping.is_cancelled() {
+            if events.is_empty() {
                 self.logs.insert(account.id, followed);
                 return Ok(());
             }
-            let batches = batches(app, events);
-            for batch in &batches {
-                let sent = client.send_lines(account, batch, app.db.now()).await?;
-                self.count(app, "logs", batch.len(), sent)?;
+            let lines = lines(app, events);
+            if !lines.is_empty() {
+                let sent = client.send_lines(account, &lines, app.db.now()).await?;
+                self.count(app, account.id, Signal::Logs, lines.len(), sent)?;
             }
-            if !batches.is_empty() || followed.marked_at.elapsed() > MARK_EVERY {
+            if !lines.is_empty() || followed.marked_at.elapsed() > MARK_EVERY {
                 followed.marked_at = Instant::now();
                 let position = followed.tail.position();
                 app.db.write(account.id, move |tx| trace::note_logs_exported(tx, position)).await?;
@@ -153,76 +178,82 @@ impl Exporter {
         Ok(())
     }
 
+    /// Follows the logs of an account from where they have been exported, or from now on.
+    async fn follow(&mut self, app: &App, account: AccountId) -> Result<()> {
+        if self.logs.contains_key(&account) {
+            return Ok(());
+        }
+        let lines = Lines { db: Arc::clone(&app.db), blobs: Arc::clone(&app.blobs), account };
+        let exported = app.db.read(account, |reading| trace::logs_exported(reading))?;
+        let tail = Tail::open(lines, Arc::new(Filter::default()), exported.as_deref())?;
+        if exported.is_none() {
+            let position = tail.position();
+            app.db.write(account, move |tx| trace::note_logs_exported(tx, position)).await?;
+        }
+        self.logs.insert(account, Followed { tail, marked_at: Instant::now() });
+        Ok(())
+    }
+
     /// Counts what was sent; an error if it must be sent again.
-    fn count(&mut self, app: &App, signal: &'static str, pieces: usize, sent: Sent) -> Result<()> {
-        let pieces = pieces as u64;
+    fn count(&mut self, app: &App, account: AccountId, signal: Signal, pieces: usize, sent: Sent) -> Result<()> {
+        let (pieces, name) = (pieces as u64, signal.as_str());
         let (refused, reason) = match sent {
-            Sent::Taken { refused, reason } => (refused.min(pieces), reason),
-            Sent::Refused { reason } => (pieces, reason),
+            Sent::Taken { refused, reason } => (refused, reason),
             Sent::Later { after, reason } => {
                 self.period = after.unwrap_or_default();
-                return Err(Error::Unavailable(format!("{signal} cannot be exported now: {reason}")));
+                return Err(Error::Unavailable(format!("{name} cannot be exported now: {reason}")));
+            }
+            Sent::Failed { reason } => {
+                let failures = self.failures.entry((account, signal)).or_default();
+                *failures += 1;
+                if *failures < MAX_FAILURES {
+                    return Err(Error::Internal(format!("{name} of an account cannot be exported: {reason}")));
+                }
+                (pieces, reason)
             }
         };
-        app.metrics.count(SENT, ("signal", signal), pieces - refused);
+        self.failures.remove(&(account, signal));
+        app.metrics.count(SENT, ("signal", name), pieces - refused);
         if refused > 0 {
-            tracing::warn!(refused, reason, signal, "the collector refuses what it was sent");
-            app.metrics.count(LOST, ("signal", signal), refused);
+            tracing::warn!(refused, reason, signal = name, "the collector refuses what it was sent");
+            app.metrics.count(LOST, ("signal", name), refused);
+        }
+        Ok(())
+    }
+
+    /// Removes what waits beyond the bound in each account, so that a collector that is gone or slow fills no disk.
+    async fn drop_surplus(&mut self, app: &App) -> Result<()> {
+        if self.period == PERIOD || self.surplus_dropped_at.is_some_and(|at| at.elapsed() < SURPLUS_EVERY) {
+            return Ok(());
+        }
+        self.surplus_dropped_at = Some(Instant::now());
+        for account in accounts(app)? {
+            loop {
+                let surplus = app.read_aside(account, |reading| trace::surplus(reading, MAX_NOTES)).await?;
+                if surplus.is_empty() {
+                    break;
+                }
+                let lost = surplus.len() as u64;
+                app.db.write(account, move |tx| trace::forget(tx, &surplus)).await?;
+                app.metrics.count(LOST, ("signal", Signal::Traces.as_str()), lost);
+            }
         }
         Ok(())
     }
 }
 
-/// Follows the logs of an account from where they have been exported, or from now on.
-async fn follow(app: &App, account: AccountId) -> Result<Followed> {
-    let lines = Lines { db: Arc::clone(&app.db), blobs: Arc::clone(&app.blobs), account };
-    let exported = app.db.read(account, |reading| trace::logs_exported(reading))?;
-    let tail = Tail::open(lines, Arc::new(Filter::default()), exported.as_deref())?;
-    if exported.is_none() {
-        let position = tail.position();
-        app.db.write(account, move |tx| trace::note_logs_exported(tx, position)).await?;
-    }
-    Ok(Followed { tail, marked_at: Instant::now() })
-}
-
-/// The lines that were told, in batches of bounded size. What is not known any more is counted.
-fn batches(app: &App, events: Vec<TailEvent>) -> Vec<Vec<FoundLine>> {
-    let (mut batches, mut room) = (Vec::<Vec<FoundLine>>::new(), 0);
+/// The lines that were told. What is not known any more is counted.
+fn lines(app: &App, events: Vec<TailEvent>) -> Vec<FoundLine> {
+    let mut lines = Vec::new();
     for event in events {
         match event {
-            TailEvent::Line { line, .. } => {
-                let bytes = bytes_of(&line);
-                match batches.last_mut() {
-                    Some(batch) if bytes <= room => batch.push(*line),
-                    _ => {
-                        room = MAX_LINES_BYTES;
-                        batches.push(vec![*line]);
-                    }
-                }
-                room = room.saturating_sub(bytes);
-            }
+            TailEvent::Line { line, .. } => lines.push(*line),
             TailEvent::Gap { until } => {
                 tracing::warn!(%until, "lines of logs before this time could not be exported in time");
-                app.metrics.count(LOST, ("signal", "logs"), 1);
+                app.metrics.count(LOST, ("signal", Signal::Logs.as_str()), 1);
             }
             TailEvent::Position { .. } => {}
         }
     }
-    batches
-}
-
-/// Removes what waits beyond the bound in each account, so that a collector that is gone fills no disk.
-async fn drop_surplus(app: &App) -> Result<()> {
-    for account in accounts(app)? {
-        loop {
-            let surplus = app.read_aside(account, |reading| trace::surplus(reading, MAX_NOTES)).await?;
-            if surplus.is_empty() {
-                break;
-            }
-            let lost = surplus.len() as u64;
-            app.db.write(account, move |tx| trace::forget(tx, &surplus)).await?;
-            app.metrics.count(LOST, ("signal", "traces"), lost);
-        }
-    }
-    Ok(())
+    lines
 }

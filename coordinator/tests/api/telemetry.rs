@@ -7,24 +7,38 @@ use drover_coordinator::{
     operations::trace,
     telemetry_client::{TelemetryRules, headers},
 };
+use http::Method;
 use opentelemetry_proto::tonic::{collector::trace::v1::ExportTraceServiceRequest, trace::v1::Span};
 use prost::Message;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     receiver::{Answering, Receiver},
-    support::{World, rules},
+    support::{World, rules, text},
 };
 
 async fn world(receiver: &Receiver) -> World {
+    world_with(receiver, false).await
+}
+
+async fn world_with(receiver: &Receiver, logs: bool) -> World {
     let telemetry = TelemetryRules {
         endpoint: format!("http://{}", receiver.address),
         headers: headers("x-tenant=robots").unwrap(),
         traces: true,
-        logs: false,
+        logs,
         timeout_seconds: 5,
     };
     World::with_rules(Rules { telemetry: Some(telemetry), ..rules() }).await
+}
+
+/// A task of an account that is tried once.
+async fn try_task(world: &World, key: &str) {
+    let post = async |path: &str, body: Value| world.call(Method::POST, path).key(key).json(&body).send().await.json();
+    let task = post("/queues/q/tasks", json!({ "payload": {} })).await;
+    post("/queues/q/take", json!({})).await;
+    let id = text(&task, "/id");
+    world.call(Method::POST, &format!("/tasks/{id}/succeed")).key(key).json(&json!({ "attempt": 1 })).send().await.ok();
 }
 
 fn spans(receiver: &Receiver) -> Vec<Span> {
@@ -127,9 +141,92 @@ async fn what_nobody_takes_is_bounded() {
     let oldest: Vec<_> = all.into_iter().take(2).map(|(note, _)| note).collect();
     assert_eq!(surplus(3), oldest);
     world.app.db.write(world.account, move |tx| trace::forget(tx, &oldest)).await.unwrap();
-    world.delete("/queues/q?force=true").await;
+    world.delete("/queues/q").await.expect(204);
     Exporter::default().pass(&world.app).await.unwrap();
     assert_eq!(waiting(&world), 0);
+    assert!(spans(&receiver).is_empty());
+}
+
+/// A batch at which the collector fails holds up nobody else, and is given up some day.
+#[tokio::test]
+async fn what_the_collector_fails_at_holds_up_nobody_else() {
+    let receiver = Receiver::start().await;
+    let world = world_with(&receiver, true).await;
+    let (north, key) = {
+        let made = world.post("/accounts", json!({ "name": "north", "admin": { "login": "bob" } })).await.created();
+        (text(&made, "/account/id").parse().unwrap(), text(&made, "/key"))
+    };
+    for key in [&world.admin, &key] {
+        world.call(Method::POST, "/queues").key(key).json(&json!({ "name": "q" })).send().await.created();
+    }
+    let mut exporter = Exporter::default();
+    exporter.pass(&world.app).await.unwrap();
+    try_task(&world, &world.admin.clone()).await;
+    try_task(&world, &key).await;
+    let line = json!({ "level": "info", "message": "NORTH" });
+    world.call(Method::POST, "/logs").key(&key).json(&line).send().await.expect(201);
+    receiver.answer([Answering::Status(500)]);
+    assert!(exporter.pass(&world.app).await.is_err());
+    let of_north = world.app.db.read(north, |reading| trace::page(reading)).unwrap();
+    assert_eq!((waiting(&world), of_north.len()), (1, 0), "the other account's got through");
+    let bodies: Vec<_> = receiver.take().into_iter().map(|received| received.body).collect();
+    assert!(bodies.iter().any(|body| body.windows(5).any(|five| five == b"NORTH")), "and its lines");
+    receiver.answer((0..8).map(|_| Answering::Status(500)));
+    for _ in 0..8 {
+        assert!(exporter.pass(&world.app).await.is_err());
+    }
+    assert!(!lost(&world).await);
+    receiver.answer([Answering::Status(500)]);
+    exporter.pass(&world.app).await.unwrap();
+    assert_eq!(waiting(&world), 0);
+    assert!(lost(&world).await, "ten times are enough, and it is counted");
+}
+
+/// Lines that come while nothing can be sent are wanted later, of an account whose turn has never come as well.
+#[tokio::test]
+async fn lines_of_a_new_account_wait_for_the_collector() {
+    let receiver = Receiver::start().await;
+    let world = world_with(&receiver, true).await;
+    let mut exporter = Exporter::default();
+    exporter.pass(&world.app).await.unwrap();
+    let main = json!({ "level": "info", "message": "MAIN" });
+    world.post("/logs", main).await.expect(201);
+    let made = world.post("/accounts", json!({ "name": "north", "admin": { "login": "bob" } })).await.created();
+    receiver.answer([Answering::Status(503)]);
+    assert!(exporter.pass(&world.app).await.is_err());
+    let line = json!({ "level": "info", "message": "NORTH" });
+    world.call(Method::POST, "/logs").key(&text(&made, "/key")).json(&line).send().await.expect(201);
+    receiver.take();
+    exporter.pass(&world.app).await.unwrap();
+    let bodies: Vec<_> = receiver.take().into_iter().map(|received| received.body).collect();
+    for wanted in [&b"MAIN"[..], b"NORTH"] {
+        assert!(bodies.iter().any(|body| body.windows(wanted.len()).any(|part| part == wanted)));
+    }
+}
+
+/// What is too large for the collector is sent in halves.
+#[tokio::test]
+async fn what_is_too_large_is_divided() {
+    let receiver = Receiver::start().await;
+    let world = world(&receiver).await;
+    world.queue("q", json!({})).await;
+    for _ in 0..4 {
+        try_task(&world, &world.admin.clone()).await;
+    }
+    // All four, then two, of which the first alone is too large as well.
+    receiver.answer([413, 413, 413, 200, 200].map(Answering::Status));
+    Exporter::default().pass(&world.app).await.unwrap();
+    let sizes: Vec<usize> = receiver
+        .take()
+        .into_iter()
+        .map(|received| {
+            let request = ExportTraceServiceRequest::decode(received.body).unwrap();
+            request.resource_spans[0].scope_spans[0].spans.len()
+        })
+        .collect();
+    assert_eq!(sizes, [4, 2, 1, 1, 2]);
+    assert_eq!(waiting(&world), 0);
+    assert!(lost(&world).await, "one by itself was too large");
 }
 
 /// Whoever exports nothing pays nothing.
