@@ -25,10 +25,10 @@ pub use timetable::{Fault, Language, Span, Timetable, calendar_of, is_zone, poli
 
 /// No pattern is looked for further in the future: the 29th of February falls on each weekday within 40 years.
 const HORIZON_YEARS: i16 = 60;
-/// No day is looked for further by a calendar, day by day.
-const HORIZON_DAYS: usize = 5 * 366;
+/// No day is looked for further by a calendar: of two 29ths of February that follow each other one is no weekend.
+const HORIZON_DAYS: i32 = 12 * 366;
 /// A calendar moves no day further than this; longer rows of days of rest have no fire.
-const MAX_MOVE_DAYS: usize = 31;
+const MAX_MOVE_DAYS: i32 = 31;
 
 /// How the days of a cron pattern are numbered, and with it how many fields it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +172,26 @@ impl CronPattern {
     pub fn in_words(&self) -> String {
         self.cron.describe()
     }
+
+    /// The first day from `from` on that suits it, within the horizon: `croner` by itself looks for a 30th of February
+    /// through some thousand years.
+    fn next_day(&self, from: Date) -> Option<Date> {
+        let pattern = &self.cron.pattern;
+        let mut day = from;
+        while day.year() <= from.year().saturating_add(HORIZON_YEARS) {
+            let (year, [month, of_month]) = (i32::from(day.year()), [day.month(), day.day()].map(i8::unsigned_abs));
+            day = if !pattern.year_match(year).ok()? {
+                day.last_of_year().tomorrow().ok()?
+            } else if !pattern.month_match(month.into()).ok()? {
+                day.last_of_month().tomorrow().ok()?
+            } else if !pattern.day_match(year, month.into(), of_month.into()).ok()? {
+                day.tomorrow().ok()?
+            } else {
+                return Some(day);
+            };
+        }
+        None
+    }
 }
 
 fn wrong_count(count: usize, wanted: &str) -> BadPattern {
@@ -260,6 +280,8 @@ impl WallSchedule {
             if end.as_second() > last {
                 return None;
             }
+            // What no clock will show, no stretch holds. Where an hour is repeated the clock goes back, by less than a day.
+            self.next_wall(days_from(from.date(), -1).to_datetime(Time::midnight()))?;
             stretch = Stretch::around(&self.zone, end);
             if let Some(found) = self.after_the_gap(&stretch) {
                 return Some(found);
@@ -301,42 +323,47 @@ impl WallSchedule {
         let Some((calendar, non_working)) = &self.calendar else {
             return Some((self.next_nominal(from)?, false));
         };
-        let mut time = from.time();
-        let mut date = from.date();
-        for _ in 0..HORIZON_DAYS {
-            if calendar.is_working_day(date) {
-                let found = sources(calendar, *non_working, date)
-                    .filter_map(|source| Some((self.nominal_within(source, time)?, source != date)))
+        let mut nominals = Nominals { schedule: self, known: Vec::new() };
+        let last = days_from(from.date(), HORIZON_DAYS);
+        let mut at = from;
+        while at.date() <= last {
+            // No fire comes about further from its own day than days are moved, so that the days before are leapt over.
+            let earliest = days_from(at.date(), -MAX_MOVE_DAYS).to_datetime(Time::midnight());
+            let leap = days_from(nominals.first(earliest)?.date(), -MAX_MOVE_DAYS).to_datetime(Time::midnight());
+            if leap > at {
+                at = leap;
+                continue;
+            }
+            if calendar.is_working_day(at.date()) {
+                let found = sources(calendar, *non_working, at.date())
+                    .filter_map(|source| Some((nominals.within(source, at.time())?, source != at.date())))
                     // Of two at the same time the one that was not moved tells why.
                     .min();
                 if let Some((time, moved)) = found {
-                    return Some((date.to_datetime(time), moved));
+                    return Some((at.date().to_datetime(time), moved));
                 }
             }
-            date = date.tomorrow().ok()?;
-            time = Time::midnight();
+            at = at.date().tomorrow().ok()?.to_datetime(Time::midnight());
         }
         None
-    }
-
-    /// The first time on `date`, not before `time`, that the pattern gives without a calendar.
-    fn nominal_within(&self, date: Date, time: Time) -> Option<Time> {
-        self.next_nominal(date.to_datetime(time)).filter(|found| found.date() == date).map(DateTime::time)
     }
 
     fn next_nominal(&self, from: DateTime) -> Option<DateTime> {
         match &self.pattern {
             Pattern::Cron(pattern) => {
+                let day = pattern.next_day(from.date())?;
+                let from = if day > from.date() { day.to_datetime(Time::midnight()) } else { from };
                 let found = pattern.cron.find_next_occurrence(&to_chrono(from)?, true).ok()?;
                 (found.year() <= i32::from(from.year()) + i32::from(HORIZON_YEARS)).then(|| from_chrono(found))?
             }
             Pattern::Monthly { day, working, at } => {
-                let working = working
-                    .then(|| self.calendar.as_ref().map_or_else(Calendar::weekdays, |(calendar, _)| calendar.clone()));
+                let calendar = self.calendar.as_ref().map(|(calendar, _)| calendar);
+                let weekdays = Calendar::weekdays();
+                let working = working.then(|| calendar.unwrap_or(&weekdays));
                 let mut month = from.date().first_of_month();
                 // A 29th of February is at most eight years away, a 31st two months.
                 for _ in 0..12 * 9 {
-                    if let Some(date) = day_of_month(month, day, working.as_ref())
+                    if let Some(date) = day_of_month(month, day, working)
                         && date.to_datetime(*at) >= from
                     {
                         return Some(date.to_datetime(*at));
@@ -349,6 +376,41 @@ impl WallSchedule {
     }
 }
 
+/// The times that a pattern gives without a calendar. What was found is remembered: each is asked for by many days, and a
+/// rare one is searched for years.
+struct Nominals<'a> {
+    schedule: &'a WallSchedule,
+    /// From when on was searched, and what was found.
+    known: Vec<(DateTime, Option<DateTime>)>,
+}
+
+impl Nominals<'_> {
+    /// The first one not before `at`.
+    fn first(&mut self, at: DateTime) -> Option<DateTime> {
+        let holds =
+            |(from, found): &&(DateTime, Option<DateTime>)| *from <= at && found.is_none_or(|found| at <= found);
+        if let Some((_, found)) = self.known.iter().rev().find(holds) {
+            return *found;
+        }
+        let found = self.schedule.next_nominal(at);
+        // Days go on, and ask for nothing that lies further back than days are moved.
+        let old = days_from(at.date(), -2 * MAX_MOVE_DAYS).to_datetime(Time::midnight());
+        self.known.retain(|(_, found)| found.is_none_or(|found| found >= old));
+        self.known.push((at, found));
+        found
+    }
+
+    /// The first one on `date`, not before `time`.
+    fn within(&mut self, date: Date, time: Time) -> Option<Time> {
+        self.first(date.to_datetime(time)).filter(|found| found.date() == date).map(DateTime::time)
+    }
+}
+
+/// A day so many days later; the first or last of all days where there is none.
+fn days_from(date: Date, days: i32) -> Date {
+    date.saturating_add(jiff::Span::new().days(days))
+}
+
 /// The days whose fires come about on the working day `date`: itself, and the row of days of rest that are moved to it.
 fn sources(calendar: &Calendar, non_working: NonWorkingDays, date: Date) -> impl Iterator<Item = Date> {
     let step = move |date: Date| match non_working {
@@ -357,7 +419,8 @@ fn sources(calendar: &Calendar, non_working: NonWorkingDays, date: Date) -> impl
         NonWorkingDays::Before => date.tomorrow().ok(),
     };
     let rest = std::iter::successors(step(date), move |date| step(*date));
-    std::iter::once(date).chain(rest.take_while(|date| !calendar.is_working_day(*date)).take(MAX_MOVE_DAYS))
+    std::iter::once(date)
+        .chain(rest.take_while(|date| !calendar.is_working_day(*date)).take(MAX_MOVE_DAYS.unsigned_abs() as usize))
 }
 
 fn day_of_month(month: Date, day: &DayOfMonth, working: Option<&Calendar>) -> Option<Date> {

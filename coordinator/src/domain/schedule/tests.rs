@@ -18,7 +18,7 @@ fn cron(pattern: &str, zone: &str) -> Schedule {
 
 fn table(schedule: &Schedule, window: Option<(&str, &str)>) -> Timetable {
     let window = window.map(|(from, to)| Window { from: from.to_owned(), to: to.to_owned() });
-    let span = Span::of(&schedule.time_zone, (None, None), window.as_ref()).expect("a span");
+    let span = Span::of((&schedule.time_zone, "/time_zone"), (None, None), window.as_ref()).expect("a span");
     Timetable::of(schedule, span, at("2026-01-01T00:00:00Z"), None).expect("a schedule").0
 }
 
@@ -80,7 +80,7 @@ fn the_number_of_fields_decides_how_days_are_numbered() {
     assert_eq!(weekday("0 6 * * 7"), "2026-11-29T06:00:00");
     assert_eq!(weekday("0 0 6 ? * 1"), "2026-11-29T06:00:00");
     let dialect = |schedule: &Schedule| {
-        let span = Span::of("UTC", (None, None), None).expect("a span");
+        let span = Span::of(("UTC", "/time_zone"), (None, None), None).expect("a span");
         Timetable::of(schedule, span, at("2026-01-01T00:00:00Z"), None).map(|(_, dialect)| dialect)
     };
     assert_eq!(dialect(&cron("0 6 * * 1", "UTC")).ok(), Some(CronDialect::Unix));
@@ -145,6 +145,71 @@ fn a_calendar_moves_fires_to_its_working_days() {
     assert_eq!(found(NonWorkingDays::Skip).0, "2028-12-25T09:00:00");
 }
 
+/// Days between rare times are leapt over: the same is found as by going through all of them.
+#[test]
+fn leaping_over_days_misses_none() {
+    let text = |text: &str| text.parse().expect("a day");
+    let long_rest: BTreeSet<Date> = (1..=40).map(|day| days_from(text("2027-12-20"), day)).collect();
+    let calendars = [
+        Calendar::weekdays(),
+        Calendar { holidays: long_rest, ..Calendar::weekdays() },
+        Calendar { rest_days: vec![Weekday::Monday], working_days: [text("2027-03-01")].into(), ..Calendar::default() },
+    ];
+    let patterns = ["0 9 29 2 *", "0 9 1 1 *", "30 8 * * 6", "0 9,17 31 * *", "*/20 7 1-3 1,12 *", "0 0 L * *"];
+    for pattern in patterns {
+        let pattern = Pattern::Cron(Box::new(CronPattern::parse(pattern, None).expect("a pattern")));
+        for calendar in &calendars {
+            for policy in [NonWorkingDays::Skip, NonWorkingDays::Before, NonWorkingDays::After] {
+                let schedule = WallSchedule {
+                    pattern: pattern.clone(),
+                    zone: TimeZone::UTC,
+                    missing_hour: MissingHour::RunAfter,
+                    repeated_hour: RepeatedHour::First,
+                    calendar: Some((calendar.clone(), policy)),
+                };
+                for step in 0..10 {
+                    let from = days_from(text("2026-11-29"), step * 61).at(8, 35, 0, 0);
+                    assert_eq!(schedule.next_wall(from), day_by_day(&schedule, from), "{schedule:?} from {from}");
+                }
+            }
+        }
+    }
+}
+
+/// What [`WallSchedule::next_wall`] gives, in the simplest way.
+fn day_by_day(schedule: &WallSchedule, from: DateTime) -> Option<(DateTime, bool)> {
+    let (calendar, policy) = schedule.calendar.as_ref()?;
+    let mut at = from;
+    while at.date() <= days_from(from.date(), HORIZON_DAYS) {
+        let time_on = |source: Date| {
+            let found = schedule.next_nominal(source.to_datetime(at.time()))?;
+            (found.date() == source).then_some((found.time(), source != at.date()))
+        };
+        if calendar.is_working_day(at.date())
+            && let Some((time, moved)) = sources(calendar, *policy, at.date()).filter_map(time_on).min()
+        {
+            return Some((at.date().to_datetime(time), moved));
+        }
+        at = at.date().tomorrow().ok()?.to_datetime(Time::midnight());
+    }
+    None
+}
+
+#[test]
+fn what_no_clock_shows_never_fires() {
+    for pattern in ["0 6 30 2 *", "0 6 31 4 *", "0 0 6 31 2 ? 2027", "0 0 6 1 1 ? 2020"] {
+        for zone in ["UTC", "Europe/Berlin"] {
+            let never = table(&cron(pattern, zone), None);
+            assert_eq!(never.next_after(at("2026-11-29T00:00:00Z")), None, "{pattern}");
+        }
+    }
+    let leap_day = table(&cron("0 6 29 2 *", "Europe/Berlin"), None);
+    let found = fires(&leap_day, "2096-03-01T00:00:00Z", 1);
+    assert_eq!(locals(&found), ["2104-02-29T06:00:00"], "2100 is no leap year");
+    let never = table(&cron("0 6 29 2 *", "Europe/Berlin"), Some(("09:00", "10:00")));
+    assert_eq!(never.next_after(at("2026-11-29T00:00:00Z")), None);
+}
+
 #[test]
 fn intervals_are_counted_from_their_anchor() {
     let schedule = Schedule { interval_seconds: Some(90), ..Schedule::default() };
@@ -156,8 +221,8 @@ fn intervals_are_counted_from_their_anchor() {
 fn validity_bounds_the_fires() {
     let schedule = cron("0 * * * *", "UTC");
     let valid = (Some(at("2026-01-02T00:00:00Z")), Some(at("2026-01-02T02:00:00Z")));
-    let span = Span::of("UTC", valid, None).expect("a span");
+    let span = Span::of(("UTC", "/time_zone"), valid, None).expect("a span");
     let (table, _) = Timetable::of(&schedule, span, at("2026-01-01T00:00:00Z"), None).expect("a schedule");
     assert_eq!(locals(&fires(&table, "2026-01-01T05:00:00Z", 9)), ["2026-01-02T00:00:00", "2026-01-02T01:00:00"]);
-    assert!(Span::of("Mars/Olympus", (None, None), None).is_err());
+    assert!(Span::of(("Mars/Olympus", "/time_zone"), (None, None), None).is_err());
 }

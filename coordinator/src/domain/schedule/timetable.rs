@@ -15,8 +15,9 @@ use super::{
 };
 
 const MAX_CRON_CHARS: usize = 256;
-/// So many days are looked through for a fire within the window.
+/// So many fires are looked through for one within the window, and not further than so many years.
 const MAX_WINDOW_STEPS: usize = 1_500;
+const MAX_WINDOW_YEARS: u64 = 9;
 
 /// A field of the settings that is wrong, as a JSON pointer below the trigger, and why.
 pub type Fault = (&'static str, String);
@@ -82,9 +83,9 @@ fn minute(text: &str) -> Option<Time> {
 }
 
 impl Span {
-    /// The span of a trigger, if its settings are sound.
+    /// The span of a trigger, if its settings are sound; the zone comes with where it stands in them.
     pub fn of(
-        time_zone: &str,
+        (time_zone, pointer): (&str, &'static str),
         valid: (Option<Timestamp>, Option<Timestamp>),
         window: Option<&Window>,
     ) -> Result<Self, Vec<Fault>> {
@@ -92,7 +93,7 @@ impl Span {
         let found = zone(time_zone);
         if found.is_none() {
             let text = "is no IANA name of a time zone, such as Europe/Berlin or UTC".to_owned();
-            faults.push(("/schedule/time_zone", text));
+            faults.push((pointer, text));
         }
         if let (Some(from), Some(to)) = valid
             && to <= from
@@ -214,10 +215,11 @@ impl Timetable {
         {
             after = Timestamp::from_millis(from.millis() - 1);
         }
-        for _ in 0..MAX_WINDOW_STEPS {
+        let last = after.plus_seconds(MAX_WINDOW_YEARS * 366 * 86_400);
+        for step in 0..MAX_WINDOW_STEPS {
             let found = self.pace_after(after)?;
             let at = from_jiff(found.at);
-            if self.span.is_over(at) {
+            if self.span.is_over(at) || (step > 0 && at > last) {
                 return None;
             }
             if let Pace::Interval { calendar: Some(calendar), .. } = &self.pace
