@@ -37,4 +37,21 @@ pub struct Totals {
     pub given_up: u64,
     /// Alerts that were raised.
     pub raised: u64,
+    /// Acts in the audit trails of accounts that are gone; a trail that is there knows its own number.
+    pub acts: u64,
+}
+
+impl Totals {
+    /// These together with others.
+    pub fn plus(mut self, other: &Self) -> Self {
+        let add = |sums: &mut [u64], others: &[u64]| sums.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
+        add(&mut self.finished_jobs, &other.finished_jobs);
+        add(&mut self.fires, &other.fires);
+        add(&mut self.sign_ins, &other.sign_ins);
+        self.delivered += other.delivered;
+        self.given_up += other.given_up;
+        self.raised += other.raised;
+        self.acts += other.acts;
+        self
+    }
 }

@@ -104,15 +104,17 @@ async fn set_gauges(app: &App) -> OperationResult<()> {
     }
     let began = Instant::now();
     let (mut figures, mut all) = (system::Figures::default(), Census::default());
-    let (accounts, open) =
-        app.db.read(SYSTEM_ACCOUNT, |reading| Ok((account::all(reading)?, account::open(reading)?.len())))?;
+    // An account that goes meanwhile is missing rather than counted twice: totals never fall, and would not come back.
+    let (accounts, open, gone) = app.db.read(SYSTEM_ACCOUNT, |reading| {
+        Ok((account::all(reading)?, account::open(reading)?.len(), census::of_the_gone(reading)?))
+    })?;
     for account in &accounts {
         let counted = app.read_aside(*account, |reading| Ok((system::figures(reading)?, census::census(reading)?)));
         let (of_account, objects) = counted.await?;
         figures = figures.plus(of_account);
         all = all.plus(objects);
     }
-    set_census(app, all);
+    set_census(app, all.plus(gone));
     for (disabled, count) in [("false", open), ("true", accounts.len().saturating_sub(open))] {
         app.metrics.set("drover_accounts", vec![("disabled", disabled.to_owned())], count as f64);
     }

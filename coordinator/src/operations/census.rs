@@ -4,6 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use drover_protocol::{
+    AccountId,
     job::Outcome,
     resource::ResourceKind,
     trigger::{Decision, TriggerKind},
@@ -87,9 +88,32 @@ pub fn census(reading: &Reader) -> Result<Census> {
     count_people(reading, &mut census)?;
     count_triggers(reading, &mut census)?;
     count_files(reading, &mut census)?;
+    count_totals(&totals(reading)?, &mut census);
+    Ok(census)
+}
+
+/// What has happened in an account.
+fn totals(reading: &dyn Reading) -> Result<Totals> {
     let acts = check_audit::head(reading.view(), reading.account())?.seq;
-    census.counter("drover_audit_acts_total", &[], acts);
     let totals = table::find::<Totals>(reading, ())?.unwrap_or_default();
+    Ok(Totals { acts: totals.acts + acts, ..totals })
+}
+
+/// What has happened in accounts that are gone. `reading` is of the system account.
+pub fn of_the_gone(reading: &Reader) -> Result<Census> {
+    let mut census = Census::default();
+    count_totals(&table::find::<Totals>(reading, ())?.unwrap_or_default(), &mut census);
+    Ok(census)
+}
+
+/// An account goes: what has happened in it has happened all the same. `tx` is of the system account.
+pub fn account_goes(tx: &mut Tx, id: AccountId) -> Result<()> {
+    let of_account = tx.in_account(id, |tx| totals(tx))?;
+    count(tx, |sums| *sums = std::mem::take(sums).plus(&of_account))
+}
+
+fn count_totals(totals: &Totals, census: &mut Census) {
+    census.counter("drover_audit_acts_total", &[], totals.acts);
     for outcome in Outcome::ALL {
         let labels = [("outcome", Cow::Borrowed(outcome.as_str()))];
         census.counter("drover_jobs_finished_total", &labels, totals.finished_jobs[outcome as usize]);
@@ -105,7 +129,6 @@ pub fn census(reading: &Reader) -> Result<Census> {
         census.counter("drover_deliveries_ended_total", &[("state", Cow::Borrowed(state))], value);
     }
     census.counter("drover_alerts_raised_total", &[], totals.raised);
-    Ok(census)
 }
 
 fn count_objects(reading: &Reader, census: &mut Census) -> Result<()> {
