@@ -111,7 +111,7 @@ async fn delete_process(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::carry_out(&app, caller, move |tx, caller| process::delete(tx, caller, &text, revision)).await
+    once::delete_in_pages(&app, caller, move |tx, caller| process::delete_page(tx, caller, &text, revision)).await
 }
 
 /// What happened to a process, newest first

@@ -141,7 +141,7 @@ async fn delete_robot(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::carry_out(&app, caller, move |tx, caller| robot::delete(tx, caller, &text, revision)).await
+    once::delete_in_pages(&app, caller, move |tx, caller| robot::delete_page(tx, caller, &text, revision)).await
 }
 
 /// What a robot does at the moment

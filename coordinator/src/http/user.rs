@@ -157,7 +157,7 @@ async fn delete_user(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::carry_out(&app, caller, move |tx, caller| user::delete(tx, caller, &text, revision)).await
+    once::delete_in_pages(&app, caller, move |tx, caller| user::delete_page(tx, caller, &text, revision)).await
 }
 
 /// What happened to a user, newest first

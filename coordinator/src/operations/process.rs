@@ -30,6 +30,7 @@ const NOUN: &str = "process";
 /// The largest default input, in bytes of JSON. A larger one belongs into the job or a file.
 const MAX_DEFAULT_INPUT_BYTES: usize = 32 * 1024;
 const MAX_PINS: usize = 200;
+const DELETE_PAGE: usize = 500;
 
 /// The process with this id or name, for paths.
 pub fn resolve(reading: &dyn Reading, text: &str) -> Result<Process> {
@@ -206,7 +207,8 @@ fn pin(tx: &mut Tx, caller: &Caller, process: &mut Process, group: &str, version
 }
 
 /// A process with versions or jobs is kept; delete those first.
-pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<()> {
+/// Deletes a process with its versions and events, a page at a time: call until it gives `true`.
+pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<bool> {
     caller.require(Permission::ProcessDelete)?;
     let process = resolve(tx, text)?;
     table::check_revision(process.revision, revision)?;
@@ -216,11 +218,15 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     if !Scan::of(tx, Kind::TriggerByProcess, process.id).pairs(tx, 1)?.is_empty() {
         return Err(Error::in_use("a trigger starts jobs of the process; change or delete that first"));
     }
+    if !event::delete_page(tx, process.id.uuid(), DELETE_PAGE)? {
+        return Ok(false);
+    }
     for version in process_version::all_of(tx, process.id)? {
         process_version::remove(tx, &version)?;
     }
     audit::append(tx, caller, Act::new("delete", NOUN, process.id, &process.name).before(&process))?;
-    table::delete::<Process>(tx, process.id)
+    table::delete::<Process>(tx, process.id)?;
+    Ok(true)
 }
 
 /// Jobs of the process that robots hold now, counted up to `limit`.

@@ -36,6 +36,7 @@ use crate::{
 
 const NOUN: &str = "robot";
 const MAX_GROUPS: usize = 100;
+const DELETE_PAGE: usize = 500;
 
 /// A robot with what follows from its groups and jobs.
 #[derive(Clone, Debug)]
@@ -282,7 +283,8 @@ pub fn update(
 }
 
 /// Removes a robot that holds nothing. Its key is unknown from then on; its finished jobs stay.
-pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<()> {
+/// Deletes a robot with its events, a page at a time: call until it gives `true`.
+pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<bool> {
     let robot = reached(tx, caller, Permission::RobotDelete, text)?;
     table::check_revision(robot.revision, revision)?;
     if !held_jobs(tx, robot.id)?.is_empty() {
@@ -293,6 +295,9 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     }
     if robot_group::is_target_of_trigger(tx, Target::Robot(robot.id))? {
         return Err(Error::in_use("a trigger starts jobs for this very robot; change or delete that first"));
+    }
+    if !event::delete_page(tx, robot.id.uuid(), DELETE_PAGE)? {
+        return Ok(false);
     }
     for group in &robot.groups {
         count_members(tx, *group, -1)?;
@@ -307,7 +312,7 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     table::delete::<Robot>(tx, robot.id)?;
     audit::append(tx, caller, Act::new("delete", NOUN, robot.id, &robot.name).before(&robot))?;
     tx.wake(Topic::Robot(robot.id));
-    Ok(())
+    Ok(true)
 }
 
 /// A pause as it is kept, if the request is sound.

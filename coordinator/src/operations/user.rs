@@ -35,6 +35,7 @@ use crate::{
 const NOUN: &str = "user";
 /// All of them are looked at when a role or the last administrator is about to go.
 const MAX_USERS: usize = 1_000;
+const DELETE_PAGE: usize = 500;
 const MAX_ROLES: usize = 32;
 const MAX_EMAIL_CHARS: usize = 254;
 const MAX_EXTERNAL_ID_CHARS: usize = 1024;
@@ -327,13 +328,18 @@ pub fn note_wrong_password(tx: &mut Tx, caller: &Caller) -> Result<()> {
 }
 
 /// Removes a user; keys and sessions end at once. What the user has done stays known by the id.
-pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<()> {
+/// Deletes a user with what is told of that one, a page at a time: call until it gives `true`.
+pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<bool> {
     caller.require_whole(Permission::UserDelete)?;
     let user = resolve(tx, text)?;
     table::check_revision(user.revision, revision)?;
     require_no_more(tx, caller, &user)?;
     require_an_admin(tx, &user, None)?;
+    if !event::delete_page(tx, user.id.uuid(), DELETE_PAGE)? {
+        return Ok(false);
+    }
     key::revoke_of(tx, Owner::User(user.id))?;
     audit::append(tx, caller, Act::new("delete", NOUN, user.id, &user.login).before(&user))?;
-    table::delete::<User>(tx, user.id)
+    table::delete::<User>(tx, user.id)?;
+    Ok(true)
 }

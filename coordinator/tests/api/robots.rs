@@ -1,5 +1,6 @@
 //! Robots, groups and join tokens: joining, states by time, pauses, health, deletion.
 
+use drover_coordinator::{operations::event, store::Tx};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -379,4 +380,34 @@ async fn the_largest_robot_and_process_can_be_kept() {
     let pins: serde_json::Map<String, Value> = groups.iter().map(|group| (group.clone(), json!("1"))).collect();
     let patch = json!({ "description": "😀".repeat(2048), "group_pins": pins });
     world.patch(&format!("/processes/{process}"), patch).await.ok();
+}
+
+/// What is told of an object that lasts for years does not fill the disk.
+#[tokio::test]
+async fn old_events_are_forgotten() {
+    let world = World::new().await;
+    let robot = world.post("/robots", json!({ "name": "r" })).await.created();
+    let id: uuid::Uuid = text(&robot, "/id").parse().unwrap();
+    let note_many = async |code: &'static str| {
+        let note =
+            move |tx: &mut Tx| (0..2_000).try_for_each(|_| event::note(tx, id, code, "it was so", "x").map(drop));
+        world.app.db.write(world.account, note).await.unwrap();
+    };
+    note_many("of_old").await;
+    world.move_clock(399 * 86_400);
+    note_many("of_late").await;
+    assert_eq!(world.mentions(b"of_old"), 2_000);
+    world.move_clock(2 * 86_400);
+    note_many("of_now").await;
+    assert_eq!((world.mentions(b"of_old"), world.mentions(b"of_late")), (0, 2_000));
+}
+
+/// What is told of a robot goes with it.
+#[tokio::test]
+async fn a_deleted_robot_leaves_no_events() {
+    let world = World::new().await;
+    world.post("/robots", json!({ "name": "r" })).await.created();
+    assert!(world.mentions(b"robot_created") > 0);
+    world.delete("/robots/r").await.done();
+    assert_eq!(world.mentions(b"robot_created"), 0);
 }
