@@ -113,7 +113,8 @@ permissions! {
 /// What a caller must have to see objects of this kind, and so to be told of their changes.
 pub fn to_see(noun: Noun) -> Permission {
     match noun {
-        Noun::Account | Noun::User => Permission::AccountRead,
+        Noun::Account => Permission::AccountRead,
+        Noun::User => Permission::UserRead,
         Noun::Key => Permission::KeyManage,
         Noun::JoinToken => Permission::JoinTokenRead,
         Noun::Robot => Permission::RobotRead,

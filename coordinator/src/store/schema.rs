@@ -139,7 +139,8 @@ impl Record for ApiKey {
     fn public(&self) -> Option<Public<'_>> {
         // Keys of attempts come and go with their jobs.
         let is_peoples = !matches!(self.owner, Owner::Job { .. });
-        is_peoples.then(|| Public { noun: Noun::Key, id: self.id.uuid(), name: self.name.as_deref(), revision: None })
+        // Nobody reads another one's keys; that there are such is all that others are told.
+        is_peoples.then(|| Public { noun: Noun::Key, id: self.id.uuid(), name: None, revision: None })
     }
 }
 

@@ -154,6 +154,18 @@ async fn each_is_told_what_it_may_read_of_its_own_account() {
     theirs.json(&json!({ "name": "theirs" })).send().await.created();
     assert_eq!(stream.types(1).await, named(&[("queue.created", "seen")]));
     assert_eq!(of_other.types(1).await, named(&[("queue.created", "theirs")]));
+    // Logins are for those who may read users, and nobody reads the keys of others.
+    let key = world.key_with(&["account:read", "key:manage_keys", "queue:read"]).await;
+    let mut stream = Stream::open(&world, &key, "", None).await;
+    stream.next().await.unwrap();
+    world.post("/users", json!({ "login": "hidden", "roles": ["viewer"] })).await.created();
+    world.post("/keys", json!({ "name": "of the admin" })).await.created();
+    world.queue("last", json!({})).await;
+    let mut told = stream.types(1).await;
+    while told.last() != named(&[("queue.created", "last")]).last() {
+        told.extend(stream.types(1).await);
+    }
+    assert!(told.iter().all(|(kind, name)| !kind.starts_with("user.") && name != "of the admin"), "{told:?}");
 }
 
 /// Whoever is too slow, or comes back too late, is told to read anew and goes on from there; nobody waits for it.
