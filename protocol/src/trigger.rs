@@ -299,6 +299,9 @@ pub struct Trigger {
     pub valid_to: Option<Timestamp>,
     #[schema(required)]
     pub window: Option<Window>,
+    /// By whose clock window and months go: that of the schedule if there is one.
+    #[schema(example = "Europe/Berlin")]
+    pub time_zone: String,
     /// Name of a resource of the kind `calendar`.
     #[schema(required)]
     pub calendar: Option<String>,
@@ -386,6 +389,11 @@ pub struct NewTrigger {
     pub valid_to: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
+    /// IANA name of the zone by whose clock window, months and schedule go; UTC if absent. For a schedule it is another
+    /// way to say `schedule.time_zone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 64, example = "Europe/Berlin")]
+    pub time_zone: Option<String>,
     /// Name or id of a resource of the kind `calendar`; its default value counts. Only for the kind `schedule`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calendar: Option<String>,
@@ -479,6 +487,9 @@ pub struct TriggerPatch {
     #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Window>)]
     pub window: Option<Option<Window>>,
+    #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, max_length = 64)]
+    pub time_zone: Option<Option<String>>,
     /// Name or id of a resource of the kind `calendar`.
     #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]

@@ -277,7 +277,8 @@ async fn show(session: &Session, trigger: &str) -> Result<(), Error> {
     };
     let while_ =
         |seconds: Option<u64>| seconds.map(|seconds| duration_ms(u128::from(seconds) * 1000)).unwrap_or_default();
-    let window = trigger.window.as_ref().map(|window| format!("{} to {}", window.from, window.to));
+    let window =
+        trigger.window.as_ref().map(|window| format!("{} to {} ({})", window.from, window.to, trigger.time_zone));
     session.out.fields(vec![
         ("name", trigger.name.clone().into()),
         ("id", trigger.id.to_string().into()),

@@ -282,7 +282,6 @@ impl Settings {
         put(&mut schedule, "cron", self.cron.clone());
         put(&mut schedule, "interval_seconds", self.every);
         put(&mut schedule, "monthly", self.monthly.clone());
-        put(&mut schedule, "time_zone", self.time_zone.clone());
         put(&mut schedule, "missing_hour", self.missing_hour.clone());
         put(&mut schedule, "repeated_hour", self.repeated_hour.clone());
         put(&mut schedule, "catch_up", self.catch_up.clone());
@@ -350,6 +349,7 @@ impl Settings {
         put(&mut body, "overlap", self.overlap.clone());
         put(&mut body, "max_parallel", self.max_parallel);
         put(&mut body, "window", self.window.clone());
+        put(&mut body, "time_zone", self.time_zone.clone());
         put(&mut body, "valid_from", self.valid_from.map(|time| time.to_string()));
         put(&mut body, "valid_to", self.valid_to.map(|time| time.to_string()));
         put(&mut body, "max_runs", self.max_runs);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::{accounts, measured};
+use super::{measured, open_accounts};
 use crate::{
     app::App,
     domain::{
@@ -58,7 +58,7 @@ impl Looks {
 
     /// Begins looks that are due, as far as there is room.
     fn begin(&mut self, app: &Arc<App>) -> Result<()> {
-        for account in accounts(app)? {
+        for account in open_accounts(app)? {
             for id in app.db.read(account, |reading| by_mail::due(reading, 2 * MAX_AT_ONCE))? {
                 if self.of.len() == MAX_AT_ONCE {
                     return Ok(());
@@ -128,7 +128,7 @@ pub async fn pass(app: &Arc<App>, dialer: Arc<dyn Dialer>) -> Result<()> {
 }
 
 fn next(app: &App) -> Option<Timestamp> {
-    let accounts = accounts(app).ok()?;
+    let accounts = open_accounts(app).ok()?;
     accounts.into_iter().filter_map(|account| app.db.read(account, |r| by_mail::next_due(r)).ok()?).min()
 }
 

@@ -20,6 +20,9 @@ pub struct Account {
     /// Nobody gets in, and no trigger fires.
     #[serde(default)]
     pub disabled: bool,
+    /// When it was last enabled again: no trigger makes up for what was before.
+    #[serde(default)]
+    pub enabled_at: Option<Timestamp>,
     /// It is gone for everybody; what it held is being removed.
     #[serde(default)]
     pub deleted: bool,

@@ -7,6 +7,7 @@ pub mod by_webhook;
 
 use drover_protocol::{
     EventId, JobId, ProcessId, QueueId, Timestamp, TriggerId,
+    job::Outcome,
     trigger::{
         Busy, ByEvent, ByMail, ByQueue, CatchUp, Continuous, Decision, NonWorkingDays, Overlap, Schedule, TriggerKind,
         Window,
@@ -21,6 +22,8 @@ use super::{
     schedule::{Calendar, Fault, Span, Timetable, policy_of},
 };
 
+/// So long a trigger that keeps jobs running waits at the most after jobs that have failed.
+pub const MAX_PAUSE_SECONDS: u64 = 60;
 /// Instants that wait for the end of a job, at the most.
 pub const MAX_BUFFERED: usize = 500;
 /// Triggers by event that fire in a row, each on what the job of another one did.
@@ -98,6 +101,9 @@ pub struct Trigger {
     pub valid_from: Option<Timestamp>,
     pub valid_to: Option<Timestamp>,
     pub window: Option<Window>,
+    /// By whose clock window and months go; absent: by that of the schedule, or UTC.
+    #[serde(default)]
+    pub time_zone: Option<String>,
     /// Name of the resource.
     pub calendar: Option<String>,
     pub non_working_days: NonWorkingDays,
@@ -117,6 +123,9 @@ pub struct Trigger {
     /// It is not looked at for the sake of tasks before this.
     #[serde(default)]
     pub rests_until: Option<Timestamp>,
+    /// Jobs of it that have failed since the last one that succeeded, of a trigger that keeps jobs running.
+    #[serde(default)]
+    pub failed_in_row: u32,
     /// Instants that wait for the end of a job.
     pub buffered: Vec<Timestamp>,
     pub created_at: Timestamp,
@@ -155,6 +164,8 @@ pub struct Missed {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Due {
     pub missed: Vec<Missed>,
+    /// An instant that is passed by with all that follow it, and why.
+    pub skipped: Option<(Timestamp, String)>,
     pub fire: Option<Timestamp>,
     pub next: Option<Timestamp>,
 }
@@ -162,11 +173,11 @@ pub struct Due {
 impl Trigger {
     /// Its zone and when it may fire at all.
     pub fn span(&self) -> Result<Span, Vec<Fault>> {
-        let zone = match &self.rule {
-            Rule::Schedule { schedule, .. } => &schedule.time_zone,
-            _ => "UTC",
+        let (zone, pointer) = match &self.rule {
+            Rule::Schedule { schedule, .. } => (schedule.time_zone.as_str(), "/schedule/time_zone"),
+            _ => (self.time_zone.as_deref().unwrap_or("UTC"), "/time_zone"),
         };
-        Span::of(zone, (self.valid_from, self.valid_to), self.window.as_ref())
+        Span::of((zone, pointer), (self.valid_from, self.valid_to), self.window.as_ref())
     }
 
     /// Its schedule, if it has one, by the calendar that it names.
@@ -184,14 +195,39 @@ impl Trigger {
     /// When the loop has to look at it.
     pub fn due_at(&self) -> Option<Timestamp> {
         let due = [self.next_fire_at, self.look_at].into_iter().flatten().min();
-        // One that starts no further jobs may still have to end those that it has started.
-        let ends_jobs = matches!(&self.rule, Rule::Queue { settings, .. } if settings.end_when_empty);
-        due.filter(|_| self.enabled && (ends_jobs || !self.is_used_up()))
+        let goes_on = match &self.rule {
+            // One that starts no further jobs may still have to end those that it has started.
+            Rule::Queue { settings, .. } => settings.end_when_empty,
+            // What it was told waits until it is written down why nothing comes of it.
+            Rule::Event(_) => true,
+            _ => false,
+        };
+        due.filter(|_| self.enabled && (goes_on || !self.is_used_up()))
     }
 
     /// Asks for a look at this time, unless there will be one before.
     pub fn look_by(&mut self, at: Timestamp) {
         self.look_at = Some(self.look_at.map_or(at, |known| known.min(at)));
+    }
+
+    /// Counts how a job of it has ended; `true` if from now on it waits as long as it ever does.
+    pub fn note_end(&mut self, outcome: Outcome) -> bool {
+        let before = self.pause_seconds();
+        self.failed_in_row = match outcome {
+            Outcome::Succeeded => 0,
+            Outcome::Failed | Outcome::TimedOut | Outcome::Lost => self.failed_in_row.saturating_add(1),
+            Outcome::Stopped | Outcome::Aborted => self.failed_in_row,
+        };
+        before < MAX_PAUSE_SECONDS && self.pause_seconds() == MAX_PAUSE_SECONDS
+    }
+
+    /// How long it waits before it starts the next job after failed ones. Two may fail by chance; where all do, something
+    /// is broken, and must not use up the robots' night and every attempt of every task.
+    pub fn pause_seconds(&self) -> u64 {
+        match self.failed_in_row {
+            0..=2 => 0,
+            failed => (1 << (failed - 2).min(6)).min(MAX_PAUSE_SECONDS),
+        }
     }
 
     pub fn is_used_up(&self) -> bool {
@@ -218,6 +254,11 @@ impl Trigger {
         let span = self.span().ok()?;
         if span.is_over(now) {
             return Some("its valid_to has passed".to_owned());
+        }
+        if matches!(self.rule, Rule::Schedule { .. }) && self.next_fire_at.is_none() && self.buffered.is_empty() {
+            let text =
+                "by its pattern, validity, window and calendar together there is no further time at which it fires";
+            return Some(text.to_owned());
         }
         self.month_is_used_up(span.month(now)).then(|| {
             let most = self.max_runs_per_month.unwrap_or_default();
@@ -278,11 +319,11 @@ pub fn due(timetable: &Timetable, schedule: &Schedule, first: Timestamp, now: Ti
     loop {
         let following = next_after(instant);
         if still_fires(schedule, instant, following, now) {
-            return Due { missed: missed.rows(), fire: Some(instant), next: following };
+            return Due { missed: missed.rows(), skipped: None, fire: Some(instant), next: following };
         }
         missed.add(instant);
         let Some(following) = following.filter(|following| *following <= now) else {
-            return Due { missed: missed.rows(), fire: None, next: following };
+            return Due { missed: missed.rows(), skipped: None, fire: None, next: following };
         };
         instant = following;
         if missed.count >= MAX_COUNTED && !missed.uncounted {
@@ -290,7 +331,7 @@ pub fn due(timetable: &Timetable, schedule: &Schedule, first: Timestamp, now: Ti
             if let Some(later) = next_after(edge).filter(|later| *later > instant) {
                 missed.pass_over(edge);
                 if later > now {
-                    return Due { missed: missed.rows(), fire: None, next: Some(later) };
+                    return Due { missed: missed.rows(), skipped: None, fire: None, next: Some(later) };
                 }
                 instant = later;
             }
@@ -353,7 +394,7 @@ mod tests {
             catch_up_window_seconds: window_seconds,
             ..Schedule::default()
         };
-        let span = Span::of("UTC", (None, None), None).expect("a span");
+        let span = Span::of(("UTC", "/time_zone"), (None, None), None).expect("a span");
         let timetable = Timetable::of(&schedule, span, at(0), None).expect("a schedule").0;
         due(&timetable, &schedule, at(0), at(late_millis))
     }
@@ -367,7 +408,7 @@ mod tests {
         for late in [0, 900, 29_000] {
             assert_eq!(
                 due_of(60, CatchUp::None, 0, late),
-                Due { missed: vec![], fire: Some(at(0)), next: Some(at(60_000)) }
+                Due { missed: vec![], skipped: None, fire: Some(at(0)), next: Some(at(60_000)) }
             );
         }
         assert_eq!(due_of(60, CatchUp::None, 0, 31_000).fire, None);

@@ -95,6 +95,10 @@ pub fn view(trigger: domain::trigger::Trigger, language: Language, now: drover_p
     let paused_because = trigger.paused_because(now);
     let next_fire_at = trigger.next_fire_at.filter(|_| paused_because.is_none() || !trigger.is_used_up());
     let kind = trigger.rule.kind();
+    let time_zone = match &trigger.rule {
+        Rule::Schedule { schedule, .. } => schedule.time_zone.clone(),
+        _ => trigger.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
+    };
     let (mut schedule, mut continuous, mut queue) = (None, None, None);
     let (mut webhook, mut event, mut mail) = (None, None, None);
     match &trigger.rule {
@@ -119,6 +123,7 @@ pub fn view(trigger: domain::trigger::Trigger, language: Language, now: drover_p
         valid_from: trigger.valid_from,
         valid_to: trigger.valid_to,
         window: trigger.window,
+        time_zone,
         calendar: trigger.calendar,
         non_working_days: trigger.non_working_days,
         max_runs: trigger.max_runs,

@@ -10,7 +10,7 @@ use drover_protocol::{
 use super::{
     Caller,
     audit::{self, Act},
-    event, file, join_token, key,
+    census, event, file, join_token, key,
     list::{self, Page, Via},
     log_sealing, process_version,
     trigger::by_webhook,
@@ -70,6 +70,7 @@ pub fn bootstrap(tx: &mut Tx, account: AccountId, wanted: &Bootstrap, secrets: &
         name: wanted.account.clone(),
         runs_system: wanted.runs_system,
         disabled: false,
+        enabled_at: None,
         deleted: false,
         audit_retention_days: wanted.audit_retention_days,
         created_at: now,
@@ -294,6 +295,9 @@ pub fn change(
             account.name = name.clone();
         }
         account.disabled = change.disabled.unwrap_or(account.disabled);
+        if before.disabled && !account.disabled {
+            account.enabled_at = Some(tx.now());
+        }
         table::update(tx, &mut account)?;
         Ok((before, account))
     })?;
@@ -318,6 +322,7 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
         }
         account.deleted = true;
         table::update(tx, &mut account)?;
+        census::account_goes(tx, account.id)?;
         Ok(account)
     })?;
     tx.wake(Topic::Accounts);

@@ -1,7 +1,7 @@
 //! Alerts that are raised: by news, or by a state that lasts; once for each object, until it is over for that object. Whoever
 //! is to be told is told in the same transaction, as far as the way to them goes.
 
-use drover_protocol::{AlertId, NewsId, RaisedAlertId, Timestamp, job::Outcome, news::NewsType};
+use drover_protocol::{AlertId, NewsId, RaisedAlertId, Timestamp, alert::AlertWhen, job::Outcome, news::NewsType};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -14,6 +14,7 @@ use crate::{
     domain::{
         alert::{Alert, Channel, Mail, Matter, Raised, verdict},
         news::{News, Subject},
+        trigger::Trigger,
         webhook::Webhook,
     },
     error::Result,
@@ -41,6 +42,19 @@ pub fn hear(tx: &mut Tx, news: &News) -> Result<()> {
             NewsType::TriggerFired => end(tx, &alert, news.subject.id, "it has fired again")?,
             _ => {}
         }
+    }
+    Ok(())
+}
+
+/// A trigger fires no more although it is enabled; it is over when it has fired again.
+pub fn trigger_paused(tx: &mut Tx, trigger: &Trigger, why: &str) -> Result<()> {
+    let text = format!("the trigger {} starts no more jobs: {why}", trigger.name);
+    let matter = Matter { subject: Subject::new("trigger", trigger.id.uuid(), Some(&trigger.name)), text };
+    let is_wanted = |alert: &Alert| {
+        alert.when == AlertWhen::TriggerMissed && alert.process_id.is_none_or(|process| process == trigger.process_id)
+    };
+    for alert in alert::all(tx)?.into_iter().filter(|alert| alert.enabled && is_wanted(alert)) {
+        raise(tx, &alert, &matter, true)?;
     }
     Ok(())
 }

@@ -25,13 +25,13 @@ use super::{
 };
 use crate::{
     domain::{
-        job::Job,
+        job::{Job, State},
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
         process::{MAX_PARALLEL, MAX_SECONDS},
         resource::Scope,
         schedule::{Calendar, Fault, Timetable, calendar_of},
-        trigger::{Fire, MonthRuns, Rule, Trigger},
+        trigger::{Fire, MAX_PAUSE_SECONDS, MonthRuns, Rule, Trigger},
     },
     error::{Error, Result},
     secrets::Secrets,
@@ -120,6 +120,7 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger, secrets: &Secrets)
         valid_from: new.valid_from,
         valid_to: new.valid_to,
         window: new.window.clone(),
+        time_zone: new.time_zone.clone().filter(|_| new.kind != TriggerKind::Schedule),
         calendar: new.calendar.as_deref().map(|text| calendar_named(tx, text)).transpose()?,
         non_working_days: new.non_working_days.unwrap_or(NonWorkingDays::Skip),
         max_runs: new.max_runs,
@@ -134,11 +135,13 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger, secrets: &Secrets)
         next_fire_at: None,
         look_at: None,
         rests_until: None,
+        failed_in_row: 0,
         buffered: Vec::new(),
         created_at: tx.now(),
         revision: 1,
     };
     check(&trigger)?;
+    first_fire(tx, &trigger)?;
     plan(tx, &mut trigger)?;
     table::insert(tx, &trigger)?;
     follow(tx, None, Some(&trigger))?;
@@ -165,7 +168,16 @@ fn rule_of(tx: &mut Tx, caller: &Caller, id: TriggerId, new: &NewTrigger, secret
     let missing = || Error::invalid(format!("/{own}"), format!("a trigger of the kind {own} needs it"));
     match new.kind {
         TriggerKind::Schedule => {
-            let schedule = new.schedule.clone().ok_or_else(missing)?;
+            let mut schedule = new.schedule.clone().ok_or_else(missing)?;
+            if let Some(zone) = &new.time_zone {
+                if ![zone, &Schedule::default().time_zone].contains(&&schedule.time_zone) {
+                    return Err(Error::invalid(
+                        "/time_zone",
+                        "is another one than schedule.time_zone; give one of them",
+                    ));
+                }
+                schedule.time_zone.clone_from(zone);
+            }
             Ok(Rule::Schedule { schedule, anchor: tx.now() })
         }
         TriggerKind::Continuous => Ok(Rule::Continuous(new.continuous.clone().ok_or_else(missing)?)),
@@ -317,23 +329,26 @@ pub fn calendar_changed(tx: &mut Tx, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Finds out anew when it is to be looked at, from now on. Refuses what would never fire at all.
+/// The first time at which a schedule fires from now on. Refuses what would never fire at all.
+fn first_fire(reading: &dyn Reading, trigger: &Trigger) -> Result<Option<Timestamp>> {
+    let Some(timetable) = timetable(reading, trigger)? else { return Ok(None) };
+    let never = || Error::invalid("/schedule", "it never fires, by its pattern, validity and window together");
+    timetable.next_after(reading.now()).map(|fire| Some(fire.at)).ok_or_else(never)
+}
+
+/// Finds out anew when it is to be looked at, from now on.
 fn plan(reading: &dyn Reading, trigger: &mut Trigger) -> Result<()> {
     let now = reading.now();
-    let never = || Error::invalid("/schedule", "it never fires, by its pattern, validity and window together");
-    let next = match timetable(reading, trigger)? {
-        Some(timetable) => Some(timetable.next_after(now).map(|fire| fire.at).ok_or_else(never)?),
-        None => None,
-    };
     (trigger.next_fire_at, trigger.look_at) = match trigger.rule {
+        // Whatever it is like, it can be turned off.
         _ if !trigger.enabled => (None, None),
-        Rule::Schedule { .. } => (next, None),
+        Rule::Schedule { .. } => (first_fire(reading, trigger)?, None),
         Rule::Continuous(_) | Rule::Queue { .. } => (None, trigger.span().map_err(unsound)?.opens(now)),
         // What has happened before and was not fired for is fired for now.
         Rule::Event(_) => (None, Some(now)),
         Rule::Webhook(_) | Rule::Mail(_) => (None, None),
     };
-    trigger.rests_until = None;
+    (trigger.rests_until, trigger.failed_in_row) = (None, 0);
     Ok(())
 }
 
@@ -359,10 +374,16 @@ pub fn update(
     apply_patch(tx, caller, &mut trigger, patch)?;
     check(&trigger)?;
     let timing = |trigger: &Trigger| {
-        let days = (trigger.calendar.clone(), trigger.non_working_days);
-        (trigger.rule.clone(), trigger.valid_from, trigger.valid_to, trigger.window.clone(), days, trigger.enabled)
+        let days = (trigger.calendar.clone(), trigger.non_working_days, trigger.time_zone.clone());
+        (trigger.rule.clone(), trigger.valid_from, trigger.valid_to, trigger.window.clone(), days)
     };
-    if timing(&before) != timing(&trigger) || trigger.rule.keeps_jobs() {
+    let is_timed_anew = timing(&before) != timing(&trigger);
+    if is_timed_anew {
+        first_fire(tx, &trigger)?;
+    }
+    // What came due while it was not to fire is not made up for.
+    let awakes = before.enabled != trigger.enabled || before.is_used_up() && !trigger.is_used_up();
+    if is_timed_anew || awakes || trigger.rule.keeps_jobs() {
         plan_anew(tx, &mut trigger)?;
     }
     table::update(tx, &mut trigger)?;
@@ -398,8 +419,14 @@ fn apply_patch(reading: &dyn Reading, caller: &Caller, trigger: &mut Trigger, pa
     if let Some((name, ..)) = given.iter().find(|(_, of, is_given)| *is_given && *of != kind) {
         return Err(Error::invalid(format!("/{name}"), "the trigger is of another kind"));
     }
+    if kind != TriggerKind::Schedule {
+        trigger.time_zone = patch.time_zone.clone().unwrap_or(trigger.time_zone.take());
+    }
     match &mut trigger.rule {
         Rule::Schedule { schedule, anchor } => {
+            if let Some(zone) = &patch.time_zone {
+                schedule.time_zone = zone.clone().unwrap_or_else(|| Schedule::default().time_zone);
+            }
             if let Some(members) = &patch.schedule {
                 let patched = patched_schedule(schedule, members)?;
                 if patched.interval_seconds != schedule.interval_seconds {
@@ -452,6 +479,10 @@ fn patched_schedule(schedule: &Schedule, members: &serde_json::Map<String, serde
 
 /// The same for one that is there: what waits by its rules of before is told as skipped when it is turned off.
 fn plan_anew(tx: &mut Tx, trigger: &mut Trigger) -> Result<()> {
+    if let Some(due) = trigger.next_fire_at.filter(|due| *due <= tx.now()) {
+        let why = "the trigger was changed before this instant and those after it were decided";
+        trigger_fire::note_instant(tx, trigger.id, due, Decision::Skipped, why)?;
+    }
     plan(tx, trigger)?;
     if !trigger.enabled {
         for instant in std::mem::take(&mut trigger.buffered) {
@@ -545,19 +576,40 @@ pub fn history(
 pub fn job_ended(tx: &mut Tx, job: &Job) -> Result<()> {
     let Some(id) = job.trigger_id else { return Ok(()) };
     let Some(mut trigger) = table::find::<Trigger>(tx, id)? else { return Ok(()) };
+    let before = trigger.clone();
     let at = match &trigger.rule {
-        Rule::Queue { .. } => return by_queue::job_ended(tx, trigger),
         Rule::Webhook(_) | Rule::Event(_) | Rule::Mail(_) => return Ok(()),
-        Rule::Continuous(_) => trigger_fire::continuous_again(&trigger, tx.now()),
-        Rule::Schedule { .. } if !trigger.buffered.is_empty() => tx.now(),
-        Rule::Schedule { .. } => return Ok(()),
+        Rule::Schedule { .. } if trigger.buffered.is_empty() => return Ok(()),
+        Rule::Schedule { .. } => tx.now(),
+        Rule::Continuous(_) | Rule::Queue { .. } => goes_on_at(tx, &mut trigger, job)?,
     };
     if trigger.enabled && trigger.look_at.is_none_or(|look_at| at < look_at) {
         trigger.look_at = Some(at);
-        table::rewrite(tx, &trigger)?;
         tx.wake(Topic::Triggers);
     }
+    if trigger != before {
+        table::replace(tx, &before, &trigger)?;
+    }
     Ok(())
+}
+
+/// When a trigger that keeps jobs running may look for the next one after this.
+fn goes_on_at(tx: &mut Tx, trigger: &mut Trigger, job: &Job) -> Result<Timestamp> {
+    if let State::Finished { outcome, .. } = &job.state
+        && trigger.note_end(*outcome)
+    {
+        let text = format!(
+            "its last {} jobs have failed; until one succeeds it starts the next one {MAX_PAUSE_SECONDS} seconds after \
+             the end of the last",
+            trigger.failed_in_row
+        );
+        event::note(tx, trigger.id.uuid(), "jobs_keep_failing", text, "coordinator")?;
+    }
+    let paused = tx.now().plus_seconds(trigger.pause_seconds());
+    if trigger.pause_seconds() > 0 {
+        trigger.rests_until = trigger.rests_until.max(Some(paused));
+    }
+    Ok(trigger_fire::continuous_again(trigger, tx.now()).max(trigger.rests_until.unwrap_or_default()))
 }
 
 /// Removes rows of history that were decided before `before`, a page at a time; how many there were.

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    Caller,
+    Caller, account, alert_raise,
     audit::{self, Act},
     census, event,
     job::{self, Draft, Origin},
@@ -33,6 +33,7 @@ use crate::{
         news::Subject,
         permission::Permission,
         robot::{Robot, RobotGroup},
+        schedule::Timetable,
         trigger::{self, Due, Fire, MAX_BUFFERED, Missed, Rule, Trigger, by_event::Pending, by_queue::Seen},
     },
     drafting::Checked,
@@ -50,6 +51,7 @@ const FAILED_SECONDS: u64 = 60;
 const MAX_BACKFILL: usize = 100;
 const MAX_BACKFILL_BYTES: usize = 8 * 1024 * 1024;
 const MAX_CANDIDATES: usize = 1_000;
+const MONTH_IS_USED_UP: &str = "it has started as many jobs this month as max_runs_per_month allows";
 
 /// A job that is ready to be started, or why there can be none.
 pub type Ready = std::result::Result<(NewJob, Checked), String>;
@@ -94,9 +96,12 @@ pub fn plan(reading: &dyn Reading, trigger: Trigger) -> Result<Plan> {
     let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
     let due = match (&trigger.rule, trigger.next_fire_at, timetable(reading, &trigger)?) {
         (Rule::Schedule { schedule, .. }, Some(first), Some(timetable)) if first <= now => {
-            trigger::due(&timetable, schedule, first, now)
+            match account::own(reading)?.enabled_at.filter(|enabled| first < *enabled) {
+                Some(enabled) => shut_out(&timetable, first, enabled),
+                None => trigger::due(&timetable, schedule, first, now),
+            }
         }
-        _ => Due { missed: Vec::new(), fire: None, next: trigger.next_fire_at },
+        _ => Due { next: trigger.next_fire_at, ..Due::default() },
     };
     let looks = is_due(trigger.look_at);
     let queue = if looks { by_queue::see(reading, &trigger)? } else { None };
@@ -108,6 +113,13 @@ pub fn plan(reading: &dyn Reading, trigger: Trigger) -> Result<Plan> {
         (_, None) => due.fire.is_some() || looks,
     };
     Ok(Plan { seen: trigger, due, queue, events, starts, hindered })
+}
+
+/// What came due while the account was disabled is passed by.
+fn shut_out(timetable: &Timetable, first: Timestamp, enabled: Timestamp) -> Due {
+    let next = timetable.next_after(Timestamp::from_millis(enabled.millis() - 1));
+    let why = format!("the account was disabled until {enabled}; what came due before is passed by");
+    Due { skipped: Some((first, why)), next: next.map(|fire| fire.at), ..Due::default() }
 }
 
 /// The job that a trigger starts, as a request.
@@ -183,34 +195,52 @@ pub fn carry_out(
     for missed in &plan.due.missed {
         note_missed(tx, trigger.id, missed)?;
     }
+    if let Some((instant, why)) = &plan.due.skipped {
+        note_instant(tx, trigger.id, *instant, Decision::Skipped, why)?;
+    }
     if let (Some(instant), Some(ready)) = (plan.due.fire, ready) {
         decide(tx, &mut trigger, instant, ready, leases)?;
     }
     trigger.next_fire_at = plan.due.next;
     if trigger.look_at.is_some_and(|at| at <= tx.now()) {
         trigger.look_at = None;
-        match (&trigger.rule, &plan.queue, ready) {
-            (Rule::Continuous(continuous), _, Some(ready)) => {
-                let jobs = continuous.jobs;
-                top_up(tx, &mut trigger, jobs, "", ready)?;
-            }
-            (Rule::Schedule { .. }, _, Some(ready)) => release(tx, &mut trigger, ready)?,
-            (Rule::Queue { .. }, Some(seen), ready) => by_queue::carry_out(tx, &mut trigger, seen, ready, leases)?,
-            (Rule::Event(_), ..) => by_event::carry_out(tx, &mut trigger, of_events, leases)?,
-            (Rule::Webhook(_) | Rule::Mail(_), ..) | (_, _, None) | (Rule::Queue { .. }, None, _) => {}
+        match trigger.rests_until.filter(|at| *at > tx.now() && trigger.rule.keeps_jobs()) {
+            // Jobs have failed since this look was asked for.
+            Some(rests_until) => trigger.look_by(rests_until),
+            None => look(tx, &mut trigger, plan, ready, of_events, leases)?,
         }
     }
-    note_used_up(tx, &plan.seen, &trigger)?;
+    note_paused(tx, &plan.seen, &trigger)?;
     table::rewrite(tx, &trigger)
 }
 
-/// Says once that the trigger has started as many jobs as it may.
-fn note_used_up(tx: &mut Tx, before: &Trigger, after: &Trigger) -> Result<()> {
-    if after.is_used_up() && !before.is_used_up() {
-        let text = after.paused_because(tx.now()).unwrap_or_default();
-        event::note(tx, after.id.uuid(), "trigger_paused", text, "coordinator")?;
+/// Does what a look that was asked for is about.
+fn look(
+    tx: &mut Tx,
+    trigger: &mut Trigger,
+    plan: &Plan,
+    ready: Option<&Ready>,
+    of_events: &[(Pending, Ready)],
+    leases: &Leases,
+) -> Result<()> {
+    match (&trigger.rule, &plan.queue, ready) {
+        (Rule::Continuous(continuous), _, Some(ready)) => {
+            let jobs = continuous.jobs;
+            top_up(tx, trigger, jobs, "", ready)
+        }
+        (Rule::Schedule { .. }, _, Some(ready)) => release(tx, trigger, ready),
+        (Rule::Queue { .. }, Some(seen), ready) => by_queue::carry_out(tx, trigger, seen, ready, leases),
+        (Rule::Event(_), ..) => by_event::carry_out(tx, trigger, of_events, leases),
+        (Rule::Webhook(_) | Rule::Mail(_), ..) | (_, _, None) | (Rule::Queue { .. }, None, _) => Ok(()),
     }
-    Ok(())
+}
+
+/// Says once, to those who look after it as well, that the trigger fires no more although it is enabled.
+fn note_paused(tx: &mut Tx, before: &Trigger, after: &Trigger) -> Result<()> {
+    let now = tx.now();
+    let Some(why) = after.paused_because(now).filter(|_| before.paused_because(now).is_none()) else { return Ok(()) };
+    event::note(tx, after.id.uuid(), "trigger_paused", why.clone(), "coordinator")?;
+    alert_raise::trigger_paused(tx, after, &why)
 }
 
 fn row_at(reading: &dyn Reading, trigger: TriggerId, instant: Timestamp) -> Result<Option<Fire>> {
@@ -315,7 +345,7 @@ fn decide(tx: &mut Tx, trigger: &mut Trigger, instant: Timestamp, ready: &Ready,
     }
     let skip = |tx: &mut Tx, reason: &str| note_instant(tx, trigger.id, instant, Decision::Skipped, reason);
     if trigger.month_is_used_up(month(trigger, tx.now())?) {
-        return skip(tx, "it has started as many jobs this month as max_runs_per_month allows");
+        return skip(tx, MONTH_IS_USED_UP);
     }
     let most = trigger.most_at_once().unwrap_or(usize::MAX);
     if most < usize::MAX && active(tx, trigger.id, most)? >= most {
@@ -407,6 +437,8 @@ fn release(tx: &mut Tx, trigger: &mut Trigger, ready: &Ready) -> Result<()> {
     for instant in waiting {
         if trigger.is_used_up() {
             note_instant(tx, trigger.id, instant, Decision::Skipped, "it has started as many jobs as max_runs allows")?;
+        } else if trigger.month_is_used_up(month(trigger, tx.now())?) {
+            note_instant(tx, trigger.id, instant, Decision::Skipped, MONTH_IS_USED_UP)?;
         } else if row_at(tx, trigger.id, instant)?.is_none() {
             start_at(tx, trigger, instant, ready, "a job of it had ended, for which this instant waited")?;
         }

@@ -80,6 +80,10 @@ async fn a_disabled_account_is_shut() {
     background::triggers::pass(&world.app).await.unwrap();
     let jobs = with_key(&world, &key, Method::GET, "/jobs").send().await.ok();
     assert_ne!(jobs["items"], json!([]), "it goes on where it was");
+    // What came due meanwhile was passed by, and not missed because nothing ran.
+    let history = with_key(&world, &key, Method::GET, "/triggers/t/history").send().await.ok();
+    assert_eq!(each(&history, "decision"), ["skipped", "fired", "skipped"]);
+    assert!(text(&history["items"][2], "/reason").contains("disabled"), "{history}");
 }
 
 /// A deleted account is gone at once for everybody; then all that it held goes, in pages, its blobs included, and what others
@@ -123,6 +127,27 @@ async fn a_deleted_account_leaves_nothing() {
     assert_eq!(each(&world.get("/audit?noun=account&verb=delete").await.ok(), "object"), [id.as_str()]);
     world.call(Method::GET, "/processes/p/versions/1/package").send().await.expect(200);
     made(&world, "north").await;
+}
+
+/// Totals only grow, whatever goes.
+#[tokio::test]
+async fn what_has_happened_is_counted_when_the_account_is_gone() {
+    let world = World::new().await;
+    let acts = async || -> u64 {
+        let figures = world.call(Method::GET, "//metrics").send().await.expect(200).text();
+        figures.lines().find_map(|line| line.strip_prefix("drover_audit_acts_total ")).unwrap().parse().unwrap()
+    };
+    let (id, key) = made(&world, "north").await;
+    for number in 0..5 {
+        let queue = json!({ "name": format!("q{number}") });
+        with_key(&world, &key, Method::POST, "/queues").json(&queue).send().await.created();
+    }
+    let before = acts().await;
+    world.delete(&format!("/accounts/{id}")).await.done();
+    for _ in 0..2 {
+        background::accounts::pass(&world.app).await.unwrap();
+    }
+    assert_eq!(acts().await, before + 1, "those of the account, and that it was deleted");
 }
 
 const PASSPHRASE: &str = "a long passphrase";

@@ -191,6 +191,27 @@ async fn tasks_robots_triggers_and_resources_are_watched() {
     assert_eq!(raised(&world, "?state=raised&alert=later").await.len(), 0);
 }
 
+/// A trigger that starts no more jobs is as good as one that misses its time.
+#[tokio::test]
+async fn a_trigger_that_is_paused_by_its_limits_is_told() {
+    let world = World::new().await;
+    world.process("p").await;
+    make(&world, "trigger_missed", json!({ "name": "t" })).await;
+    let trigger = json!({ "name": "few", "process": "p", "target": { "group": "all" }, "kind": "schedule",
+        "schedule": { "cron": "* * * * *" }, "overlap": "allow", "max_runs": 1 });
+    world.post("/triggers", trigger).await.created();
+    world.move_clock(25);
+    background::triggers::pass(&world.app).await.unwrap();
+    let open = raised(&world, "?state=raised").await;
+    assert_eq!(open.len(), 1);
+    assert!(text(&open[0], "/text").contains("max_runs"), "{open:?}");
+    world.patch("/triggers/few", json!({ "max_runs": 9 })).await.ok();
+    world.move_clock(60);
+    background::triggers::pass(&world.app).await.unwrap();
+    look(&world).await;
+    assert_eq!(raised(&world, "?state=raised").await.len(), 0, "it has fired again");
+}
+
 #[tokio::test]
 async fn low_disks_are_told() {
     assert!(Disk { free_bytes: 9, total_bytes: 100, is_full: false }.is_low());

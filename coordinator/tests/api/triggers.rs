@@ -527,3 +527,136 @@ async fn a_calendar_takes_its_triggers_along_to_a_new_name() {
     let preview = world.get("/triggers/t/preview?count=1").await.ok();
     assert_eq!(preview["items"][0]["at"], "2026-11-19T12:00:00.000Z");
 }
+
+/// What came due while the limit was reached is not made up for when it is raised.
+#[tokio::test]
+async fn a_raised_limit_counts_from_then_on() {
+    for catch_up in ["all", "none"] {
+        let world = with_process().await;
+        let schedule = json!({ "cron": "* * * * *", "catch_up": catch_up });
+        make(&world, "t", schedule, json!({ "overlap": "allow", "max_runs": 1 })).await;
+        fire_after(&world, 20).await;
+        fire_after(&world, 5 * MINUTE).await;
+        world.patch("/triggers/t", json!({ "max_runs": 3 })).await.ok();
+        fire(&world).await;
+        let expected = rows(&[("11:07:00", "fired"), ("11:08:00", "skipped")]);
+        assert_eq!(history(&world, "t").await, expected, "{catch_up}");
+        fire_after(&world, MINUTE).await;
+        assert_eq!(history(&world, "t").await.last().unwrap(), &("11:13:00".to_owned(), "fired".to_owned()));
+    }
+}
+
+/// Whatever lets an instant fire, the limit of the month holds.
+#[tokio::test]
+async fn instants_that_waited_count_against_the_month() {
+    let world = with_process().await;
+    let agent = world.agent("r").await;
+    let more = json!({ "overlap": "buffer_all", "max_runs_per_month": 2 });
+    make(&world, "t", json!({ "cron": "* * * * *" }), more).await;
+    fire_after(&world, 20).await;
+    for _ in 0..3 {
+        agent.beat(&[]).await;
+        fire_after(&world, MINUTE).await;
+    }
+    for _ in 0..2 {
+        agent.beat(&[]).await;
+        finish_next(&agent).await;
+        fire(&world).await;
+    }
+    assert_eq!(
+        history(&world, "t").await,
+        rows(&[("11:07:00", "fired"), ("11:08:00", "fired"), ("11:09:00", "skipped")])
+    );
+    assert_eq!(jobs_of(&world, "t").await.len(), 2);
+}
+
+/// Whatever a trigger has become, it can be turned off; it is turned on only if it fires some day.
+#[tokio::test]
+async fn what_never_fires_again_can_be_disabled() {
+    let world = with_process().await;
+    let until = json!({ "valid_to": "2026-11-18T11:08:00Z" });
+    make(&world, "t", json!({ "cron": "* * * * *" }), until).await;
+    fire_after(&world, 10 * MINUTE).await;
+    let told = world.get("/triggers/t").await.ok();
+    assert!(text(&told, "/paused_because").contains("valid_to"), "{told}");
+    world.patch("/triggers/t", json!({ "enabled": false })).await.ok();
+    world.act("/triggers/t/enable").await.invalid(&["/schedule"]);
+    world.patch("/triggers/t", json!({ "enabled": true })).await.invalid(&["/schedule"]);
+    world.act("/triggers/t/disable").await.ok();
+    world.patch("/triggers/t", json!({ "valid_to": null, "enabled": true })).await.ok();
+    let never = json!({ "name": "n", "process": "p", "target": { "group": "all" }, "kind": "schedule", "enabled": false,
+        "schedule": { "cron": "0 0 30 2 *" } });
+    world.post("/triggers", never).await.invalid(&["/schedule"]);
+}
+
+/// An instant that is due and not yet decided leaves a row when the trigger is changed.
+#[tokio::test]
+async fn a_change_loses_no_instant_without_a_row() {
+    let world = with_process().await;
+    make(&world, "t", json!({ "cron": "* * * * *" }), json!({})).await;
+    world.move_clock(MINUTE);
+    world.patch("/triggers/t", json!({ "schedule": { "cron": "0 0 * * *" } })).await.ok();
+    fire(&world).await;
+    assert_eq!(history(&world, "t").await, rows(&[("11:07:00", "skipped")]));
+}
+
+/// The clock by which a window goes is the trigger's, of all kinds.
+#[tokio::test]
+async fn each_kind_has_a_zone() {
+    let world = with_process().await;
+    // It is 20:06 in Tokyo.
+    let mut trigger = json!({ "name": "t", "process": "p", "target": { "group": "all" }, "kind": "continuous",
+        "continuous": { "jobs": 1 }, "window": { "from": "20:00", "to": "21:00" } });
+    let made = world.post("/triggers", trigger.clone()).await.created();
+    assert_eq!(made["time_zone"], "UTC");
+    fire(&world).await;
+    assert_eq!(jobs_of(&world, "t").await.len(), 0);
+    let changed = world.patch("/triggers/t", json!({ "time_zone": "Asia/Tokyo" })).await.ok();
+    assert_eq!(changed["time_zone"], "Asia/Tokyo");
+    fire(&world).await;
+    assert_eq!(jobs_of(&world, "t").await.len(), 1);
+    trigger["name"] = json!("u");
+    trigger["time_zone"] = json!("Mars/Olympus");
+    world.post("/triggers", trigger).await.invalid(&["/time_zone"]);
+    // Of a schedule it is the schedule's own.
+    let made = make(&world, "s", json!({ "cron": "0 6 * * *" }), json!({ "time_zone": "Asia/Tokyo" })).await;
+    assert_eq!((&made["time_zone"], &made["schedule"]["time_zone"]), (&json!("Asia/Tokyo"), &json!("Asia/Tokyo")));
+    assert_eq!(made["next_fire_at"], "2026-11-18T21:00:00.000Z");
+    let changed = world.patch("/triggers/s", json!({ "time_zone": "Europe/Berlin" })).await.ok();
+    assert_eq!(changed["schedule"]["time_zone"], "Europe/Berlin");
+    let both = json!({ "name": "b", "process": "p", "target": { "group": "all" }, "kind": "schedule",
+        "schedule": { "cron": "0 6 * * *", "time_zone": "Asia/Tokyo" }, "time_zone": "Europe/Berlin" });
+    world.post("/triggers", both).await.invalid(&["/time_zone"]);
+}
+
+/// Where every job fails something is broken: it is tried less and less often, which is said, until one succeeds.
+#[tokio::test]
+async fn jobs_that_keep_failing_are_started_less_often() {
+    let world = with_process().await;
+    let agent = world.agent("r").await;
+    let trigger = json!({ "name": "t", "process": "p", "target": { "group": "all" }, "kind": "continuous",
+        "continuous": { "jobs": 1 } });
+    world.post("/triggers", trigger).await.created();
+    let mut waited = Vec::new();
+    for number in 1..=9 {
+        fire(&world).await;
+        let mut seconds = 0;
+        while jobs_of(&world, "t").await.len() < number {
+            seconds += 1;
+            world.move_clock(1);
+            background::triggers::pass(&world.app).await.unwrap();
+        }
+        waited.push(seconds);
+        agent.beat(&[]).await;
+        let (job, attempt) = agent.run().await;
+        agent.fail(&job, attempt).await.done();
+    }
+    assert_eq!(waited, [0, 1, 1, 2, 4, 8, 16, 32, 60]);
+    let events = each(&world.get("/triggers/t/events").await.ok(), "code");
+    assert_eq!(events, ["jobs_keep_failing", "trigger_created"]);
+    fire_after(&world, 60).await;
+    agent.beat(&[]).await;
+    finish_next(&agent).await;
+    fire_after(&world, 1).await;
+    assert_eq!(jobs_of(&world, "t").await.len(), 11, "one has succeeded");
+}

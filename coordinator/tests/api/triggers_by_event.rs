@@ -261,3 +261,24 @@ async fn an_own_job_that_was_deleted_at_once_does_not_fire() {
     let rows = world.get("/triggers/t/history").await.ok();
     assert_eq!(each(&rows, "reason"), ["it has happened"]);
 }
+
+/// One that starts no more jobs says so of each event, and keeps none for later.
+#[tokio::test]
+async fn events_beyond_the_limit_are_told_as_skipped() {
+    let world = with_processes().await;
+    let agent = world.agent("r").await;
+    make(&world, "t", json!({ "on": "job_finished", "process": "work" }), json!({ "max_runs": 1 })).await;
+    for _ in 0..3 {
+        world.start("work").await;
+    }
+    for _ in 0..3 {
+        run_next(&agent, false).await;
+        settle_events(&world).await;
+    }
+    let rows = each(&world.get("/triggers/t/history").await.ok(), "decision");
+    let of = |decision: &str| rows.iter().filter(|row| *row == decision).count();
+    assert_eq!((of("fired"), of("skipped")), (1, 2));
+    world.patch("/triggers/t", json!({ "max_runs": 9 })).await.ok();
+    settle_events(&world).await;
+    assert_eq!(inputs(&world, "t").await.len(), 1, "nothing was kept for later");
+}

@@ -1,9 +1,20 @@
 //! Triggers that look into mailboxes: what may be set, who may set it, and that each mail fires once. The mailbox is a small
 //! POP3 server of the test; `tests/contract/triggers_by_mail.py` looks into one of a real mail server.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use drover_coordinator::{background, mailbox::Tcp};
+use drover_coordinator::{
+    background,
+    domain::account::Account,
+    mailbox::Tcp,
+    store::{key::SYSTEM_ACCOUNT, table},
+};
 use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -23,19 +34,27 @@ type Mails = Arc<Mutex<Vec<(String, String)>>>;
 struct MailServer {
     address: SocketAddr,
     mails: Mails,
+    calls: Arc<AtomicUsize>,
 }
 
 impl MailServer {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, mails) = (listener.local_addr().unwrap(), Mails::default());
-        let shared = Arc::clone(&mails);
+        let (shared, calls) = (Arc::clone(&mails), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&calls);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(serve(stream, Arc::clone(&shared)));
             }
         });
-        Self { address, mails }
+        Self { address, mails, calls }
+    }
+
+    /// How often somebody has called.
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
     }
 
     fn deliver(&self, name: &str, subject: &str) {
@@ -177,6 +196,41 @@ async fn a_mailbox_that_cannot_be_read_is_told_once() {
     let rows = world.get("/triggers/t/history").await.ok();
     assert_eq!(each(&rows, "decision"), ["failed", "fired", "failed"]);
     assert!(text(&rows["items"][0], "/reason").contains("storage folder"), "{rows}");
+}
+
+/// Servers lock a mailbox at which a wrong password is tried again and again.
+#[tokio::test]
+async fn a_mailbox_that_cannot_be_read_is_tried_less_often() {
+    let (world, server) = with_mailbox().await;
+    let wrong = json!({ "name": "wrong", "kind": "credential", "value": { "username": "me", "password": "no horse" } });
+    world.post("/resources", wrong).await.created();
+    let settings = json!({ "credential": "wrong", "existing": true, "interval_seconds": 10 });
+    make(&world, with(server.settings(), settings), json!({})).await;
+    look_after(&world, 0).await;
+    let before = server.calls();
+    for _ in 0..360 {
+        look_after(&world, 10).await;
+    }
+    assert_eq!(server.calls() - before, 8, "after 10, 20, 40 … seconds of this hour");
+    world.act("/triggers/t/disable").await.ok();
+    world.act("/triggers/t/enable").await.ok();
+    look_after(&world, 0).await;
+    assert_eq!(server.calls() - before, 9, "a person wants to know at once");
+}
+
+/// In an account that is shut nobody looks into a mailbox.
+#[tokio::test]
+async fn the_mails_of_an_account_that_is_shut_stay_where_they_are() {
+    let (world, server) = with_mailbox().await;
+    make(&world, server.settings(), json!({})).await;
+    look_after(&world, 0).await;
+    let before = server.calls();
+    let mut account =
+        world.app.db.read(SYSTEM_ACCOUNT, |reading| table::get::<Account>(reading, world.account)).unwrap();
+    account.disabled = true;
+    world.app.db.write(SYSTEM_ACCOUNT, move |tx| table::update(tx, &mut account)).await.unwrap();
+    look_after(&world, 600).await;
+    assert_eq!(server.calls(), before);
 }
 
 /// The password goes to the server that the settings name: who may not read it may not choose where it goes.

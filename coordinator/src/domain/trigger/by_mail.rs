@@ -32,9 +32,22 @@ pub struct MailMark {
     pub done: Vec<u8>,
     /// Why the last look came to nothing.
     pub failure: Option<String>,
+    /// Looks in a row that came to nothing.
+    #[serde(default)]
+    pub failures: u32,
 }
 
+/// Nobody waits longer for the next look after failed ones.
+const MAX_PAUSE_SECONDS: u64 = 3_600;
+
 impl MailMark {
+    /// How long the next look waits. A password that is wrong stays wrong, and whoever tries it again and again locks the
+    /// mailbox for everybody.
+    pub fn pause_seconds(&self, interval_seconds: u64) -> u64 {
+        let longest = interval_seconds.max(MAX_PAUSE_SECONDS);
+        interval_seconds.saturating_mul(1 << self.failures.saturating_sub(1).min(20)).min(longest)
+    }
+
     pub fn new(trigger_id: TriggerId, epoch: Uuid, look_at: Option<Timestamp>) -> Self {
         Self {
             trigger_id,
@@ -45,6 +58,7 @@ impl MailMark {
             last_uid: 0,
             done: Vec::new(),
             failure: None,
+            failures: 0,
         }
     }
 

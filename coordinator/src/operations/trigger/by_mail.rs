@@ -144,7 +144,7 @@ pub(super) fn follow(tx: &mut Tx, before: Option<&Trigger>, after: Option<&Trigg
     match known.filter(|_| before.and_then(mailbox_of) == mailbox_of(trigger)) {
         Some(mut mark) => {
             mark.look_at = look_at;
-            mark.failure = None;
+            (mark.failure, mark.failures) = (None, 0);
             table::rewrite(tx, &mark)?;
         }
         None => {
@@ -242,17 +242,25 @@ pub fn end_look(
     settings: &ByMail,
     done: std::result::Result<bool, String>,
 ) -> Result<()> {
-    let seconds = if done == Ok(true) { MORE_SECONDS } else { settings.interval_seconds };
-    let before = table::find::<MailMark>(tx, mark.trigger_id)?.and_then(|known| known.failure);
+    let known = table::find::<MailMark>(tx, mark.trigger_id)?;
+    let failures = known.as_ref().map_or(0, |known| known.failures);
+    let before = known.and_then(|known| known.failure);
+    let is_more = done == Ok(true);
     let failure = done.err();
-    let mark = MailMark { failure: failure.clone(), ..mark.clone() };
+    let failures = if failure.is_some() { failures.saturating_add(1) } else { 0 };
+    let mark = MailMark { failure: failure.clone(), failures, ..mark.clone() };
+    let seconds = if is_more { MORE_SECONDS } else { mark.pause_seconds(settings.interval_seconds) };
     if !put_mark(tx, &mark, Some(tx.now().plus_seconds(seconds)))? {
         return Ok(());
     }
     let object = mark.trigger_id.uuid();
     match (before, failure) {
         (None, Some(why)) => {
-            event::note(tx, object, "mailbox_failed", format!("its mailbox cannot be read: {why}"), "coordinator")?;
+            let text = format!(
+                "its mailbox cannot be read: {why}; it is looked into again after longer and longer pauses of an hour at \
+                 the most, and at once when the trigger is changed, or disabled and enabled"
+            );
+            event::note(tx, object, "mailbox_failed", text, "coordinator")?;
             trigger_fire::note_now(tx, mark.trigger_id, Decision::Failed, format!("the mailbox cannot be read: {why}"))
         }
         (Some(_), None) => {

@@ -3,7 +3,7 @@
 //! A queue knows whether any enabled trigger looks at it. So a task of one without triggers costs nothing, and of one with
 //! triggers a transaction asks each of them for one look at the most, however many tasks it is about.
 
-use drover_protocol::{QueueId, Timestamp, trigger::ByQueue};
+use drover_protocol::{QueueId, trigger::ByQueue};
 
 use crate::{
     domain::{
@@ -20,7 +20,6 @@ use crate::{
     operations::{
         Caller,
         queue::{self, Stir},
-        trigger_fire,
     },
     store::{Reading, Scan, Topic, Tx, key::Kind, table},
 };
@@ -117,7 +116,7 @@ pub fn tasks_changed(tx: &mut Tx, counters: &Counters, stir: Stir) -> Result<()>
         // Whether none is left that has certain tags is for the look to find out.
         let may_be_empty = counters.ready() == 0 || !settings.tags.is_empty();
         if stir.came || (stir.left && settings.end_when_empty && may_be_empty) {
-            look(tx, trigger, None)?;
+            look(tx, trigger)?;
         }
     }
     Ok(())
@@ -125,18 +124,12 @@ pub fn tasks_changed(tx: &mut Tx, counters: &Counters, stir: Stir) -> Result<()>
 
 /// The queue is paused no more.
 pub fn queue_resumed(tx: &mut Tx, queue: QueueId) -> Result<()> {
-    all_of(tx, queue, MAX_OF_QUEUE)?.into_iter().try_for_each(|trigger| look(tx, trigger, None))
+    all_of(tx, queue, MAX_OF_QUEUE)?.into_iter().try_for_each(|trigger| look(tx, trigger))
 }
 
-/// A job of the trigger has ended.
-pub(super) fn job_ended(tx: &mut Tx, trigger: Trigger) -> Result<()> {
-    let at = trigger_fire::continuous_again(&trigger, tx.now());
-    look(tx, trigger, Some(at))
-}
-
-/// Asks for a look now or at a time, when the trigger has rested.
-fn look(tx: &mut Tx, mut trigger: Trigger, at: Option<Timestamp>) -> Result<()> {
-    let at = at.unwrap_or(tx.now()).max(trigger.rests_until.unwrap_or_default());
+/// Asks for a look now, or when the trigger has rested.
+fn look(tx: &mut Tx, mut trigger: Trigger) -> Result<()> {
+    let at = tx.now().max(trigger.rests_until.unwrap_or_default());
     if trigger.enabled && trigger.look_at.is_none_or(|known| at < known) {
         trigger.look_at = Some(at);
         table::rewrite(tx, &trigger)?;

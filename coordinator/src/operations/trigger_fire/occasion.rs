@@ -7,7 +7,7 @@ use drover_protocol::{
 };
 use uuid::Uuid;
 
-use super::{Ready, active, month, note, note_used_up, start, stop_others};
+use super::{MONTH_IS_USED_UP, Ready, active, month, note, note_paused, start, stop_others};
 use crate::{
     domain::{
         job::Leases,
@@ -51,7 +51,7 @@ pub fn fire_once(
     let before = trigger.clone();
     let done = fire_for(tx, &mut trigger, occasion, ready, leases)?;
     if trigger != before {
-        note_used_up(tx, &before, &trigger)?;
+        note_paused(tx, &before, &trigger)?;
         table::replace(tx, &before, &trigger)?;
     }
     Ok(done)
@@ -106,7 +106,7 @@ fn hindrance(tx: &mut Tx, trigger: &Trigger, occasion: &Occasion, leases: &Lease
         )));
     }
     if trigger.month_is_used_up(month(trigger, now)?) {
-        return Ok(Some("it has started as many jobs this month as max_runs_per_month allows".to_owned()));
+        return Ok(Some(MONTH_IS_USED_UP.to_owned()));
     }
     let most = trigger.most_at_once().unwrap_or(usize::MAX);
     if most == usize::MAX || active(tx, trigger.id, most)? < most {
