@@ -10,7 +10,8 @@ fn trigger() -> Value {
     json!({
         "id": ID, "name": "nightly", "description": "", "enabled": true, "process_id": ID, "target": {"group": ID},
         "priority": null, "max_parallel": null, "overlap": "skip", "valid_from": null, "valid_to": null,
-        "window": {"from": "22:00", "to": "06:00"}, "calendar": null, "non_working_days": "skip", "max_runs": null, "max_runs_per_month": null,
+        "window": {"from": "22:00", "to": "06:00"}, "time_zone": "Europe/Berlin", "calendar": null,
+        "non_working_days": "skip", "max_runs": null, "max_runs_per_month": null,
         "stop_after_seconds": 90, "abort_after_seconds": null, "busy": "wait_in_group", "kind": "schedule",
         "schedule": {"cron": "30 6 * * 1", "cron_text": "At 06:30, on Monday.", "dialect": "unix",
             "time_zone": "Europe/Berlin", "missing_hour": "run_after", "repeated_hour": "first", "catch_up": "none",
@@ -51,8 +52,9 @@ fn settings_are_sent_as_the_api_names_them() {
     assert!(stdout(&output).contains("drover trigger preview nightly"));
     let expected = json!({
         "name": "nightly", "process": "invoices", "target": {"group": "all"}, "kind": "schedule",
-        "schedule": {"monthly": {"day": 1, "working": true, "at": "06:30"}, "time_zone": "Europe/Berlin",
-            "catch_up": "last", "catch_up_window_seconds": 21600},
+        "schedule": {"monthly": {"day": 1, "working": true, "at": "06:30"}, "catch_up": "last",
+            "catch_up_window_seconds": 21600},
+        "time_zone": "Europe/Berlin",
         "window": {"from": "22:00", "to": "06:00"}, "stop_after_seconds": 90, "overlap": "buffer_one",
         "input": {"limit": 5},
     });
@@ -107,7 +109,7 @@ fn triggers_fires_and_histories_are_shown() {
         stdout(&output)
     };
     assert!(shown(&["list"]).contains("At 06:30, on Monday. (Europe/Berlin)"));
-    assert!(shown(&["show", "nightly"]).contains("22:00 to 06:00"));
+    assert!(shown(&["show", "nightly"]).contains("22:00 to 06:00 (Europe/Berlin)"));
     assert!(shown(&["preview", "nightly", "--count", "1"]).contains("the clock leaps over its time"));
     assert!(shown(&["history", "nightly", "--decision", "skipped"]).contains("have not finished"));
     let back_filled = shown(&["backfill", "nightly", "--from", "2026-11-23T05:00:00Z", "--to", "2026-11-23T06:00:00Z"]);
