@@ -53,9 +53,10 @@ fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
-/// What a program holds just after its start is not what it goes on to hold.
+/// What a program holds just after its start is not what it goes on to hold: the allocator gives back within ten seconds
+/// what only the start has needed.
 fn settle() {
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(15));
 }
 
 fn start_jobs(address: SocketAddr, count: u32) -> anyhow::Result<()> {
