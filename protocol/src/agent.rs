@@ -164,7 +164,7 @@ pub struct Assignment {
     pub version: AssignedVersion,
     /// Key of this attempt, for the process.
     pub key: String,
-    /// Texts that must not leave the host, besides the key.
+    /// Texts that must not leave the host, besides the key: secrets, and passwords of credentials.
     pub secrets_to_mask: Vec<String>,
     /// Lines below this level need not be sent.
     pub log_level: Level,

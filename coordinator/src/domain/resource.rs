@@ -211,15 +211,12 @@ fn is_date(text: &str) -> bool {
     text.len() == 10 && text.is_ascii() && format!("{text}T00:00:00.000Z").parse::<Timestamp>().is_ok()
 }
 
-/// The texts of a sealed value that must not leave the host of a robot.
-pub fn texts_to_mask(json: &[u8]) -> Vec<String> {
-    match serde_json::from_slice(json) {
-        Ok(Value::String(text)) => vec![text],
-        Ok(Value::Object(members)) => {
-            members.into_values().filter_map(|member| member.as_str().map(str::to_owned)).collect()
-        }
-        _ => Vec::new(),
-    }
+/// The text of a sealed value that must not leave the host of a robot: a secret, or the password of a credential. A user
+/// name is often a common word; masked, it would spoil the names and texts of outputs in which it occurs.
+pub fn text_to_mask(json: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(json).ok()?;
+    let secret = value.get("password").unwrap_or(&value).as_str()?;
+    Some(secret.to_owned()).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
@@ -279,6 +276,14 @@ mod tests {
             let text = format!("{error:?}");
             assert!(!text.contains("12345678") && !text.contains("hunter2x"), "{text}");
         }
+    }
+
+    #[test]
+    fn only_the_secret_part_is_masked() {
+        let masked = |value: Value| text_to_mask(value.to_string().as_bytes());
+        assert_eq!(masked(json!("s3cret")).as_deref(), Some("s3cret"));
+        assert_eq!(masked(json!({"username": "invoice", "password": "p4ss"})).as_deref(), Some("p4ss"));
+        assert_eq!(masked(json!({"username": "invoice", "password": ""})), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
         attempt::Attempt,
         audit::MASK,
         permission::Permission,
-        resource::{Handed, MAX_OVERRIDES, Resource, ResourceValue, Scope, checked, texts_to_mask},
+        resource::{Handed, MAX_OVERRIDES, Resource, ResourceValue, Scope, checked, text_to_mask},
         robot::{Robot, RobotGroup},
     },
     error::{Error, Result},
@@ -557,13 +557,13 @@ pub fn hand_out(reading: &dyn Reading, declared: &[String], robot: &Robot) -> Re
     Ok(given)
 }
 
-/// The texts of all that an attempt was given.
+/// The texts to mask of all that an attempt was given.
 pub fn texts_of(reading: &dyn Reading, handed: &[Handed], secrets: &Secrets) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for given in handed {
         let Some(value) = table::find::<ResourceValue>(reading, (given.resource_id, given.number))? else { continue };
         match content(reading, &value, secrets) {
-            Ok(json) => texts.extend(texts_to_mask(&json).into_iter().filter(|text| !text.is_empty())),
+            Ok(json) => texts.extend(text_to_mask(&json)),
             // The job cannot open it either; that must not keep the robot from its work.
             Err(error) => tracing::error!(%error, resource = %given.resource_id, "a sealed value cannot be opened"),
         }
