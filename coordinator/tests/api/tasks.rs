@@ -127,6 +127,26 @@ async fn a_seldom_task_is_found_in_a_long_queue() {
     assert!(each(&world.post("/queues/q/take", filter).await.ok(), "id").is_empty());
 }
 
+/// However many tasks of the queue have had a reference: those that wait with it are found, in the order of the queue.
+#[tokio::test]
+async fn a_reference_is_found_behind_all_that_have_had_it() {
+    let world = world().await;
+    let ended: String = (0..1_001).map(|_| "{\"reference\":\"R\",\"payload\":0}\n").collect();
+    let bulk = world.call(Method::POST, "/queues/q/tasks/bulk").header("content-type", "application/x-ndjson");
+    bulk.body(ended).send().await.expect(200);
+    while !world.take("q", 100).await.is_empty() {}
+    world.add("q", json!({ "reference": "S", "priority": 3 })).await;
+    let last = world.add("q", json!({ "reference": "R" })).await;
+    let first = world.add("q", json!({ "reference": "R", "priority": 3 })).await;
+    let take = async |max: u32| {
+        let wanted = json!({ "max": max, "filter": { "reference": "R" } });
+        each(&world.post("/queues/q/take", wanted).await.ok(), "id")
+    };
+    assert_eq!(take(1).await, [first]);
+    assert_eq!(take(100).await, [last]);
+    assert!(take(1).await.is_empty());
+}
+
 /// Waiting takers are woken by a task that comes, comes due or comes back; each by one, none is left asleep.
 #[tokio::test(start_paused = true)]
 async fn waiting_takers_are_woken_at_once() {

@@ -68,7 +68,8 @@ struct Taking {
 /// They come in strict order: those whose deadline has passed (the earliest first), then by priority, then first in first
 /// out. Whoever takes a task holds it for the queue's `lease_seconds`; a task that is taken with the key of a job is kept
 /// as long as the heartbeats of that job come. With `wait_seconds` the call waits for the first task, and is answered at
-/// once when there is one. An empty list means that there is none. Fewer tasks than asked come if their payloads are large.
+/// once when there is one. An empty list means that there is none. Fewer tasks than asked come if their payloads are large,
+/// or if the filter fits few of very many.
 #[utoipa::path(post, path = "/queues/{queue}/take", tag = "Task", request_body = TakeTasks,
     params(("queue" = String, Path, description = "Id or name of the queue"), Call),
     responses((status = 200, body = Items<Task>)))]

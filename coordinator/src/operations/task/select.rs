@@ -77,7 +77,7 @@ pub fn has_tags(task: &Task, with: &[String], without: &[String]) -> bool {
 #[derive(Debug, Default)]
 pub struct Chosen {
     pub tasks: Vec<Task>,
-    /// More were there than one transaction may look at: look on from here.
+    /// More were there than one transaction may look at: look on from here, if none of them will do.
     pub further: Option<Position>,
     examined: usize,
     bytes: usize,
@@ -109,8 +109,10 @@ pub fn choose(
     max: usize,
     from: Option<Position>,
 ) -> Result<Chosen> {
-    if !wanted.ids.is_empty() || wanted.reference.is_some() {
-        return choose_named(reading, counters.queue_id, wanted, max);
+    if from.is_none()
+        && let Some(named) = named(reading, counters.queue_id, wanted)?
+    {
+        return Ok(choose_of(named, counters.queue_id, wanted, reading.now(), max));
     }
     let mut chosen = Chosen::default();
     if from.is_none() {
@@ -198,7 +200,7 @@ fn choose_of_phase(
             if !known && wanted.fits(&task) {
                 chosen.add(task);
             }
-            if chosen.examined >= MAX_EXAMINED && chosen.tasks.is_empty() {
+            if chosen.examined >= MAX_EXAMINED && !chosen.is_full(max) {
                 chosen.further = Some(Position { phase: number, after: id });
                 return Ok(());
             }
@@ -210,24 +212,25 @@ fn choose_of_phase(
     Ok(())
 }
 
-/// Those that are named by id or reference: few, put into their order here.
-fn choose_named(reading: &dyn Reading, queue: QueueId, wanted: &Wanted, max: usize) -> Result<Chosen> {
-    let mut tasks: Vec<Task> = match &wanted.reference {
-        Some(reference) => Scan::of(reading, Kind::TaskByReference, (reference.as_str(), queue))
-            .indexed::<Task>(reading, MAX_EXAMINED)?
-            .into_iter()
-            .map(|(_, task)| task)
-            .collect(),
-        None => {
-            let mut found = Vec::new();
-            for id in &wanted.ids {
-                found.extend(table::find::<Task>(reading, *id)?);
-            }
-            found
-        }
-    };
+/// Those that are named by id or reference, if they are so few that they can be put into their order. Where very many
+/// have had the reference, most of them long ago, those that wait are looked through instead.
+fn named(reading: &dyn Reading, queue: QueueId, wanted: &Wanted) -> Result<Option<Vec<Task>>> {
+    if !wanted.ids.is_empty() {
+        let found = wanted.ids.iter().map(|id| table::find::<Task>(reading, *id));
+        return Ok(Some(found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect()));
+    }
+    let Some(reference) = &wanted.reference else { return Ok(None) };
+    let all = Scan::of(reading, Kind::TaskByReference, (reference.as_str(), queue));
+    if all.pairs(reading, MAX_EXAMINED + 1)?.len() > MAX_EXAMINED {
+        return Ok(None);
+    }
+    let found = all.indexed::<Task>(reading, MAX_EXAMINED)?;
+    Ok(Some(found.into_iter().map(|(_, task)| task).collect()))
+}
+
+/// Of those that are named, the first that are wanted.
+fn choose_of(mut tasks: Vec<Task>, queue: QueueId, wanted: &Wanted, now: Timestamp, max: usize) -> Chosen {
     tasks.retain(|task| task.queue_id == queue && wanted.fits(task));
-    let now = reading.now();
     tasks.sort_by_key(|task| {
         let late = task.deadline.filter(|at| *at <= now);
         (late.is_none(), late, task.phase(), task.id)
@@ -240,7 +243,7 @@ fn choose_named(reading: &dyn Reading, queue: QueueId, wanted: &Wanted, max: usi
         }
         chosen.add(task);
     }
-    Ok(chosen)
+    chosen
 }
 
 /// After the chosen ones were taken: from where on the next look has to begin. Only a look at any task tells that.

@@ -58,7 +58,7 @@ pub struct Taken {
     pub tasks: Vec<Task>,
     /// Whether tasks are left that another taker may want.
     pub more_waits: bool,
-    /// None was found so far; look on from here.
+    /// More are there than were looked at; if none was found so far, look on from here.
     pub further: Option<Position>,
 }
 
