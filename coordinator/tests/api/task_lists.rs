@@ -129,6 +129,21 @@ async fn lists_count_refuse_and_stay_stable() {
     assert_eq!((ids.len(), taken.is_empty()), (11, false));
 }
 
+/// However many queues have tasks with a reference, all of these are listed and acted upon.
+#[tokio::test]
+async fn a_reference_of_very_many_queues_is_listed_whole() {
+    let world = World::new().await;
+    for number in 0..201 {
+        let queue = format!("q{number}");
+        world.queue(&queue, json!({})).await;
+        world.add(&queue, json!({ "reference": "R" })).await;
+        world.add(&queue, json!({ "reference": "S" })).await;
+    }
+    assert_eq!(pages(&world, "reference=R", 100).await.len(), 201);
+    let urgent = json!({ "value": 3 });
+    assert_eq!(act(&world, json!({ "reference": "R" }), "set_priority", urgent).await, (201, 201));
+}
+
 async fn act(world: &World, filter: Value, action: &str, more: Value) -> (u64, u64) {
     let mut request = json!({ "filter": filter, "action": action });
     request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

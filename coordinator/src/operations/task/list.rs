@@ -247,11 +247,14 @@ fn run_of<P: crate::store::key::KeyPart + Clone>(
 fn runs(reading: &dyn Reading, wanted: &Checked, bounds: Bounds) -> Result<Vec<Run>> {
     if let Some(reference) = &wanted.filter.reference {
         let queues = match &wanted.queue {
-            Some(queue) => vec![queue.id],
+            Some(queue) => Some(vec![queue.id]),
             None => queues_with(reading, reference)?,
         };
         let of_queue = |queue| run_of(reading, Kind::TaskByReference, (reference.as_str(), queue), bounds);
-        return Ok(queues.into_iter().map(of_queue).collect());
+        return Ok(match queues {
+            Some(queues) => queues.into_iter().map(of_queue).collect(),
+            None => vec![run_of(reading, Kind::Task, (), bounds)],
+        });
     }
     let queues = match &wanted.queue {
         Some(queue) => vec![queue.id],
@@ -278,19 +281,21 @@ fn runs(reading: &dyn Reading, wanted: &Checked, bounds: Bounds) -> Result<Vec<R
         .collect())
 }
 
-/// The queues that have tasks with this reference, found by stepping from one to the next.
-fn queues_with(reading: &dyn Reading, reference: &str) -> Result<Vec<drover_protocol::QueueId>> {
+/// The queues that have tasks with this reference, found by stepping from one to the next; `None` if they are too many.
+fn queues_with(reading: &dyn Reading, reference: &str) -> Result<Option<Vec<QueueId>>> {
     let mut scan = Scan::of(reading, Kind::TaskByReference, reference);
     let mut queues = Vec::new();
-    while queues.len() < MAX_QUEUES {
+    loop {
         let found = scan.indexed::<Task>(reading, 1)?;
-        let Some((_, task)) = found.first() else { break };
+        let Some((_, task)) = found.first() else { return Ok(Some(queues)) };
+        if queues.len() == MAX_QUEUES {
+            return Ok(None);
+        }
         queues.push(task.queue_id);
         let last = TaskId::from_uuid(Uuid::max());
         let end = table::index_start(reading, Kind::TaskByReference, ((reference, task.queue_id), last));
         scan = scan.after(&end);
     }
-    Ok(queues)
 }
 
 /// Tasks that fit the filter, newest first. A page may hold fewer than the limit and go on: it looks at so many only.
