@@ -1,7 +1,7 @@
 //! Signed links: one file, one verb, for a time, without a key.
 //!
 //! A link is not kept. It names who made it, in whose name it acts when it is used: it ends with the key that made it
-//! (that of a job lives for one attempt; its links end with the job), with the folder, and with the coordinator's key file.
+//! (that of a job with the attempt), with the folder, and with the coordinator's key file.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use drover_protocol::{
@@ -112,8 +112,8 @@ pub fn open(
     let caller = match grant.job {
         None => key::caller_of(&own, grant.key, manifests).map_err(ended)?,
         Some((job, attempt, robot)) => {
-            if table::find::<Job>(&own, job)?.is_none() {
-                return refuse("the job that made this link is gone, and so is it");
+            if !table::find::<Job>(&own, job)?.is_some_and(|record| record.is_held_by(robot, attempt)) {
+                return refuse("the job that made this link has ended, or goes on with another attempt, and so has it");
             }
             Caller {
                 account: grant.account,

@@ -64,9 +64,15 @@ impl Place {
     }
 
     /// Refuses what would change the files of the folder. Artifacts are added by the running job alone; anybody who may
-    /// write files may delete them.
+    /// write files may delete them. A job changes files as long as it runs, also by links that it made, and not with what
+    /// was still on its way when it ended.
     pub fn check_change(&self, reading: &dyn Reading, caller: &Caller, adds: bool) -> Result<()> {
         caller.require(Permission::StorageWrite)?;
+        if let Actor::Job { job, attempt, robot } = caller.actor
+            && !table::find::<Job>(reading, job)?.is_some_and(|record| record.is_held_by(robot, attempt))
+        {
+            return Err(Error::stale_attempt("the attempt is over; it does not change any files any more"));
+        }
         if let Self::Made(folder) = self
             && !caller.reaches(Permission::StorageWrite, Limited::Folders, Some(&folder.name))
         {
@@ -79,12 +85,7 @@ impl Place {
             }
             // Whoever reaches the queue of a task may attach files to it.
             (Self::Made(_) | Self::Task(_), _) => Ok(()),
-            (Self::Job(own), Actor::Job { job, attempt, robot }) if job == own => {
-                match table::get::<Job>(reading, *job)?.is_held_by(*robot, *attempt) {
-                    true => Ok(()),
-                    false => Err(Error::stale_attempt("the attempt is over; its artifacts do not change any more")),
-                }
-            }
+            (Self::Job(own), Actor::Job { job, .. }) if job == own => Ok(()),
             (Self::Job(_), _) if adds => Err(Error::wrong_state("the folder of a job is written by the job alone")),
             (Self::Job(_), _) => Ok(()),
         }

@@ -1,9 +1,10 @@
 //! Signed links: one file, one verb, for a time, and only as long as who made them may do it.
 
+use axum::body::Body;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Call, World, text};
+use crate::support::{Answer, Call, World, settle, text};
 
 async fn world() -> World {
     let world = World::new().await;
@@ -110,27 +111,52 @@ async fn a_link_ends_with_its_folder_and_with_its_key() {
     open(&world, Method::GET, &own).await.expect(404);
 }
 
-/// What a job hands out can be read after its end, as long as the job is kept; written only while it runs.
+/// What a job hands out opens nothing any more when its attempt is over: neither its artifacts nor a folder that people
+/// made.
 #[tokio::test]
 async fn the_link_of_a_job_ends_with_the_job() {
     let world = World::new().await;
     let agent = world.agent("r").await;
-    world.process("p").await;
+    world.post("/storages", json!({ "name": "f" })).await.created();
+    let manifest = "[run]\ncommand = [\"true\"]\n[requires]\nstorages = [\"f\"]\n";
+    let retried = json!({ "retry": { "max_attempts": 2, "on": ["failed"] } });
+    world.process_with("p", retried, &[("process.toml", manifest)]).await;
     world.start("p").await;
     let (job, assignment) = agent.take().await;
     agent.accept(&job, 1).await.ok();
     agent.put(&job, "report.txt", b"text").await.created();
+    world.put_file("f", "report.txt", "text").await.created();
     let key = text(&assignment, "/key");
-    let make = async |verb: &str| {
+    let make = async |folder: &str, verb: &str| {
         let new = json!({ "path": "report.txt", "verb": verb, "expires_in_seconds": 600 });
-        let call = world.call(Method::POST, &format!("/storages/jobs%2F{job}/links")).key(&key);
+        let call = world.call(Method::POST, &format!("/storages/{folder}/links")).key(&key);
         below(&call.json(&new).send().await.created())
     };
-    let (get, put) = (make("get").await, make("put").await);
-    open(&world, Method::PUT, &put).await.ok();
-    agent.finish(&job, 1, json!({})).await.done();
-    assert_eq!(open(&world, Method::GET, &get).await.expect(200).text(), "written");
-    open(&world, Method::PUT, &put).await.expect(409).refused("stale_attempt");
+    let mut links = Vec::new();
+    for folder in [format!("jobs%2F{job}"), "f".to_owned()] {
+        let (get, put) = (make(&folder, "get").await, make(&folder, "put").await);
+        open(&world, Method::PUT, &put).await.ok();
+        assert_eq!(open(&world, Method::GET, &get).await.expect(200).text(), "written");
+        links.extend([(Method::GET, get), (Method::PUT, put)]);
+    }
+    let none_opens = async || {
+        for (method, link) in &links {
+            open(&world, method.clone(), link).await.expect(403).refused("forbidden");
+        }
+    };
+    let (pieces, body) = futures::channel::mpsc::unbounded::<Result<&'static [u8], std::io::Error>>();
+    let slow = Call::new(world.router.clone(), Method::PUT, &links[3].1).streamed(Body::from_stream(body));
+    let slow = tokio::spawn(slow.send());
+    pieces.unbounded_send(Ok(b"begun in time")).unwrap();
+    settle().await;
+    agent.fail(&job, 1).await.done();
+    drop(pieces);
+    slow.await.unwrap().expect(409).refused("stale_attempt");
+    none_opens().await;
+    // Another attempt of the same job makes links of its own.
+    let (_, attempt) = agent.run().await;
+    none_opens().await;
+    agent.finish(&job, attempt, json!({})).await.done();
     world.delete(&format!("/jobs/{job}")).await.done();
-    open(&world, Method::GET, &get).await.expect(403);
+    none_opens().await;
 }
