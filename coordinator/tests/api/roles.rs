@@ -157,7 +157,7 @@ async fn nobody_gives_what_they_do_not_have() {
 async fn a_role_reaches_the_queues_that_it_names() {
     let world = World::new().await;
     for name in ["pay", "pay-2", "hr"] {
-        world.queue(name, json!({})).await;
+        world.queue(name, json!({ "output_schema": { "required": ["sum"] } })).await;
         world.add(name, json!({ "reference": name })).await;
     }
     role(&world, "payer", &["queue:*", "task:*"], json!({ "queues": ["pay*"] })).await;
@@ -190,11 +190,15 @@ async fn a_role_reaches_the_queues_that_it_names() {
         (Method::POST, "/retry", None),
         (Method::POST, "/comment", Some(json!({ "comment": "x" }))),
         (Method::POST, "/renew", Some(json!({ "attempt": 1 }))),
+        (Method::POST, "/succeed", Some(json!({ "attempt": 1, "output": {} }))),
         (Method::DELETE, "", None),
     ] {
         ann.call(method, &format!("/tasks/{hidden}{path}"), body).await.expect(404);
     }
     ann.get("/tasks?queue=hr").await.invalid(&["queue"]);
+    let only_looks = world.key_with(&["task:read"]).await;
+    let output = json!({ "attempt": 1, "output": {} });
+    As(&world, &only_looks).post(&format!("/tasks/{hidden}/succeed"), output).await.refused("forbidden");
     let all = ann.post("/tasks/bulk-action", json!({ "filter": {}, "action": "delete", "dry_run": false })).await.ok();
     assert_eq!(all["changed"], 2);
     world.task(&hidden).await;

@@ -206,6 +206,21 @@ async fn late_results_are_refused_and_kept() {
     assert!(task.get("output").is_none(), "the late output is not the task's");
 }
 
+/// A result that comes too late is kept whatever it is: its output needs not fit the schema.
+#[tokio::test]
+async fn late_results_need_not_fit() {
+    let world = World::new().await;
+    let schema = json!({ "type": "object", "required": ["x"] });
+    world.queue("q", json!({ "lease_seconds": 60, "output_schema": schema })).await;
+    let id = world.add("q", json!({})).await;
+    world.take_one("q").await;
+    let unfit = json!({ "attempt": 1, "output": { "y": 1 } });
+    world.on_task(&id, "succeed", unfit.clone()).await.expect(422).invalid(&["/output/x"]);
+    world.pass_time(60).await;
+    world.on_task(&id, "succeed", unfit).await.expect(409).refused("stale_attempt");
+    assert_eq!(world.task_events(&id).await, ["abandoned", "late_result"]);
+}
+
 /// The same end again is success, whatever has become of the task since; another end is refused.
 #[tokio::test]
 async fn ending_twice_is_ending_once() {

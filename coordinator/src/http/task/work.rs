@@ -36,7 +36,7 @@ use crate::{
         key,
         task::{self, Checkpoint, Ended, Ending, Taken, Wanted},
     },
-    store::{Reading, Topic, Tx, WakeUp, table},
+    store::{Reading, Topic, Tx, WakeUp},
 };
 
 const MAX_WAIT_SECONDS: u64 = 60;
@@ -308,19 +308,11 @@ async fn succeed_task(
     let body = request.body;
     let json = body.output.as_ref().map(|output| task::to_json(output, "output")).transpose()?;
     if let Some(output) = &body.output {
-        check_output(&app, &caller, id, output).await?;
+        let schema = app.db.read(caller.account, |reading| task::output_schema(reading, &caller, id, body.attempt))?;
+        check_schema(&app, &caller, schema, Side::Output, output, "/output").await?;
     }
     let end = End { id, attempt: body.attempt, output: body.output, take_next: body.take_next.unwrap_or_default() };
     end.carry_out(app, caller, request.call, Ending::Succeed { output: json }).await
-}
-
-/// Outputs are checked before anything is written. A repetition of an end is checked again, and passes again.
-async fn check_output(app: &App, caller: &Caller, id: TaskId, output: &Value) -> Result<(), Fault> {
-    let schema = app.db.read(caller.account, |reading| {
-        let task: domain::task::Task = table::get(reading, id)?;
-        Ok(table::get::<domain::queue::Queue>(reading, task.queue_id)?.output_schema)
-    })?;
-    check_schema(app, caller, schema, Side::Output, output, "/output").await
 }
 
 /// End an attempt at a task with an error

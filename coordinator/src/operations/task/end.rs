@@ -5,6 +5,7 @@ use drover_protocol::{
     job::Progress,
     task::{CommentTask, TaskAttemptEnd, TaskError},
 };
+use uuid::Uuid;
 
 use super::{DOCUMENTS, apply, holder_of, require_reach, select::Wanted, take::take_in};
 use crate::{
@@ -92,6 +93,22 @@ fn held(reading: &dyn Reading, caller: &Caller, id: TaskId) -> Result<Task> {
     Ok(task)
 }
 
+/// The schema that an output of this attempt has to fit: none if the attempt does not hold the task. A result that comes too
+/// late is kept as it is, and a repetition changes nothing.
+pub fn output_schema(reading: &dyn Reading, caller: &Caller, id: TaskId, number: u32) -> Result<Option<Uuid>> {
+    let task = held(reading, caller, id)?;
+    if !is_held_by(caller, &task, number) {
+        return Ok(None);
+    }
+    Ok(table::get::<Queue>(reading, task.queue_id)?.output_schema)
+}
+
+/// Whether this attempt holds the task, and is the caller's to end.
+fn is_held_by(caller: &Caller, task: &Task, number: u32) -> bool {
+    let own = task.newest.as_ref().is_some_and(|newest| newest.number == number && is_own(caller, newest));
+    matches!(task.state, State::InProgress { .. }) && task.attempt == number && own
+}
+
 /// The key of a job ends only what the same attempt of that job has taken. People may end for others what they can see the
 /// attempt of.
 fn is_own(caller: &Caller, attempt: &Attempt) -> bool {
@@ -127,9 +144,7 @@ fn keep_attempt(tx: &mut Tx, task: &Task, attempt: Attempt) -> Result<()> {
 /// the same next task; a late one is refused and kept.
 pub fn end(tx: &mut Tx, caller: &Caller, id: TaskId, number: u32, ending: Ending, take_next: bool) -> Result<Ended> {
     let task = held(tx, caller, id)?;
-    let is_held = matches!(task.state, State::InProgress { .. }) && task.attempt == number;
-    let own = task.newest.as_ref().is_some_and(|newest| newest.number == number && is_own(caller, newest));
-    if !is_held || !own {
+    if !is_held_by(caller, &task, number) {
         return repeated_or_late(tx, caller, task, number, &ending, take_next);
     }
     let mut tallies = Tallies::default();
