@@ -83,8 +83,8 @@ impl Place {
                 let message = format!("the folder {} is read only; set read_only to false first", folder.name);
                 Err(Error::wrong_state(message))
             }
-            // Whoever reaches the queue of a task may attach files to it.
-            (Self::Made(_) | Self::Task(_), _) => Ok(()),
+            (Self::Made(_), _) => Ok(()),
+            (Self::Task(task), _) => task::check_files_change(reading, caller, *task),
             (Self::Job(own), Actor::Job { job, .. }) if job == own => Ok(()),
             (Self::Job(_), _) if adds => Err(Error::wrong_state("the folder of a job is written by the job alone")),
             (Self::Job(_), _) => Ok(()),

@@ -46,6 +46,7 @@ use crate::{
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
         queue::{MAX_ATTEMPTS, Queue},
+        role::Limited,
         task::{Attempt, DEFAULT_PRIORITY, Holder, HolderJob, Refusal, State, Task, TaskEvent, step, waiting_state},
     },
     error::{Error, Result},
@@ -413,6 +414,25 @@ pub fn retry(tx: &mut Tx, caller: &Caller, id: TaskId) -> Result<Task> {
         audit::append(tx, caller, Act::new("retry", NOUN, id, called(&task)).change(&before, &task))?;
     }
     Ok(task)
+}
+
+/// Refuses a change of a task's files to one who may only look at the task: whoever writes files may do so if that is
+/// limited to no folders, or if they work on tasks of its queue.
+pub fn check_files_change(reading: &dyn Reading, caller: &Caller, id: TaskId) -> Result<()> {
+    if !caller.is_limited(Permission::StorageWrite, Limited::Folders) {
+        return Ok(());
+    }
+    let task = table::get(reading, id)?;
+    for permission in [Permission::TaskTake, Permission::TaskUpdate] {
+        if caller.permissions.contains(permission) && require_reach(reading, caller, permission, &task).is_ok() {
+            return Ok(());
+        }
+    }
+    Err(Error::Forbidden(
+        "the roles that give storage:write are limited to some folders; the files of a task are changed by whoever may take \
+         or update it"
+            .to_owned(),
+    ))
 }
 
 /// From now on files are to be looked for when the task is told of.

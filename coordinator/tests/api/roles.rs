@@ -313,6 +313,45 @@ async fn a_role_reaches_the_folders_that_it_names() {
     ann.post("/storages", json!({ "name": "other" })).await.refused("forbidden");
 }
 
+/// Whoever may write files of some folders and only look at tasks does not change what is attached to these; whoever works
+/// on the tasks of a queue does.
+#[tokio::test]
+async fn files_of_tasks_are_changed_by_those_who_work_on_them() {
+    let world = World::new().await;
+    world.queue("pay", json!({})).await;
+    world.queue("hr", json!({})).await;
+    world.post("/storages", json!({ "name": "reports" })).await.created();
+    world.put_file("reports", "a.txt", "text").await.created();
+    let tasks = [world.add("pay", json!({})).await, world.add("hr", json!({})).await];
+    for task in &tasks {
+        world.call(Method::PUT, &format!("/tasks/{task}/files/a.txt")).body("text").send().await.created();
+    }
+    role(&world, "looker", &["task:read"], Value::Null).await;
+    role(&world, "reporter", &["storage:*"], json!({ "folders": ["report*"] })).await;
+    role(&world, "payer", &["task:take"], json!({ "queues": ["pay"] })).await;
+    let own = user_with(&world, "ann", &["looker", "reporter", "payer"]).await;
+    let ann = As(&world, &own);
+    for (task, may) in tasks.iter().zip([true, false]) {
+        let copy = json!({ "path": "a.txt", "to_folder": format!("tasks/{task}"), "to_path": "copy.txt" });
+        let link = json!({ "path": "a.txt", "verb": "put", "expires_in_seconds": 60 });
+        for (method, path, body, status) in [
+            (Method::GET, format!("/tasks/{task}/files/a.txt"), None, 200),
+            (Method::PUT, format!("/tasks/{task}/files/a.txt"), None, 200),
+            (Method::PUT, format!("/storages/tasks%2F{task}/files/b.txt"), None, 201),
+            (Method::POST, "/storages/reports/copy".to_owned(), Some(copy), 201),
+            (Method::POST, format!("/storages/tasks%2F{task}/links"), Some(link), 201),
+            (Method::DELETE, format!("/storages/tasks%2F{task}/files/a.txt"), None, 204),
+        ] {
+            let looks = method == Method::GET;
+            let status = if may || looks { status } else { 403 };
+            let answer = ann.call(method.clone(), &path, body).await;
+            assert_eq!(answer.status, status, "{method} {path}");
+        }
+    }
+    let whole = world.key_with(&["task:read", "storage:write"]).await;
+    As(&world, &whole).delete(&format!("/tasks/{}/files/a.txt", tasks[1])).await.done();
+}
+
 /// With several roles each permission reaches as far as the roles that give it, and no further.
 #[tokio::test]
 async fn limits_of_one_role_are_not_widened_by_another() {

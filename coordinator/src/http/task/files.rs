@@ -73,7 +73,8 @@ async fn get_task_file(
 /// Attach a file to a task
 ///
 /// Of any size up to the operator's limit; whole or not at all. 201 if the file is new, 200 if it took the place of another
-/// one of this name. It goes with its task.
+/// one of this name. It goes with its task. A role that limits `storage:write` to some folders allows it only together with
+/// `task:take` or `task:update` for the task's queue; the same holds for deleting.
 #[utoipa::path(put, path = "/tasks/{task}/files/{name}", tag = "Task",
     params(("task" = String, Path, description = "Id of the task"),
         ("name" = String, Path, description = "Name of the file: 1 to 255 bytes, without slashes"),
