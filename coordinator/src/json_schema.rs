@@ -23,6 +23,8 @@ const MAX_PATTERNS: usize = 128;
 const MAX_PATTERN_BYTES: usize = 1 << 20;
 /// A check of so many steps takes a few milliseconds.
 const STEPS_AT_ONCE: u64 = 20_000;
+/// The same of compiling so many patterns.
+const PATTERNS_AT_ONCE: usize = 8;
 
 /// Compiles a schema; says why it cannot be used as a fragment. Nothing is ever fetched, and patterns are matched in
 /// linear time, so a schema cannot make the coordinator call out or hang on a pattern.
@@ -84,6 +86,14 @@ pub async fn check(
         }
         Err(effort::TooMuch) => vec![not_checked(pointer_prefix)],
     }
+}
+
+/// The same within a transaction, which holds up all others: only if little work will do to find it out.
+pub fn check_at_once(schema: &Value, instance: &Value, pointer_prefix: &str) -> Option<Vec<FieldError>> {
+    let is_little = count_patterns(schema) <= PATTERNS_AT_ONCE
+        && effort::steps(schema, instance).is_ok_and(|steps| steps <= STEPS_AT_ONCE);
+    let validator = if is_little { compile(schema).ok()? } else { return None };
+    Some(schema_errors(&validator, instance, pointer_prefix))
 }
 
 fn not_checked(pointer: &str) -> FieldError {
@@ -184,6 +194,16 @@ mod tests {
         let amount = found.iter().find(|error| error.pointer == "/input/amount").unwrap();
         assert_eq!(amount.detail, "value is not of type \"number\"");
         assert_eq!(schema_errors(&schema, &json!({"supplier": "x", "a/b~c": 1}), "/input"), []);
+    }
+
+    #[test]
+    fn only_what_is_little_work_is_checked_at_once() {
+        let schema = json!({"items": {"type": "number"}});
+        assert_eq!(check_at_once(&schema, &json!([1]), ""), Some(Vec::new()));
+        assert_eq!(check_at_once(&schema, &json!([1, "x"]), "").expect("it is little")[0].pointer, "/1");
+        assert_eq!(check_at_once(&schema, &json!(vec![1; 30_000]), ""), None);
+        let patterns: Vec<Value> = (0..9).map(|number| json!({"pattern": format!("a{number}")})).collect();
+        assert_eq!(check_at_once(&json!({"allOf": patterns}), &json!(1), ""), None);
     }
 
     #[test]

@@ -497,6 +497,11 @@ pub struct BulkAction {
 pub struct BulkActionDone {
     /// Tasks that the filter matches.
     pub matched: u64,
-    /// Those of them that were changed, or would be in a dry run: the others are in a state that the action does not fit.
+    /// Those of them that were changed, or would be in a dry run: the others are in a state that the action does not fit, or
+    /// not taken.
     pub changed: u64,
+    /// Those of them that the queue to which they were to be moved does not take: their payload does not fit its schema, or
+    /// their reference is that of another task there. A dry run looks at payloads only.
+    #[serde(default)]
+    pub not_taken: u64,
 }

@@ -320,7 +320,8 @@ async fn bulk(session: &Session, args: &BulkArgs) -> Result<(), Error> {
             return Ok(());
         }
         let counted: BulkActionDone = answer.decode()?;
-        let text = format!("{} of {} matching tasks would be {verb}.", counted.changed, counted.matched);
+        let text =
+            format!("{} of {} matching tasks would be {verb}.{}", counted.changed, counted.matched, not_taken(counted));
         if args.dry_run {
             return session.out.line(&text);
         }
@@ -336,7 +337,17 @@ async fn bulk(session: &Session, args: &BulkArgs) -> Result<(), Error> {
         return Ok(());
     }
     let done: BulkActionDone = answer.decode()?;
-    session.out.line(&format!("{} of {} matching tasks are {verb}.", done.changed, done.matched))
+    session.out.line(&format!("{} of {} matching tasks are {verb}.{}", done.changed, done.matched, not_taken(done)))
+}
+
+/// What stays where it is although it is in a state to be moved.
+fn not_taken(done: BulkActionDone) -> String {
+    match done.not_taken {
+        0 => String::new(),
+        some => {
+            format!(" The queue does not take {some}: their payload does not fit, or their reference is taken there.")
+        }
+    }
 }
 
 async fn bulk_call(session: &Session, request: &BulkAction) -> Result<crate::client::Answer, Error> {

@@ -335,6 +335,10 @@ fn a_bulk_action_counts_first_and_wants_to_be_confirmed() {
     let output = run(&server, &[&filter[..], &["--yes"]].concat());
     assert_eq!(stdout(&output), "10 of 12 matching tasks are deleted.\n");
     assert_eq!(server.seen()[1].json()["dry_run"], json!(false));
+    let left = Answer::json(200, &json!({"matched": 12, "changed": 10, "not_taken": 2}));
+    let server = Server::scripted(vec![("POST /api/v1/tasks/bulk-action", vec![left])]);
+    let output = run(&server, &["task", "bulk", "move", "--value", "strict", "--queue", "invoices", "--yes"]);
+    assert!(stdout(&output).contains("10 of 12") && stdout(&output).contains("does not take 2"), "{}", stdout(&output));
     assert_eq!(
         run(&server, &["task", "bulk", "delete", "--yes"]).status.code(),
         Some(2),

@@ -37,7 +37,7 @@ use crate::{
     operations::{
         Caller, file,
         queue::{self, Tallies},
-        task,
+        task::{self, Unchecked},
     },
     store::{Reading, document::Slot},
 };
@@ -292,7 +292,8 @@ async fn get_task(
 
 /// Change a task, or hand it over to another queue
 ///
-/// A task that is in progress takes a new name, tags, comment and priority only.
+/// A task that is in progress takes a new name, tags, comment and priority only. In another queue it comes under the rules of
+/// that one: its payload has to fit the schema there, and it waits as long as tasks may wait there.
 #[utoipa::path(patch, path = "/tasks/{task}", tag = "Task", request_body = TaskPatch,
     params(("task" = String, Path, description = "Id of the task"), IfMatch), responses((status = 200, body = Task)))]
 async fn update_task(
@@ -304,19 +305,26 @@ async fn update_task(
 ) -> Result<Response, Fault> {
     let (id, leases): (TaskId, _) = (id(&text, "task")?, app.rules.leases);
     let payload = patch.payload.as_ref().map(|payload| task::to_json(payload, "payload")).transpose()?;
-    if let Some(payload) = &patch.payload {
-        let queue = app.db.read(caller.account, |reading| {
-            let task = task::get(reading, &caller, id)?;
-            let text = patch.queue.clone().unwrap_or_else(|| task.queue_id.to_string());
-            queue::find(reading, &caller, Permission::TaskUpdate, &text, "/queue")
-        })?;
-        check_schema(&app, &caller, queue.payload_schema, Side::Input, payload, "/payload").await?;
-    }
+    let seen = check_change(&app, &caller, id, &patch).await?;
     once::write(&app, caller, None, move |tx, caller| {
+        if let Some(seen) = seen {
+            task::require_unchanged(tx, id, seen)?;
+        }
         let task = task::update(tx, caller, id, &patch, payload.as_deref(), revision)?;
         Ok(Answer::ok(full_view(tx, task, &leases)?))
     })
     .await
+}
+
+/// Holds the payload that a change leaves the task with to the schema of its queue. Gives the revision that was looked at, if
+/// that payload is the one that the task has already.
+async fn check_change(app: &App, caller: &Caller, id: TaskId, patch: &TaskPatch) -> Result<Option<u64>, Fault> {
+    let found = app.db.read(caller.account, |reading| task::unchecked(reading, caller, id, patch))?;
+    let Some(Unchecked { schema, own }) = found else { return Ok(None) };
+    if let Some(payload) = own.as_ref().map(|own| &own.payload).or(patch.payload.as_ref()) {
+        check_schema(app, caller, schema, Side::Input, payload, "/payload").await?;
+    }
+    Ok(own.map(|own| own.revision))
 }
 
 /// Delete a task that nobody holds, with its files and events

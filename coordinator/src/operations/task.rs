@@ -6,6 +6,7 @@ mod bulk_add;
 mod count;
 mod due;
 mod end;
+mod hand_over;
 mod list;
 mod retain;
 mod select;
@@ -17,6 +18,7 @@ pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetit
 pub use count::{count_ready, is_holder};
 pub use due::{lease_ends_at, next_due, tick_page};
 pub use end::{Checkpoint, Ended, Ending, attempt_of, checkpoint, comment, end, output_schema, renew};
+pub use hand_over::{Unchecked, payload_schema, require_unchanged, unchecked};
 pub use list::{Checked, checked_filter, list, page_of_ids};
 pub use retain::{expired, remove_expired, too_old_before};
 pub use select::{Position, Wanted};
@@ -340,7 +342,9 @@ pub fn update(
     let mut task = edited(&before, patch, payload);
     if let Some(text) = &patch.queue {
         let queue = queue::find(tx, caller, Permission::TaskUpdate, text, "/queue")?;
-        task.queue_id = queue.id;
+        if queue.id != before.queue_id {
+            hand_over::put_into(&mut task, &queue, tx.now());
+        }
     }
     let queue = Arc::clone(&tallies.of(tx, task.queue_id)?.queue);
     if let Some(until) = patch.postponed_until {

@@ -180,6 +180,25 @@ async fn the_same_is_done_to_many_and_counted_before() {
     assert!(each(&left, "state").iter().all(|state| state == "in_progress"));
 }
 
+/// What the other queue does not take stays where it is, and is counted.
+#[tokio::test]
+async fn only_what_a_queue_takes_is_moved_to_it() {
+    let world = World::new().await;
+    world.queue("q", json!({})).await;
+    world.queue("strict", json!({ "payload_schema": { "required": ["a"] }, "unique_references": true })).await;
+    world.add("strict", json!({ "payload": { "a": 0 }, "reference": "R" })).await;
+    let unfit = world.add("q", json!({ "payload": {} })).await;
+    world.add("q", json!({ "payload": { "a": 1 } })).await;
+    let double = world.add("q", json!({ "payload": { "a": 2 }, "reference": "R" })).await;
+    let mut wish = json!({ "filter": { "queue": "q" }, "action": "move", "value": "strict", "dry_run": true });
+    let counted = world.post("/tasks/bulk-action", wish.clone()).await.ok();
+    assert_eq!(counted, json!({ "matched": 3, "changed": 2, "not_taken": 1 }));
+    wish["dry_run"] = json!(false);
+    let done = world.post("/tasks/bulk-action", wish).await.ok();
+    assert_eq!(done, json!({ "matched": 3, "changed": 1, "not_taken": 2 }));
+    assert_eq!(each(&world.get("/tasks?queue=q").await.ok(), "id"), [double, unfit]);
+}
+
 #[tokio::test]
 async fn bulk_actions_say_what_is_wrong() {
     let world = world().await;

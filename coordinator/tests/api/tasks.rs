@@ -418,6 +418,47 @@ async fn what_ends_is_handed_on() {
     assert_eq!(world.task_events(&again).await, ["not_handed_on"]);
 }
 
+/// What a queue hands on comes into the other one although its payload does not fit there; the new task tells.
+#[tokio::test]
+async fn what_is_handed_on_and_does_not_fit_is_told() {
+    let world = World::new().await;
+    world.queue("next", json!({ "payload_schema": { "required": ["a"] } })).await;
+    world.queue("q", json!({ "on_success_queue": "next" })).await;
+    for payload in [json!({}), json!({ "a": 1 })] {
+        let id = world.add("q", json!({ "payload": payload })).await;
+        world.take_one("q").await;
+        world.on_task(&id, "succeed", json!({ "attempt": 1 })).await.ok();
+    }
+    let handed = world.take("next", 2).await;
+    assert_eq!(world.task_events(&text(&handed[0], "/id")).await, ["payload_unfit"]);
+    assert!(world.task_events(&text(&handed[1], "/id")).await.is_empty());
+}
+
+/// In another queue a task comes under the rules of that one: its schema, and how long tasks may wait there.
+#[tokio::test]
+async fn a_task_that_is_handed_over_comes_under_other_rules() {
+    let world = World::new().await;
+    world.queue("free", json!({})).await;
+    world.queue("short", json!({ "abandon_new_after_seconds": 100 })).await;
+    let rules = json!({ "payload_schema": { "required": ["a"] }, "abandon_new_after_seconds": 50 });
+    world.queue("strict", rules).await;
+    let unfit = format!("/tasks/{}", world.add("short", json!({})).await);
+    world.patch(&unfit, json!({ "queue": "strict" })).await.expect(422).invalid(&["/payload/a"]);
+    assert_ne!(world.get(&unfit).await.ok()["queue_id"], world.get("/queues/strict").await.ok()["id"]);
+    world.patch(&unfit, json!({ "queue": "strict", "payload": { "a": 1 } })).await.ok();
+    let id = world.add("short", json!({ "payload": { "a": 1 } })).await;
+    let path = format!("/tasks/{id}");
+    world.patch(&path, json!({ "queue": "free" })).await.ok();
+    world.pass_time(1_000).await;
+    assert_eq!(world.task(&id).await["state"], "new", "the queue that it has left abandons it no more");
+    world.patch(&path, json!({ "queue": "strict" })).await.ok();
+    world.pass_time(49).await;
+    world.patch(&path, json!({ "queue": "strict", "name": "n" })).await.ok();
+    assert_eq!(world.task(&id).await["state"], "new");
+    world.pass_time(1).await;
+    assert_eq!(world.task(&id).await["state"], "abandoned");
+}
+
 /// One task per reference, where the queue wants that: until it is deleted, whatever its state.
 #[tokio::test]
 async fn references_may_be_unique() {

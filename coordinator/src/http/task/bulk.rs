@@ -7,9 +7,14 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use drover_protocol::task::{BulkAction, BulkActionDone};
+use drover_protocol::{
+    QueueId, TaskId,
+    problem::Code,
+    task::{BulkAction, BulkActionDone},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use super::check_schema;
 use crate::{
     app::App,
     http::{
@@ -17,7 +22,12 @@ use crate::{
         extract::{Call, Posted},
         once::{self, Answer},
     },
-    operations::{Caller, task},
+    json_schema::Side,
+    operations::{
+        Caller,
+        task::{self, BulkChange},
+    },
+    store::document::Slot,
 };
 
 /// Tasks that are changed in one transaction.
@@ -27,9 +37,35 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(act_on_tasks))
 }
 
+/// Those of some tasks, each with its revision, whose payloads fit the schema of the queue.
+async fn taken_by(
+    app: &App,
+    caller: &Caller,
+    queue: QueueId,
+    tasks: Vec<(TaskId, u64)>,
+) -> Result<Vec<(TaskId, u64)>, Fault> {
+    let schema = app.db.read(caller.account, |reading| task::payload_schema(reading, queue))?;
+    if schema.is_none() {
+        return Ok(tasks);
+    }
+    let mut taken = Vec::with_capacity(tasks.len());
+    for (id, revision) in tasks {
+        let payload = app.db.read(caller.account, |reading| task::document(reading, id, Slot::Payload))?;
+        // One that has been deleted meanwhile is found missing when it is to be moved.
+        let payload = payload.unwrap_or_default();
+        match check_schema(app, caller, schema, Side::Input, &payload, "/payload").await {
+            Ok(()) => taken.push((id, revision)),
+            Err(fault) if fault.code() == Code::Invalid => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(taken)
+}
+
 /// Do the same to all tasks that a filter matches
 ///
-/// With `dry_run` nothing is done but counting. Tasks in a state that the action does not fit are matched but not changed.
+/// With `dry_run` nothing is done but counting. Tasks in a state that the action does not fit are matched but not changed; so
+/// are, with `move`, those that the other queue does not take: `not_taken` counts them.
 /// It works in steps: tasks that come while it runs may be left out, and if it is interrupted, what was done stays done and
 /// the same call does the rest.
 #[utoipa::path(post, path = "/tasks/bulk-action", tag = "Task", request_body = BulkAction,
@@ -55,14 +91,22 @@ async fn act_on_tasks(
         let (found, next) =
             app.read_aside(caller.account, move |reading| task::page_of_ids(reading, &looked, cursor)).await?;
         done.matched += found.len() as u64;
-        let fitting: Vec<_> = found.iter().filter(|task| change.fits(task)).map(|task| task.id).collect();
+        let mut fitting: Vec<_> =
+            found.iter().filter(|task| change.fits(task)).map(|task| (task.id, task.revision)).collect();
+        if let BulkChange::Move(queue) = change {
+            let before = fitting.len();
+            fitting = taken_by(&app, &caller, queue, fitting).await?;
+            done.not_taken += (before - fitting.len()) as u64;
+        }
         if body.dry_run {
             done.changed += fitting.len() as u64;
         } else {
-            for ids in fitting.chunks(PAGE) {
-                let (ids, asking, wanted) = (ids.to_vec(), caller.clone(), Arc::clone(&wanted));
-                let changing = move |tx: &mut crate::store::Tx| task::apply_page(tx, &asking, &wanted, change, &ids);
-                done.changed += app.db.write(caller.account, changing).await?;
+            for seen in fitting.chunks(PAGE) {
+                let (seen, asking, wanted) = (seen.to_vec(), caller.clone(), Arc::clone(&wanted));
+                let changing = move |tx: &mut crate::store::Tx| task::apply_page(tx, &asking, &wanted, change, &seen);
+                let page = app.db.write(caller.account, changing).await?;
+                done.changed += page.changed;
+                done.not_taken += page.not_taken;
             }
         }
         match next {

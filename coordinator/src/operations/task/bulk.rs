@@ -8,11 +8,11 @@ use drover_protocol::{
 };
 use serde_json::Value;
 
-use super::{apply, list::Checked, remove_page, require_free_reference, write};
+use super::{apply, hand_over::put_into, list::Checked, remove_page, require_free_reference, write};
 use crate::{
     domain::{
         permission::Permission,
-        task::{State, Task, TaskEvent, waiting_state},
+        task::{State, Task, TaskEvent},
     },
     error::{Error, Result},
     operations::{
@@ -86,18 +86,29 @@ impl BulkChange {
     }
 }
 
-/// Changes those of a page of tasks that still fit the filter and the change; how many were changed.
-pub fn apply_page(tx: &mut Tx, caller: &Caller, wanted: &Checked, change: BulkChange, ids: &[TaskId]) -> Result<u64> {
+/// Changes those of a page of tasks that still fit the filter and the change. A task whose payload was looked at before it is
+/// moved is left alone if it has changed since.
+pub fn apply_page(
+    tx: &mut Tx,
+    caller: &Caller,
+    wanted: &Checked,
+    change: BulkChange,
+    seen: &[(TaskId, u64)],
+) -> Result<BulkActionDone> {
     let mut tallies = Tallies::default();
-    let mut changed = 0;
-    for id in ids {
+    let mut done = BulkActionDone::default();
+    for (id, revision) in seen {
         let Some(task) = table::find::<Task>(tx, *id)? else { continue };
-        if wanted.fits(&task) && change.fits(&task) && change_one(tx, &mut tallies, caller, change, &task)? {
-            changed += 1;
+        let as_seen = !matches!(change, BulkChange::Move(_)) || task.revision == *revision;
+        if as_seen && wanted.fits(&task) && change.fits(&task) {
+            match change_one(tx, &mut tallies, caller, change, &task)? {
+                true => done.changed += 1,
+                false => done.not_taken += 1,
+            }
         }
     }
     tallies.close(tx)?;
-    Ok(changed)
+    Ok(done)
 }
 
 /// Changes one task; `false` if the queue to which it was to be moved has its reference already.
@@ -117,15 +128,13 @@ fn change_one(tx: &mut Tx, tallies: &mut Tallies, caller: &Caller, change: BulkC
         }
         BulkChange::Move(target) => {
             let queue = Arc::clone(&tallies.of(tx, target)?.queue);
-            let mut after = Task { queue_id: target, revision: task.revision + 1, ..task.clone() };
+            let mut after = Task { revision: task.revision + 1, ..task.clone() };
+            put_into(&mut after, &queue, tx.now());
             if queue.unique_references {
                 match require_free_reference(tx, &after) {
                     Err(Error::AlreadyExists { .. }) => return Ok(false),
                     checked => checked?,
                 }
-            }
-            if let State::New { .. } = after.state {
-                after.state = waiting_state(None, &queue::rules(&queue), tx.now());
             }
             write(tx, tallies, Some(task), &mut after)?;
             let text = format!("it was handed over to the queue {}", queue.name);

@@ -7,7 +7,7 @@ use drover_protocol::{
 };
 use uuid::Uuid;
 
-use super::{DOCUMENTS, apply, holder_of, require_reach, select::Wanted, take::take_in};
+use super::{DOCUMENTS, apply, hand_over, holder_of, require_reach, select::Wanted, take::take_in};
 use crate::{
     domain::{
         name::{Faults, MAX_DESCRIPTION_CHARS},
@@ -371,5 +371,5 @@ pub(super) fn hand_on(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, task: &
     }
     super::write(tx, tallies, None, &mut made)?;
     event::note(tx, task.id.uuid(), "handed_on", format!("the task {id} of {name} was made for it"), "coordinator")?;
-    Ok(())
+    hand_over::note_unfit(tx, &target, id)
 }
