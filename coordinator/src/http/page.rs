@@ -45,7 +45,8 @@ pub fn events(
     Ok(page(found, event_view))
 }
 
-/// An object with its revision as `ETag`; 304 if the caller has this revision.
+/// An object with its revision as `ETag`; 304 if the caller has this revision. What changes while the revision stays is to be
+/// answered without a tag.
 pub fn object<V: Serialize>(headers: &HeaderMap, revision: u64, view: V) -> Response {
     let tag = format!("\"{revision}\"");
     let mut response = match is_known(headers, &tag) {

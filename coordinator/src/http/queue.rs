@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::HeaderMap, response::Response};
+use axum::{
+    Json,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
 use drover_protocol::{
     event::Event,
     page::{Page, PageQuery},
@@ -125,6 +130,8 @@ async fn create_queue(
 }
 
 /// A queue
+///
+/// Without `ETag` once it was paused with an end: the pause ends while the revision stays.
 #[utoipa::path(get, path = "/queues/{queue}", tag = "Queue",
     params(("queue" = String, Path, description = "Id or name"), IfNoneMatch), responses((status = 200, body = Queue)))]
 async fn get_queue(
@@ -133,7 +140,14 @@ async fn get_queue(
     Path(text): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
-    let queue = app.db.read(caller.account, |reading| view(reading, queue::get(reading, &caller, &text)?))?;
+    let (queue, ends_by_itself) = app.db.read(caller.account, |reading| {
+        let queue = queue::get(reading, &caller, &text)?;
+        let ends_by_itself = queue.pause.as_ref().is_some_and(|pause| pause.until.is_some());
+        Ok((view(reading, queue)?, ends_by_itself))
+    })?;
+    if ends_by_itself {
+        return Ok(Json(queue).into_response());
+    }
     Ok(page::object(&headers, queue.revision, queue))
 }
 

@@ -210,7 +210,8 @@ async fn create_resource(
 
 /// A resource
 ///
-/// With the values of robots and groups, as far as they are not sealed.
+/// With the values of robots and groups, as far as they are not sealed. Without `ETag` if it has such values or expires: it
+/// expires, and these get other names, while the revision stays.
 #[utoipa::path(get, path = "/resources/{resource}", tag = "Resource",
     params(("resource" = String, Path, description = "Id or name"), IfNoneMatch),
     responses((status = 200, body = Resource)))]
@@ -224,6 +225,9 @@ async fn get_resource(
         let found = resource::get(reading, &caller, &text)?;
         full_view(reading, found)
     })?;
+    if found.override_count > 0 || found.expires_at.is_some() {
+        return Ok(Json(found).into_response());
+    }
     Ok(page::object(&headers, found.revision, found))
 }
 

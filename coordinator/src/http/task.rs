@@ -274,6 +274,9 @@ async fn list_tasks(
 }
 
 /// A task
+///
+/// Its files count in its revision. Without `ETag` while a job holds it: the job's heartbeats renew its lease while the
+/// revision stays.
 #[utoipa::path(get, path = "/tasks/{task}", tag = "Task",
     params(("task" = String, Path, description = "Id of the task"), IfNoneMatch), responses((status = 200, body = Task)))]
 async fn get_task(
@@ -283,10 +286,14 @@ async fn get_task(
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
     let (id, leases): (TaskId, _) = (id(&text, "task")?, app.rules.leases);
-    let task = app.db.read(caller.account, |reading| {
+    let (task, is_renewed) = app.db.read(caller.account, |reading| {
         let task = task::get(reading, &caller, id)?;
-        full_view(reading, task, &leases)
+        let is_renewed = task.held_by_job().is_some();
+        Ok((full_view(reading, task, &leases)?, is_renewed))
     })?;
+    if is_renewed {
+        return Ok(Json(task).into_response());
+    }
     Ok(page::object(&headers, task.revision, task))
 }
 

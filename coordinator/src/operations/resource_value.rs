@@ -487,7 +487,7 @@ pub fn forget_holder(tx: &mut Tx, scope: Scope) -> Result<()> {
             && let Some(mut resource) = table::find::<Resource>(tx, value.resource_id)?
         {
             resource.override_count = resource.override_count.saturating_sub(1);
-            table::rewrite(tx, &resource)?;
+            table::update(tx, &mut resource)?;
         }
     }
     Ok(())

@@ -95,8 +95,8 @@ impl Place {
     pub fn count(&mut self, tx: &mut Tx, removed: &[&File], added: &[&File]) -> Result<()> {
         let folder = match self {
             Self::Made(folder) => folder,
-            Self::Task(task) if !added.is_empty() => return task::note_files(tx, *task),
-            Self::Task(_) | Self::Job(_) => return Ok(()),
+            Self::Task(task) => return task::files_changed(tx, *task, !added.is_empty()),
+            Self::Job(_) => return Ok(()),
         };
         let bytes = |files: &[&File]| files.iter().map(|file| file.size_bytes).sum::<u64>();
         let room = folder.room_bytes(bytes(removed));

@@ -439,13 +439,12 @@ pub fn check_files_change(reading: &dyn Reading, caller: &Caller, id: TaskId) ->
     ))
 }
 
-/// From now on files are to be looked for when the task is told of.
-pub fn note_files(tx: &mut Tx, id: TaskId) -> Result<()> {
+/// Files belong to what is told of a task, so that a change of them is one of the task. Once some were added, they are looked
+/// for whenever the task is told of.
+pub fn files_changed(tx: &mut Tx, id: TaskId, added: bool) -> Result<()> {
     let before: Task = table::get(tx, id)?;
-    if !before.without_files {
-        return Ok(());
-    }
-    let task = Task { without_files: false, ..before.clone() };
+    let without_files = before.without_files && !added;
+    let task = Task { without_files, revision: before.revision + 1, ..before.clone() };
     table::replace(tx, &before, &task)
 }
 

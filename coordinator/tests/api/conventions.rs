@@ -242,6 +242,54 @@ async fn conditions_are_held_against_revisions() {
     world.call(Method::DELETE, &format!("/jobs/{job}")).header("if-match", &tag).send().await.done();
 }
 
+/// A tag stands for the whole answer: what changes it changes the tag, and what changes while the revision stays has none.
+#[tokio::test]
+async fn a_tag_stands_for_the_whole_answer() {
+    let world = World::new().await;
+    world.queue("q", json!({})).await;
+    let id = world.add("q", json!({})).await;
+    let (path, file) = (format!("/tasks/{id}"), format!("/tasks/{id}/files/a.txt"));
+    let read = async |path: &str, tag: &str| world.call(Method::GET, path).header("if-none-match", tag).send().await;
+    let tag_of = |answer: &Answer| answer.header("etag").map(str::to_owned);
+    let mut tag = tag_of(&world.get(&path).await).unwrap();
+    for (content, sizes) in [(Some("one"), json!([3])), (Some("other"), json!([5])), (None, json!([]))] {
+        match content {
+            Some(content) => drop(world.call(Method::PUT, &file).body(content).send().await),
+            None => world.delete(&file).await.done(),
+        }
+        let now = read(&path, &tag).await.expect(200);
+        assert_eq!(json!(each(&json!({ "items": now.json()["files"] }), "size_bytes")), sizes);
+        tag = tag_of(&now).unwrap();
+        read(&path, &tag).await.expect(304);
+    }
+    // Whoever holds the task goes on with its attempt, and changes what it has seen.
+    world.take_one("q").await;
+    world.call(Method::PUT, &file).body("x").send().await.created();
+    tag = tag_of(&world.get(&path).await).unwrap();
+    let named = world.call(Method::PATCH, &path).header("if-match", &tag).json(&json!({ "name": "n" }));
+    named.send().await.ok();
+    world.on_task(&id, "checkpoint", json!({ "attempt": 1, "checkpoint": 1 })).await.ok();
+    world.on_task(&id, "succeed", json!({ "attempt": 1 })).await.ok();
+
+    let until = world.now().plus_seconds(60);
+    world.post("/queues/q/pause", json!({ "reason": "x", "until": until })).await.ok();
+    let paused = world.get("/queues/q").await;
+    assert_eq!(tag_of(&paused), None);
+    world.pass_time(60).await;
+    let over = read("/queues/q", &format!("\"{}\"", paused.ok()["revision"])).await.ok();
+    assert_eq!(over["paused"], Value::Null);
+
+    world.post("/robots", json!({ "name": "r" })).await.created();
+    world.post("/resources", json!({ "name": "s", "kind": "text", "value": "v" })).await.created();
+    let of_robot = world.call(Method::PUT, "/resources/s/overrides/robot/r").json(&json!({ "value": "w" }));
+    of_robot.send().await.ok();
+    let overridden = world.get("/resources/s").await;
+    assert_eq!(tag_of(&overridden), None);
+    world.delete("/robots/r").await.done();
+    let without = read("/resources/s", &format!("\"{}\"", overridden.ok()["revision"])).await.ok();
+    assert_eq!(without["overrides"], json!([]));
+}
+
 /// What lies behind a name is found under it, percent-encoded, whatever script and signs it has.
 #[tokio::test]
 async fn names_in_any_script_are_found() {
