@@ -14,6 +14,7 @@ pub mod external;
 pub mod http;
 pub mod ical;
 pub mod json_schema;
+pub mod log_deletion;
 pub mod log_reader;
 pub mod log_search;
 pub mod mail_client;

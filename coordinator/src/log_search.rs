@@ -258,7 +258,8 @@ impl Lines {
         }
     }
 
-    async fn block(&self, block: LogBlock) -> Result<Packed> {
+    /// The lines of a block.
+    pub async fn block(&self, block: LogBlock) -> Result<Packed> {
         let range = block.offset..block.offset + block.length;
         match self.blob(&block, range).await? {
             Some(packed) => Ok(Packed::Lines { first_seq: block.first_seq, packed }),

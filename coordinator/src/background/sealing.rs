@@ -1,7 +1,7 @@
 //! Seals logs: moves the lines of ended attempts, and the older lines of long ones, from the store into compressed
 //! blocks. The lines of many attempts go into one blob, so that a thousand short jobs make one file and not a thousand.
 
-use drover_protocol::{AccountId, LogBlockId};
+use drover_protocol::{AccountId, LogBlockId, Timestamp};
 
 use super::{Failures, accounts};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         garbage,
         log_sealing::{self, Sealable, Sealed},
     },
-    store::{blob::BlobName, lines},
+    store::{Tx, blob::BlobName, lines},
 };
 
 /// Logs that are looked at for one blob.
@@ -31,22 +31,51 @@ pub async fn pass(app: &App) -> Result<()> {
 }
 
 async fn pass_of(app: &App, account: AccountId) -> Result<()> {
-    let cap_bytes = app.rules.limits.job_log_bytes;
     loop {
         let runs = app.db.read(account, |reading| log_sealing::sealable(reading, MAX_LOGS))?;
         if runs.is_empty() || app.stopping.is_cancelled() {
             return Ok(());
         }
-        let blob = LogBlockId::from_uuid(app.db.new_id());
-        let name = BlobName::log(blob);
-        let (content, sealed) = packed(runs).await?;
-        let _arriving = app.blobs.arriving(&name).await;
-        let noted = name.to_string();
-        app.db.write(account, move |tx| garbage::announce(tx, noted)).await?;
-        // The blob is on disk before any record refers to it, and before the chunks are deleted.
-        app.blobs.put(&name, content.into()).await?;
-        app.db.write(account, move |tx| log_sealing::seal(tx, blob, &sealed, cap_bytes)).await?;
+        seal(app, account, runs).await?;
     }
+}
+
+/// Seals each log that has lines from before a time in the store, as far as it has come, whatever else may come soon.
+pub async fn seal_older(app: &App, account: AccountId, before: Timestamp) -> Result<()> {
+    let mut from = None;
+    loop {
+        let page = app.db.read(account, |reading| log_sealing::older(reading, before, from.take(), MAX_LOGS))?;
+        if !page.runs.is_empty() {
+            seal(app, account, page.runs).await?;
+        }
+        match page.next {
+            Some(next) => from = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn seal(app: &App, account: AccountId, runs: Vec<Sealable>) -> Result<()> {
+    let cap_bytes = app.rules.limits.job_log_bytes;
+    keep(app, account, runs, move |tx, blob, sealed| log_sealing::seal(tx, blob, sealed, cap_bytes)).await
+}
+
+/// Keeps runs of lines in one blob. It is on disk before `record` refers to it, and before what it takes the place of is
+/// deleted.
+pub async fn keep(
+    app: &App,
+    account: AccountId,
+    runs: Vec<Sealable>,
+    record: impl FnOnce(&mut Tx, LogBlockId, &[Sealed]) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    let blob = LogBlockId::from_uuid(app.db.new_id());
+    let name = BlobName::log(blob);
+    let (content, sealed) = packed(runs).await?;
+    let _arriving = app.blobs.arriving(&name).await;
+    let noted = name.to_string();
+    app.db.write(account, move |tx| garbage::announce(tx, noted)).await?;
+    app.blobs.put(&name, content.into()).await?;
+    app.db.write(account, move |tx| record(tx, blob, &sealed)).await
 }
 
 /// Compresses runs; many of them on a thread where that holds nobody up.

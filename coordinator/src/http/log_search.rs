@@ -27,8 +27,9 @@ use super::{
 use crate::{
     app::App,
     error::{Error, Result as OperationResult},
+    log_deletion,
     log_search::{self, Filter, Found, Lines, Position, Room, Tail, TailEvent, Window},
-    operations::{Caller, key, list, log, log_search::delete_page},
+    operations::{Caller, key, list, log},
     store::{Topic, Watch},
 };
 
@@ -359,18 +360,14 @@ async fn write_log_line(
 
 /// Delete old lines
 ///
-/// Whole blocks go, of lines that are all older than `before`; what has arrived within the last minutes, or lies in one
-/// block with younger lines, stays for now. In the logs of jobs one line says how many are gone and who deleted them.
+/// All lines with a time before `before` go, those of running jobs too, as far as they had come. In the logs of jobs one line
+/// says how many are gone and who deleted them.
 #[utoipa::path(delete, path = "/logs", tag = "Log", params(DeleteLogs), responses((status = 204)))]
 async fn delete_logs(
     State(app): State<Arc<App>>,
     caller: Caller,
     Query(asked): Query<DeleteLogs>,
 ) -> Result<StatusCode, Fault> {
-    loop {
-        let (account, asking) = (caller.account, caller.clone());
-        if app.db.write(account, move |tx| delete_page(tx, &asking, asked.before)).await? {
-            return Ok(StatusCode::NO_CONTENT);
-        }
-    }
+    log_deletion::delete_older(&app, &caller, asked.before).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

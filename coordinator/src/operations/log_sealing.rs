@@ -7,13 +7,15 @@ use super::{
     log::{self, chunk, first_seq_of, weight},
 };
 use crate::{
-    domain::log::{BLOCK_BYTES, Gone, LogBlock, LogHead, SEAL_BYTES, times},
+    domain::log::{BLOCK_BYTES, Gone, LogBlock, LogHead, Origin, SEAL_BYTES, times},
     error::{Error, Result},
     store::{Reading, Scan, Tx, blob::BlobName, key::Kind, lines, table},
 };
 
 /// Blocks that one transaction leaves out of a log that is too long: many more than it has sealed.
 const MAX_LEFT_OUT: usize = 64;
+/// Parts into which one transaction divides a block.
+const MAX_PARTS: usize = 200;
 
 /// A run of lines on its way into a block.
 #[derive(Clone, Debug)]
@@ -48,6 +50,43 @@ pub fn sealable(reading: &dyn Reading, limit: usize) -> Result<Vec<Sealable>> {
         }
     }
     Ok(runs)
+}
+
+/// A page of runs, and where the next page begins.
+#[derive(Debug, Default)]
+pub struct Page {
+    pub runs: Vec<Sealable>,
+    pub next: Option<Vec<u8>>,
+}
+
+/// What lies in the store of the logs that have lines from before a time there, up to about `SEAL_BYTES` in all.
+pub fn older(reading: &dyn Reading, before: Timestamp, from: Option<Vec<u8>>, limit: usize) -> Result<Page> {
+    let scan = Scan::of(reading, Kind::LogActive, ()).from(from.unwrap_or_default());
+    let heads = scan.indexed::<LogHead>(reading, limit)?;
+    let is_last = heads.len() < limit;
+    let mut page = Page::default();
+    let mut bytes = 0;
+    for (key, head) in heads {
+        let mut is_whole = true;
+        if head.unsealed.as_ref().is_some_and(|unsealed| unsealed.first_time < before) {
+            match sealable_of(reading, &head) {
+                Ok(runs) => {
+                    is_whole = runs.last().is_none_or(|run| run.first_seq + run.lines.len() as u64 >= head.next_seq);
+                    bytes += runs.iter().map(|run| run.bytes).sum::<u64>();
+                    page.runs.extend(runs);
+                }
+                Err(error) => {
+                    tracing::error!(%error, job = %head.job_id, attempt = head.attempt, "a log cannot be sealed");
+                }
+            }
+        }
+        page.next = Some(if is_whole { [key.as_slice(), &[0]].concat() } else { key });
+        if !is_whole || bytes >= SEAL_BYTES {
+            return Ok(page);
+        }
+    }
+    page.next = page.next.filter(|_| !is_last);
+    Ok(page)
 }
 
 /// The oldest chunks of one log, up to about `SEAL_BYTES`, in runs of about `BLOCK_BYTES`.
@@ -89,6 +128,71 @@ pub struct Sealed {
     pub length: u64,
 }
 
+impl Sealed {
+    fn block(&self, blob: LogBlockId, origin: &Origin, now: Timestamp) -> LogBlock {
+        let run = &self.run;
+        let (first_time, last_time, _) = times(&run.lines).unwrap_or((now, now, true));
+        LogBlock {
+            job_id: run.job_id,
+            attempt: run.attempt,
+            first_seq: run.first_seq,
+            last_seq: run.first_seq + run.lines.len() as u64 - 1,
+            first_time,
+            last_time,
+            worst: run.lines.iter().map(|line| line.level).max().unwrap_or_default(),
+            blob,
+            offset: self.offset,
+            length: self.length,
+            bytes: run.bytes,
+            sealed_at: now,
+            expired: false,
+            origin: Some(origin.clone()),
+            gone: None,
+        }
+    }
+}
+
+/// The parts of a block whose lines are all from before a time, or all from then on. Of very many the last one is the rest.
+pub fn parts(block: &LogBlock, lines: Vec<NewLogLine>, before: Timestamp) -> Vec<Sealable> {
+    let mut parts: Vec<Sealable> = Vec::new();
+    let mut is_older = None;
+    let (job_id, attempt) = (block.job_id, block.attempt);
+    for (first_seq, line) in (block.first_seq..).zip(lines) {
+        if parts.is_empty() || (is_older != Some(line.time < before) && parts.len() < MAX_PARTS) {
+            parts.push(Sealable { job_id, attempt, first_seq, lines: Vec::new(), chunks: 0, bytes: 0 });
+        }
+        is_older = Some(line.time < before);
+        if let Some(part) = parts.last_mut() {
+            part.bytes += weight(&line) as u64;
+            part.lines.push(line);
+        }
+    }
+    parts
+}
+
+/// The block that ends with this line.
+pub fn last_of(reading: &dyn Reading, job: JobId, attempt: u32, last_seq: u64) -> Result<Option<LogBlock>> {
+    let below = table::index_start(reading, Kind::LogBlock, (job, attempt, last_seq + 1));
+    let found = Scan::of(reading, Kind::LogBlock, (job, attempt)).newest_first().below(below);
+    let block = found.records::<LogBlock>(reading, 1)?.pop().map(|(_, block)| block);
+    Ok(block.filter(|block| block.last_seq == last_seq))
+}
+
+/// Puts the parts of a block in its place; nothing happens if it is not any more as it was.
+pub fn divide(tx: &mut Tx, blob: LogBlockId, block: &LogBlock, parts: &[Sealed]) -> Result<()> {
+    let kept = BlobName::log(blob).to_string();
+    let now: Option<LogBlock> = table::find(tx, (block.job_id, block.attempt, block.first_seq))?;
+    if now.as_ref() != Some(block) {
+        return garbage::discard(tx, kept);
+    }
+    let origin = block.origin.clone().unwrap_or_default();
+    remove_block(tx, block)?;
+    for part in parts {
+        table::insert(tx, &LogBlock { sealed_at: block.sealed_at, ..part.block(blob, &origin, tx.now()) })?;
+    }
+    garbage::keep(tx, &kept)
+}
+
 /// Puts blocks in the place of the chunks that a kept blob now holds. A job that was deleted meanwhile is passed over;
 /// the blob is discarded if nothing of it is needed. A log of more than `cap_bytes` loses its middle.
 pub fn seal(tx: &mut Tx, blob: LogBlockId, sealed: &[Sealed], cap_bytes: u64) -> Result<()> {
@@ -106,32 +210,14 @@ fn seal_log(tx: &mut Tx, blob: LogBlockId, sealed: &[Sealed], cap_bytes: u64) ->
     let Some(mut head) = table::find::<LogHead>(tx, (first.run.job_id, first.run.attempt))? else { return Ok(false) };
     let origin = log::origin(tx, &head)?;
     let mut used = false;
-    for Sealed { run, offset, length } in sealed {
-        if !delete_chunks(tx, run)? {
+    for sealed in sealed {
+        if !delete_chunks(tx, &sealed.run)? {
             continue;
         }
         used = true;
-        let last_seq = run.first_seq + run.lines.len() as u64 - 1;
-        let (first_time, last_time, _) = times(&run.lines).unwrap_or((tx.now(), tx.now(), true));
-        let block = LogBlock {
-            job_id: run.job_id,
-            attempt: run.attempt,
-            first_seq: run.first_seq,
-            last_seq,
-            first_time,
-            last_time,
-            worst: run.lines.iter().map(|line| line.level).max().unwrap_or_default(),
-            blob,
-            offset: *offset,
-            length: *length,
-            bytes: run.bytes,
-            sealed_at: tx.now(),
-            expired: false,
-            origin: Some(origin.clone()),
-            gone: None,
-        };
+        let block = sealed.block(blob, &origin, tx.now());
         table::insert(tx, &block)?;
-        count_sealed(&mut head, &block, run.chunks, tx.now(), cap_bytes);
+        count_sealed(&mut head, &block, sealed.run.chunks, tx.now(), cap_bytes);
     }
     if used {
         leave_middle_out(tx, &mut head, cap_bytes)?;
@@ -176,17 +262,21 @@ fn leave_middle_out(tx: &mut Tx, head: &mut LogHead, cap_bytes: u64) -> Result<(
     Ok(())
 }
 
-/// Deletes the chunks of a run; `false` if they are not there any more.
+/// Deletes the chunks of a run; `false` if they are not there any more. Logs are sealed from their beginning, so that all are
+/// there if the first one is.
 fn delete_chunks(tx: &mut Tx, run: &Sealable) -> Result<bool> {
     let bound = |seq: u64| table::index_start(tx, Kind::LogChunk, (run.job_id, run.attempt, seq));
     let (from, below) = (bound(run.first_seq), bound(run.first_seq + run.lines.len() as u64));
     let scan = Scan::of(tx, Kind::LogChunk, (run.job_id, run.attempt)).from(from).below(below);
     let pieces = scan.pairs(tx, 10_000)?;
-    let found = !pieces.is_empty();
+    let Some((first, _)) = pieces.first() else { return Ok(false) };
+    if first_seq_of(first)? != run.first_seq {
+        return Ok(false);
+    }
     for (key, _) in pieces {
         tx.delete(key);
     }
-    Ok(found)
+    Ok(true)
 }
 
 /// What a page of deletion has taken.

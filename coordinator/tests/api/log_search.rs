@@ -496,6 +496,36 @@ async fn old_lines_are_deleted() {
     assert_eq!(events, 1, "what was deleted is noted once");
 }
 
+/// Lines are deleted to the line: what is not sealed yet goes too, and of what lies together with younger lines the older
+/// ones, in whatever order they lie there. A running job goes on.
+#[tokio::test]
+async fn no_line_from_before_is_left() {
+    let Two { world, agents: [first, second], jobs: [one, two] } = two().await;
+    send(&first, &one, 1, vec![at(0, "info", "old"), at(1, "info", "old"), at(3_600_000, "info", "young")]).await;
+    let mixed = (0..500).flat_map(|n| [at(n, "info", "old"), at(3_600_000 + n, "info", "young")]);
+    send(&second, &two, 1, mixed.collect()).await;
+    second.finish(&two, 1, json!({})).await.done();
+    world.seal_logs().await;
+    world.post("/logs", json!({ "level": "info", "message": "old by hand" })).await.created();
+    let before = format!("/logs?before={}", Timestamp::from_millis(START + 1_000_000));
+    for _ in 0..2 {
+        world.delete(&before).await.done();
+        assert_eq!(page_through(&world, "limit=400", async |_| ()).await, vec!["young".to_owned(); 501]);
+    }
+    let page = world.get(&format!("/jobs/{one}/logs")).await.ok();
+    assert!(text(&page, "/items/0/message").starts_with("2 lines of this log were deleted by user:"), "{page}");
+    assert_eq!(text(&page, "/items/1/message"), "young");
+    let page = world.get(&format!("/jobs/{two}/logs?from_seq=999")).await.ok();
+    assert!(text(&page, "/items/0/message").starts_with("1 lines of this log were deleted by user:"), "{page}");
+    send(&first, &one, 4, vec![at(3_600_001, "info", "next")]).await;
+    first.finish(&one, 1, json!({})).await.done();
+    world.seal_logs().await;
+    let whole = world.get(&format!("/jobs/{one}/logs")).await.ok();
+    assert_eq!((&whole["next_seq"], &whole["complete"]), (&json!(5), &json!(true)));
+    world.collect_garbage().await;
+    assert_eq!(blobs(&world).await, 8, "nothing is kept of what was divided");
+}
+
 /// Lines of no job become old like all others, although nothing of theirs ever ends.
 #[tokio::test]
 async fn lines_of_no_job_are_retained_and_deleted() {
