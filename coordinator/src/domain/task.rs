@@ -494,13 +494,13 @@ fn try_again(task: &mut Task, what: &str, chance: Chance, rules: &Rules<'_>, now
     Some(noted(task.clone(), "retried", text, "coordinator"))
 }
 
-/// How long the repetition after the `tries`-th attempt waits: growing by the factor, with up to a quarter more by chance.
+/// How long the repetition after the `tries`-th attempt waits: growing by the factor, with up to a quarter more by chance,
+/// and never longer than the queue says.
 fn delay_millis(retry: &TaskRetry, tries: u32, chance: Chance) -> i64 {
     let exponent = i32::try_from(tries.saturating_sub(1)).unwrap_or(i32::MAX);
     let seconds = retry.delay_seconds as f64 * retry.factor.max(1.0).powi(exponent);
-    let seconds = seconds.min(retry.max_delay_seconds as f64);
     let jitter = 1.0 + 0.25 * f64::from(chance) / 255.0;
-    (seconds * jitter * 1_000.0) as i64
+    ((seconds * jitter).min(retry.max_delay_seconds as f64) * 1_000.0) as i64
 }
 
 fn new_state(rules: &Rules<'_>, now: Timestamp) -> State {

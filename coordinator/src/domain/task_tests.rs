@@ -185,13 +185,14 @@ fn a_tick_at_its_time_always_moves_it() {
     }
 }
 
-/// Each repetition waits longer by the factor, up to the longest delay, and by chance at most a quarter more.
+/// Each repetition waits longer by the factor, and by chance at most a quarter more, up to the longest delay.
 #[test]
 fn delays_grow_by_the_factor_and_differ_by_chance() {
     let retry = TaskRetry { delay_seconds: 10, factor: 3.0, max_delay_seconds: 100, ..TaskRetry::default() };
     let delays: Vec<i64> = (1..=4).map(|tries| delay_millis(&retry, tries, 0)).collect();
     assert_eq!(delays, [10_000, 30_000, 90_000, 100_000]);
     assert_eq!(delay_millis(&retry, 1, 255), 12_500);
+    assert_eq!(delay_millis(&retry, 4, 255), 100_000, "chance does not pass the longest delay");
     assert_eq!(delay_millis(&retry, u32::MAX, 0), 100_000, "a huge power is no reason to wait less");
 }
 
