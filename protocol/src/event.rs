@@ -1,6 +1,7 @@
 //! Events: every change and automatic decision, told beside the object it concerns.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{EventId, Timestamp};
@@ -16,4 +17,8 @@ pub struct Event {
     pub text: String,
     /// `coordinator`, `agent`, `user:<id>`, `robot:<id>` or `job:<id>`.
     pub by: String,
+    /// What a result brought that came too late: the output, or the checkpoint of a task that was to be put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    pub output: Option<Value>,
 }

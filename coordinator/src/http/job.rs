@@ -328,6 +328,9 @@ async fn list_attempts(
 }
 
 /// What happened to a job, newest first
+///
+/// A report that came too late has its output beside it as `output`: where that is large, a page has fewer items than the
+/// limit.
 #[utoipa::path(get, path = "/jobs/{job}/events", tag = "Job",
     params(("job" = String, Path, description = "Id of the job"), PageQuery),
     responses((status = 200, body = Page<Event>)))]

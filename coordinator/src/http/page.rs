@@ -10,6 +10,7 @@ use drover_protocol::{
     page::{Page, PageQuery},
 };
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::Fault;
@@ -30,8 +31,8 @@ pub fn page<R, V>(page: list::Page<R>, view: impl Fn(R) -> V) -> Json<Page<V>> {
     Json(Page { items, next_cursor: page.next_cursor, total: None })
 }
 
-fn event_view(event: domain::event::Event) -> Event {
-    Event { id: event.id, at: event.at, code: event.code, text: event.text, by: event.by }
+fn event_view((event, output): (domain::event::Event, Option<Value>)) -> Event {
+    Event { id: event.id, at: event.at, code: event.code, text: event.text, by: event.by, output }
 }
 
 /// What happened to an object, newest first. `find` gives its id, or refuses who may not see it.

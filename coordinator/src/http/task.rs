@@ -368,8 +368,8 @@ async fn list_task_attempts(
 
 /// What happened to a task, newest first
 ///
-/// Decisions of the coordinator, wishes of people, and results that came too late. That it was added, taken and has
-/// succeeded its attempts tell.
+/// Decisions of the coordinator, wishes of people, and results that came too late, with what they brought as `output`: where
+/// that is large, a page has fewer items than the limit. That it was added, taken and has succeeded its attempts tell.
 #[utoipa::path(get, path = "/tasks/{task}/events", tag = "Task",
     params(("task" = String, Path, description = "Id of the task"), PageQuery),
     responses((status = 200, body = Page<Event>)))]

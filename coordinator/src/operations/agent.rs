@@ -417,11 +417,7 @@ fn keep_late_report(tx: &mut Tx, attempt: &mut Attempt, report: &Finish, output:
         report.outcome.as_str(),
         report.cause.message,
     );
-    let event = event::note(tx, attempt.job_id.uuid(), "late_report", text, "agent")?;
-    match output {
-        Some(output) => document::insert(tx, event.uuid(), Slot::Output, output),
-        None => Ok(()),
-    }
+    event::note_late(tx, attempt.job_id.uuid(), event::LATE_REPORT, text, "agent", output)
 }
 
 /// The robot behind a robot's key, which may have ended since the call began.

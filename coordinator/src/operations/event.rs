@@ -1,14 +1,15 @@
 //! Events: one readable line beside an object for every change and automatic decision.
 
 use drover_protocol::{EventId, page::PageQuery};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::list::{self, Page, Via};
 use crate::{
     domain::event::Event,
-    error::Result,
+    error::{Error, Result},
     store::{
-        Reading, Scan, Tx,
+        Reading, Record, Scan, Tx,
         document::{self, Slot},
         key::Kind,
         table,
@@ -20,6 +21,13 @@ const MAX_AGE_SECONDS: u64 = 400 * 86_400;
 /// One event in so many removes this many old ones of its object, so that those go faster than new ones come.
 const FORGET_EVERY: u128 = 64;
 const FORGET_PAGE: usize = 256;
+
+/// A result of a task that came too late.
+pub const LATE_RESULT: &str = "late_result";
+/// The same of a job.
+pub const LATE_REPORT: &str = "late_report";
+/// Outputs of this size together are enough for one page.
+const ENOUGH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Notes what happened to an object.
 pub fn note(tx: &mut Tx, object: Uuid, code: &str, text: impl Into<String>, by: impl Into<String>) -> Result<EventId> {
@@ -40,15 +48,57 @@ fn forget_old(tx: &mut Tx, object: Uuid) -> Result<()> {
 }
 
 fn delete(tx: &mut Tx, event: &Event) -> Result<()> {
-    // A report that came too late has left its output with the event.
+    // A result that came too late has left its output with the event.
     document::delete(tx, event.id.uuid(), Slot::Output)?;
     table::delete::<Event>(tx, (event.object, event.id))
 }
 
-/// An object's events, newest first. The caller has been checked for the object.
-pub fn list(reading: &dyn Reading, object: Uuid, query: &PageQuery) -> Result<Page<Event>> {
+/// Notes a result that came too late, and keeps what it brought, as JSON, with the event.
+pub fn note_late(
+    tx: &mut Tx,
+    object: Uuid,
+    code: &str,
+    text: impl Into<String>,
+    by: impl Into<String>,
+    output: Option<&[u8]>,
+) -> Result<()> {
+    let event = note(tx, object, code, text, by)?;
+    match output {
+        Some(output) => document::insert(tx, event.uuid(), Slot::Output, output),
+        None => Ok(()),
+    }
+}
+
+/// An object's events, newest first, each with the output that is kept with it. A page ends early when outputs are large. The
+/// caller has been checked for the object.
+pub fn list(reading: &dyn Reading, object: Uuid, query: &PageQuery) -> Result<Page<(Event, Option<Value>)>> {
     let scan = Scan::of(reading, Kind::Event, object).newest_first();
-    list::page(reading, scan, Via::Records, query, |_: &Event| true)
+    let found = list::page(reading, scan, Via::Records, query, |_: &Event| true)?;
+    let mut page = Page { items: Vec::with_capacity(found.items.len()), next_cursor: found.next_cursor };
+    let mut bytes = 0;
+    let mut rest = found.items.into_iter().peekable();
+    while let Some(event) = rest.next() {
+        let key = table::index_start(reading, Kind::Event, event.id());
+        let kept = output(reading, &event)?;
+        bytes += kept.as_ref().map_or(0, |(_, bytes)| *bytes);
+        page.items.push((event, kept.map(|(output, _)| output)));
+        if bytes >= ENOUGH_BYTES && rest.peek().is_some() {
+            page.next_cursor = Some(list::cursor_at(Scan::position(&key), Event::NOUN));
+            break;
+        }
+    }
+    Ok(page)
+}
+
+/// What is kept with an event, and how many bytes of JSON that is.
+fn output(reading: &dyn Reading, event: &Event) -> Result<Option<(Value, usize)>> {
+    if ![LATE_RESULT, LATE_REPORT].contains(&event.code.as_str()) {
+        return Ok(None);
+    }
+    let Some(json) = document::get(reading, event.id.uuid(), Slot::Output)? else { return Ok(None) };
+    let output = serde_json::from_slice(&json)
+        .map_err(|error| Error::Internal(format!("the output of an event cannot be read: {error}")))?;
+    Ok(Some((output, json.len())))
 }
 
 /// Removes all events of an object, a page at a time; `true` when none are left.

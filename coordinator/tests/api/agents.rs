@@ -374,9 +374,12 @@ async fn ends_are_taken_once() {
         (ended["output"].clone(), ended["exit"].clone(), ended["usage"].clone()),
         (json!({ "sum": 3 }), exit, usage)
     );
+    let late = json!({ "outcome": "stopped", "output": { "sum": 4 } });
     for _ in 0..2 {
-        agent.fail(&job, attempt).await.expect(409).refused("stale_attempt");
+        agent.finish(&job, attempt, late.clone()).await.expect(409).refused("stale_attempt");
     }
+    let newest = world.get(&format!("/jobs/{job}/events?limit=1")).await.ok();
+    assert_eq!(newest["items"][0]["output"], json!({ "sum": 4 }), "what came too late can be read");
     let events = world.events(&job).await;
     assert_eq!(events, ["created", "assigned", "accepted", "finished", "late_report"]);
     assert_eq!(world.job(&job).await, ended);

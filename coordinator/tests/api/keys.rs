@@ -24,7 +24,7 @@ async fn codes_of_user(world: &World) -> Vec<String> {
     let user: uuid::Uuid = text(&me, "/id").parse().unwrap();
     let app = &world.app;
     let page = app.db.read(world.account, |view| drover_coordinator::operations::event::list(view, user, &reading));
-    page.unwrap().items.into_iter().map(|event| event.code).collect()
+    page.unwrap().items.into_iter().map(|(event, _)| event.code).collect()
 }
 
 /// Both schemes are taken, in any case of letters; anything else is no key.

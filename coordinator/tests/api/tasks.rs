@@ -198,12 +198,41 @@ async fn late_results_are_refused_and_kept() {
     }
     world.on_task(&id, "succeed", json!({ "attempt": 7 })).await.expect(409).refused("stale_attempt");
     assert_eq!(world.task_events(&id).await, ["retried", "late_result"]);
+    let events = world.get(&format!("/tasks/{id}/events")).await.ok();
+    assert_eq!(each(&events, "output"), [json!({ "late": true }), Value::Null]);
     assert_eq!(world.task(&id).await["state"], "in_progress");
     world.on_task(&id, "succeed", json!({ "attempt": 2 })).await.ok();
     let task = world.task(&id).await;
     assert_eq!(task["attempts"][0]["end"], "abandoned");
     assert_eq!(task["attempts"][1]["end"], "succeeded");
     assert!(task.get("output").is_none(), "the late output is not the task's");
+}
+
+/// What came too late is read with the events; a page of them ends early where that is large, and goes on.
+#[tokio::test]
+async fn large_late_results_take_several_pages() {
+    let world = World::new().await;
+    let retry = json!({ "abandoned": true, "delay_seconds": 0 });
+    world.queue("q", json!({ "max_attempts": 6, "lease_seconds": 60, "retry": retry })).await;
+    let id = world.add("q", json!({})).await;
+    let brought = |attempt: u64| json!(format!("{attempt}{}", "x".repeat(1_000_000)));
+    for attempt in 1..=6 {
+        assert_eq!(world.take_one("q").await.1, attempt);
+        world.pass_time(60).await;
+        let late = json!({ "attempt": attempt, "output": brought(attempt) });
+        world.on_task(&id, "succeed", late).await.expect(409).refused("stale_attempt");
+    }
+    let (mut outputs, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let page = world.get(&format!("/tasks/{id}/events?{cursor}")).await.ok();
+        outputs.extend(each(&page, "output").into_iter().filter(|output| !output.is_null()));
+        pages += 1;
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!((pages, outputs), (2, (1..=6).rev().map(brought).collect()));
 }
 
 /// A result that comes too late is kept whatever it is: its output needs not fit the schema.

@@ -234,11 +234,8 @@ fn keep_late_result(tx: &mut Tx, caller: &Caller, task: &Task, attempt: &Attempt
     };
     let kept = ending.document().map(|_| "; what it brought is kept with this event").unwrap_or_default();
     let text = format!("{} reported attempt {} as {what} after it had ended{kept}", attempt.holder.by, attempt.number);
-    let event = event::note(tx, task.id.uuid(), "late_result", text, caller.by())?;
-    match ending.document() {
-        Some((_, json)) => document::insert(tx, event.uuid(), Slot::Output, json),
-        None => Ok(()),
-    }
+    let brought = ending.document().map(|(_, json)| json);
+    event::note_late(tx, task.id.uuid(), event::LATE_RESULT, text, caller.by(), brought)
 }
 
 /// A change by the holder that leaves the attempt going on.
