@@ -135,6 +135,9 @@ pub struct FilePage {
     /// Give this back as `cursor` to read on; null at the end.
     #[schema(required)]
     pub next_cursor: Option<String>,
+    /// With `count=true`, where a counter knows it: how many files there are in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
 }
 
 /// Filter of `GET /storages/{folder}/files`.

@@ -125,6 +125,11 @@ pub fn path_fault(path: &str) -> Option<String> {
     bad.then(|| "a path has parts of 1 to 255 bytes between single slashes, none of them . or ..".to_owned())
 }
 
+/// Why a name cannot be that of a file of a task, which has an address of its own with one part for it.
+pub fn attachment_fault(name: &str) -> Option<&'static str> {
+    name.contains('/').then_some("the name of a file of a task has no slashes")
+}
+
 /// The media type by the ending of a path; a list short enough to be certain of.
 pub fn content_type(path: &str) -> &'static str {
     let ending = path.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase();

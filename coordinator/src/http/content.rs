@@ -187,16 +187,35 @@ where
     kept.await.unwrap_or_else(|error| Err(Error::Internal(format!("content was not kept: {error}")).into()))
 }
 
-/// Refuses content that is not what `Content-Digest` says.
+/// Refuses content that is not what `Content-Digest` says, and a digest that cannot be checked: who sends one relies on that.
 pub fn check_digest(headers: &HeaderMap, staged: &Staged) -> Result<(), Fault> {
-    let Some(text) = headers.get("content-digest").and_then(|value| value.to_str().ok()) else { return Ok(()) };
-    let given = text.split(',').find_map(|part| part.trim().strip_prefix("sha-256=:")?.strip_suffix(':'));
-    let Some(given) = given else { return Ok(()) };
-    match STANDARD.decode(given).ok() == from_hex(&staged.sha256) {
+    let Some(given) = digest(headers)? else { return Ok(()) };
+    match Some(given) == from_hex(&staged.sha256) {
         true => Ok(()),
         false => {
             Err(Error::invalid("Content-Digest", "the content that arrived has another digest; send it again").into())
         }
+    }
+}
+
+/// The SHA-256 that `Content-Digest` names among others.
+fn digest(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Fault> {
+    let malformed = || Fault::bad_request("Content-Digest must have the form sha-256=:<Base64>: (RFC 9530).");
+    let (mut is_there, mut found) = (false, None);
+    for value in headers.get_all("content-digest") {
+        is_there = true;
+        for part in value.to_str().map_err(|_| malformed())?.split(',') {
+            let (algorithm, digest) = part.trim().split_once('=').ok_or_else(malformed)?;
+            let digest = digest.strip_prefix(':').and_then(|digest| digest.strip_suffix(':')).ok_or_else(malformed)?;
+            let digest = STANDARD.decode(digest).map_err(|_| malformed())?;
+            if algorithm == "sha-256" {
+                found = Some(digest);
+            }
+        }
+    }
+    match is_there && found.is_none() {
+        true => Err(Error::invalid("Content-Digest", "names no sha-256, which is what is checked here").into()),
+        false => Ok(found),
     }
 }
 
@@ -208,6 +227,25 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::RANGE, HeaderValue::from_static(range));
         wanted(&headers, "\"x\"", 10)
+    }
+
+    #[test]
+    fn only_digests_that_can_be_checked_are_taken() {
+        let of = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("content-digest", HeaderValue::from_static(value));
+            }
+            digest(&headers).map_err(|fault| fault.code())
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&["sha-256=:AAEC:"]), Ok(Some(vec![0, 1, 2])));
+        assert_eq!(of(&["sha-512=:AAAA:, sha-256=:AAEC:"]), Ok(Some(vec![0, 1, 2])));
+        assert_eq!(of(&["sha-512=:AAAA:", "sha-256=:AAEC:"]), Ok(Some(vec![0, 1, 2])));
+        for malformed in ["", "sha-256", "sha-256=AAEC", "sha-256=:A:", "sha-256=:AAEC:,", "sha-256=:?:"] {
+            assert_eq!(of(&[malformed]), Err(Code::BadRequest), "{malformed}");
+        }
+        assert_eq!(of(&["sha-512=:AAAA:"]), Err(Code::Invalid));
     }
 
     #[test]

@@ -353,30 +353,49 @@ fn field_fault(pointer: &str, message: &str) -> Fault {
 }
 
 /// The media types that the caller accepts, in its order; empty means anything.
-pub struct Accept(pub Vec<String>);
+pub struct Accept {
+    /// The most wanted ones first.
+    wanted: Vec<String>,
+    refused: Vec<String>,
+}
 
 impl FromRequestParts<Arc<App>> for Accept {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
-        let text = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let types = text.split(',').map(|part| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-        Ok(Self(types.filter(|media_type| !media_type.is_empty()).collect()))
+        Ok(Self::of(parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default()))
     }
 }
 
 impl Accept {
-    /// The first of the offered types that the caller accepts; the first offer is for those who accept anything.
+    fn of(text: &str) -> Self {
+        let mut types: Vec<(f32, String)> = Vec::new();
+        for part in text.split(',') {
+            let mut parts = part.split(';').map(str::trim);
+            let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let quality = parts.find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q=")));
+            if !media_type.is_empty() {
+                types.push((quality.and_then(|quality| quality.parse().ok()).unwrap_or(1.0), media_type));
+            }
+        }
+        // Those that are wanted alike stay in the order in which they are given.
+        types.sort_by(|one, other| other.0.total_cmp(&one.0));
+        let (wanted, refused): (Vec<_>, Vec<_>) = types.into_iter().partition(|(quality, _)| *quality > 0.0);
+        let names = |types: Vec<(f32, String)>| types.into_iter().map(|(_, media_type)| media_type).collect();
+        Self { wanted: names(wanted), refused: names(refused) }
+    }
+
+    /// The one of the offered types that the caller wants most; the first offer is for those who accept anything.
     pub fn choose(&self, offers: &[&'static str]) -> Result<&'static str, Fault> {
-        if self.0.is_empty() {
+        if self.wanted.is_empty() && self.refused.is_empty() {
             return Ok(offers[0]);
         }
-        for wanted in &self.0 {
+        for wanted in &self.wanted {
             let group = wanted.strip_suffix("/*");
             let fits = |offer: &&&str| {
-                wanted == "*/*"
-                    || **offer == wanted
-                    || group.is_some_and(|group| offer.split('/').next() == Some(group))
+                **offer == wanted
+                    || (wanted == "*/*" || group.is_some_and(|group| offer.split('/').next() == Some(group)))
+                        && !self.refused.iter().any(|refused| refused == **offer)
             };
             if let Some(offer) = offers.iter().find(fits) {
                 return Ok(offer);
@@ -403,4 +422,29 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<App>> for Path<T> {
 /// An id in a path: what cannot be one is not there.
 pub fn id<T: std::str::FromStr>(text: &str, noun: &'static str) -> Result<T, Fault> {
     text.parse().map_err(|_| Error::NotFound(noun).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_most_is_chosen() {
+        for (accept, chosen) in [
+            ("", Some("application/json")),
+            ("*/*", Some("application/json")),
+            ("text/csv", Some("text/csv")),
+            ("text/csv, application/json", Some("text/csv")),
+            ("text/csv;q=0.1, application/json", Some("application/json")),
+            ("text/csv; charset=utf-8; q=0.5, application/json;q=0.4", Some("text/csv")),
+            ("TEXT/*, */*;q=0.1", Some("text/csv")),
+            ("text/html, application/xhtml+xml, */*;q=0.8", Some("application/json")),
+            ("application/json;q=0, */*", Some("text/csv")),
+            ("text/csv;q=0", None),
+            ("image/png", None),
+        ] {
+            let found = Accept::of(accept).choose(&["application/json", "text/csv"]);
+            assert_eq!(found.ok(), chosen, "{accept}");
+        }
+    }
 }

@@ -82,7 +82,8 @@ pub fn address(file: &domain::file::File) -> String {
 
 /// Files of a folder, by path
 ///
-/// In the order of their paths. With `delimiter=/` one level at a time: what lies deeper is told by its beginning only.
+/// In the order of their paths. `count=true` tells their `total` for a folder that people made, without `prefix` and
+/// `delimiter`. With `delimiter=/` one level at a time: what lies deeper is told by its beginning only.
 #[utoipa::path(get, path = "/storages/{folder}/files", tag = "Storage",
     params(("folder" = String, Path, description = "Id, or name with its slashes percent-encoded, such as jobs%2F<job id>"),
         PageQuery, FileFilter),
@@ -97,13 +98,15 @@ async fn list_files(
     let views = |files: Vec<domain::file::File>| files.into_iter().map(view).collect();
     let page = match filter.delimiter.as_deref() {
         None => {
-            let page = app.db.read(caller.account, |reading| file::list(reading, &caller, &folder, &prefix, &query))?;
-            FilePage { items: views(page.items), prefixes: None, next_cursor: page.next_cursor }
+            let (page, total) =
+                app.db.read(caller.account, |reading| file::list(reading, &caller, &folder, &prefix, &query))?;
+            FilePage { items: views(page.items), prefixes: None, next_cursor: page.next_cursor, total }
         }
         Some("/") => {
             let level =
                 app.db.read(caller.account, |reading| file::list_level(reading, &caller, &folder, &prefix, &query))?;
-            FilePage { items: views(level.files), prefixes: Some(level.prefixes), next_cursor: level.next_cursor }
+            let (items, prefixes) = (views(level.files), Some(level.prefixes));
+            FilePage { items, prefixes, next_cursor: level.next_cursor, total: None }
         }
         Some(_) => return Err(Error::invalid("delimiter", "the one delimiter is /").into()),
     };

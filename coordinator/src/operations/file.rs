@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::{
         attempt::Attempt,
-        file::{Conditions, File, content_type, job_folder, path_fault},
+        file::{Conditions, File, attachment_fault, content_type, job_folder, path_fault},
         job::Job,
         name::Faults,
         permission::Permission,
@@ -61,6 +61,14 @@ pub fn check_artifact(reading: &dyn Reading, caller: &Caller, job: JobId, attemp
     check_path("path", path)
 }
 
+/// Checks the path of a file that is to lie in this place.
+fn check_path_in(place: &Place, pointer: &str, path: &str) -> Result<()> {
+    match (place, attachment_fault(path)) {
+        (Place::Task(_), Some(fault)) => Err(Error::invalid(pointer, fault)),
+        _ => check_path(pointer, path),
+    }
+}
+
 fn check_path(pointer: &str, path: &str) -> Result<()> {
     match path_fault(path) {
         Some(fault) => Err(Error::invalid(pointer, fault)),
@@ -100,7 +108,7 @@ pub fn check_put(
     caller.require(Permission::StorageWrite)?;
     let place = storage::place(reading, caller, Permission::StorageWrite, folder)?;
     place.check_change(reading, caller, true)?;
-    check_path("path", path)?;
+    check_path_in(&place, "path", path)?;
     let mut faults = Faults::default();
     faults.labels("metadata", described.metadata.iter());
     faults.check()?;
@@ -269,7 +277,7 @@ pub fn transfer(
         from.check_change(tx, caller, false)?;
     }
     to.check_change(tx, caller, true)?;
-    check_path("/to_path", &request.to_path)?;
+    check_path_in(&to, "/to_path", &request.to_path)?;
     let old = find(tx, &to.key(), &request.to_path)?;
     if old.as_ref().is_some_and(|old| old.id == source.id) {
         return Ok(source);
@@ -296,18 +304,22 @@ pub fn transfer(
     Ok(file)
 }
 
-/// Files of a folder by path.
+/// Files of a folder by path; and how many there are, if that is asked and the folder counts them.
 pub fn list(
     reading: &dyn Reading,
     caller: &Caller,
     folder: &str,
     prefix: &str,
     query: &PageQuery,
-) -> Result<Page<File>> {
+) -> Result<(Page<File>, Option<u64>)> {
     caller.require(Permission::StorageRead)?;
     let place = storage::place(reading, caller, Permission::StorageRead, folder)?;
     let scan = Scan::of(reading, Kind::FileByPath, (place.key(), TextPrefix(prefix)));
-    list::page(reading, scan, Via::Index, query, |_: &File| true)
+    let total = match &place {
+        Place::Made(folder) if query.count == Some(true) && prefix.is_empty() => Some(folder.file_count),
+        Place::Made(_) | Place::Job(_) | Place::Task(_) => None,
+    };
+    Ok((list::page(reading, scan, Via::Index, query, |_: &File| true)?, total))
 }
 
 /// One level of a folder.

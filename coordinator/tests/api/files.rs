@@ -110,6 +110,10 @@ async fn content_has_type_digest_tag_and_metadata() {
     assert_eq!(world.get(path).await.expect(200).content_type(), "application/x-own");
     let wrong = world.call(Method::PUT, path).header("content-digest", &digest_of(b"other")).body("mine");
     wrong.send().await.invalid(&["Content-Digest"]);
+    for (unchecked, status) in [("sha-256=x", 400), ("md5=:AAAA:", 422)] {
+        let put = world.call(Method::PUT, path).header("content-digest", unchecked).body("mine");
+        put.send().await.expect(status);
+    }
     for bad in ["?metadata=x", "?metadata=a:1&metadata=a:2", "?metadata=:1", "?meta=a:b"] {
         world.call(Method::PUT, &format!("{path}{bad}")).body("x").send().await.expect(422).refused("invalid");
     }

@@ -67,6 +67,13 @@ async fn figures_are_kept_with_the_files() {
     assert_eq!((figures("a").await, figures("b").await), ((0, 0), (1, 1)));
     world.delete("/storages/b/files/x").await.done();
     assert_eq!(figures("b").await, (0, 0));
+    for number in 0..3 {
+        world.put_file("b", &format!("n{number}"), "").await.created();
+    }
+    let counted =
+        async |query: &str| world.get(&format!("/storages/b/files?limit=1{query}")).await.ok()["total"].clone();
+    assert_eq!((counted("&count=true").await, counted("").await), (json!(3), json!(null)));
+    assert_eq!(counted("&count=true&prefix=n1").await, json!(null), "no counter knows that");
     let revision = world.get("/storages/b").await.ok()["revision"].clone();
     assert_eq!(revision, 1, "files come and go while the settings stay");
 }

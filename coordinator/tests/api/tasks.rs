@@ -620,6 +620,9 @@ async fn files_are_attached_to_tasks() {
     world.delete(&other).await.done();
     world.get(&other).await.expect(404);
     world.call(Method::PUT, &format!("/tasks/{id}/files/a%2Fb")).body("x").send().await.expect(422).invalid(&["name"]);
+    world.put_file(&format!("tasks%2F{id}"), "a/b", "x").await.expect(422).invalid(&["path"]);
+    let deep = json!({ "path": "Rechnung & ü.txt", "to_path": "a/b" });
+    world.post(&format!("/storages/tasks%2F{id}/move"), deep).await.expect(422).invalid(&["/to_path"]);
     world.on_task(&id, "succeed", json!({ "attempt": 1 })).await.ok();
     assert_eq!(world.get(&path).await.text(), "second");
     world.delete(&format!("/tasks/{id}")).await.done();

@@ -83,7 +83,7 @@ fn common_headers() -> [Parameter; 6] {
         header(IF_RANGE, "The `ETag` for which the range is meant; if it has changed, everything is sent.", text()),
         header(
             CONTENT_DIGEST,
-            "`sha-256=:<Base64>:` (RFC 9530). A body that arrives with another digest is refused.",
+            "`sha-256=:<Base64>:` (RFC 9530). A body that arrives with another digest is refused, and so is a header without it.",
             text(),
         ),
     ]

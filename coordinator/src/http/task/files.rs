@@ -14,7 +14,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::App,
-    domain::{self, file::task_folder},
+    domain::{
+        self,
+        file::{attachment_fault, task_folder},
+    },
     error::{Error, Result as OperationResult},
     http::{
         Fault,
@@ -47,10 +50,10 @@ pub fn view(file: domain::file::File) -> TaskFile {
 /// The folder of a task that the caller may see.
 fn folder_of(reading: &dyn Reading, caller: &Caller, id: TaskId, name: &str) -> OperationResult<String> {
     task::get(reading, caller, id)?;
-    if name.contains('/') {
-        return Err(Error::invalid("name", "the name of a file of a task has no slashes"));
+    match attachment_fault(name) {
+        Some(fault) => Err(Error::invalid("name", fault)),
+        None => Ok(task_folder(id)),
     }
-    Ok(task_folder(id))
 }
 
 /// The content of a file of a task
