@@ -35,8 +35,7 @@ use crate::{
     error::{Error, Result as OperationResult},
     json_schema::{self, Side},
     operations::{
-        Caller, file,
-        queue::{self, Tallies},
+        Caller, file, queue,
         task::{self, Unchecked},
     },
     store::{Reading, document::Slot},
@@ -183,9 +182,7 @@ async fn add_task(
     check_schema(&app, &caller, queue.payload_schema, Side::Input, &new.payload, "/payload").await?;
     once::write(&app, caller, request.call, move |tx, caller| {
         let queue = task::queue_to_add_to(tx, caller, &text)?;
-        let mut tallies = Tallies::default();
-        let task = task::add(tx, &mut tallies, &queue, &new, &payload)?;
-        tallies.close(tx)?;
+        let task = task::add_by(tx, caller, &queue, &new, &payload)?;
         let path = format!("/tasks/{}", task.id);
         let given = std::mem::take(&mut new.payload);
         let view = Task {

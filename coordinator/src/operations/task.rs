@@ -14,7 +14,7 @@ mod settle;
 mod take;
 
 pub use bulk::{BulkChange, apply_page, change_of, permission_of, write_down};
-pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, stream_id};
+pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, note_added, stream_id};
 pub use count::{count_ready, is_holder};
 pub use due::{lease_ends_at, next_due, tick_page};
 pub use end::{Checkpoint, Ended, Ending, attempt_of, checkpoint, comment, end, output_schema, renew};
@@ -150,7 +150,7 @@ pub fn queue_to_add_to(reading: &dyn Reading, caller: &Caller, text: &str) -> Re
 ///
 /// A reference is taken while a task with it is there, whatever its state; it is free again once that task is deleted, by
 /// hand or by retention.
-pub fn add(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, new: &NewTask, payload: &[u8]) -> Result<Task> {
+fn add(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, new: &NewTask, payload: &[u8]) -> Result<Task> {
     let id = TaskId::from_uuid(tx.new_id());
     let now = tx.now();
     let tally = tallies.open(tx, queue)?;
@@ -184,6 +184,18 @@ pub fn add(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, new: &NewTask, pay
     }
     document::insert(tx, id.uuid(), Slot::Payload, payload)?;
     write(tx, tallies, None, &mut task)?;
+    Ok(task)
+}
+
+/// Adds one task for a caller. When people add tasks, that is an act; when jobs do, it is their work.
+pub fn add_by(tx: &mut Tx, caller: &Caller, queue: &Queue, new: &NewTask, payload: &[u8]) -> Result<Task> {
+    let mut tallies = Tallies::default();
+    let task = add(tx, &mut tallies, queue, new, payload)?;
+    tallies.close(tx)?;
+    if let Actor::User { .. } = caller.actor {
+        let about = serde_json::json!({ "queue": queue.name });
+        audit::append(tx, caller, Act::new("create", NOUN, task.id, called(&task)).after(about))?;
+    }
     Ok(task)
 }
 

@@ -1,5 +1,6 @@
 //! The audit trail: what is written down, how it is searched and exported, and that tampering is found.
 
+use axum::body::Body;
 use drover_coordinator::{
     domain::audit::{Act, hash_of},
     store::{
@@ -10,9 +11,10 @@ use drover_coordinator::{
     },
 };
 use http::Method;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use crate::support::{World, each, text};
+use crate::support::{World, each, settle, text};
 
 async fn verbs(world: &World, filter: &str) -> Vec<String> {
     let page = world.get(&format!("/audit?limit=1000{filter}")).await.ok();
@@ -70,6 +72,40 @@ async fn acts_of_people_are_written_down() {
     // A refused act leaves nothing.
     world.post("/robot-groups", json!({ "name": "g" })).await.expect(409);
     assert_eq!(verbs(&world, "").await.len(), expected.len());
+}
+
+/// Adding tasks and commenting on them is an act of people: one for each call, and for a whole stream one with what it came
+/// to, also if it breaks off. A repetition adds nothing.
+#[tokio::test]
+async fn adding_tasks_is_an_act() {
+    let world = World::new().await;
+    world.queue("q", json!({})).await;
+    let id = world.add("q", json!({ "reference": "R", "payload": { "a": "hunter2" } })).await;
+    world.on_task(&id, "comment", json!({ "comment": "seen" })).await.ok();
+    let send = |key: &str, body: Body| {
+        let call = world.call(Method::POST, "/queues/q/tasks/bulk").header("content-type", "application/x-ndjson");
+        call.header("idempotency-key", key).streamed(body)
+    };
+    for _ in 0..2 {
+        let lines = "{\"payload\":\"hunter2\"}\n{\"payload\":2}\n{\"paylod\":3}\n";
+        send("whole", Body::from(lines)).send().await.expect(200);
+    }
+    let broken = futures::stream::iter([Ok("{\"payload\":4}\n".repeat(500)), Err(std::io::Error::other("gone"))]);
+    let answer = send("broken", Body::from_stream(broken)).open().await;
+    answer.into_body().collect().await.expect_err("it breaks off");
+    settle().await;
+    assert_eq!(verbs(&world, "&noun=task").await, ["create task", "comment task", "bulk_add task", "bulk_add task"]);
+    let acts = world.get("/audit?noun=task").await.ok();
+    assert_eq!(
+        each(&acts, "after"),
+        [
+            json!({ "added": 500, "duplicates": 0, "failed": 0 }),
+            json!({ "added": 2, "duplicates": 0, "failed": 1 }),
+            json!({ "comment": "seen" }),
+            json!({ "queue": "q" }),
+        ]
+    );
+    assert!(!acts.to_string().contains("hunter2"), "payloads are nobody's business here");
 }
 
 /// No key, token or password is in the trail, nor are the answers of the calls that make them.

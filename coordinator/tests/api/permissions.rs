@@ -313,15 +313,12 @@ async fn raise(world: &World, alert: &str) -> String {
 /// changes is in the audit trail.
 const NO_ACTS: &[(&str, &str)] = &[
     ("POST /jobs", "the first event of the job names who started it; a record besides would cost a fifth more"),
-    ("POST /queues/{queue}/tasks", "work, not administration: the task's own events tell it"),
-    ("POST /queues/{queue}/tasks/bulk", "as for one task"),
     ("POST /queues/{queue}/take", "work: attempt and events name the holder"),
     ("POST /tasks/{task}/renew", "work of whoever holds the task"),
     ("POST /tasks/{task}/succeed", "work of whoever holds the task"),
     ("POST /tasks/{task}/fail", "work of whoever holds the task"),
     ("POST /tasks/{task}/postpone", "work of whoever holds the task"),
     ("POST /tasks/{task}/checkpoint", "work of whoever holds the task"),
-    ("POST /tasks/{task}/comment", "the task's events keep every comment with who made it"),
     ("POST /hooks/{hook}", "whoever has the address: making it is the act, and each call is in the trigger's history"),
     ("POST /tasks/bulk-action", "the test asks for a dry run"),
     ("POST /logs", "the line itself names who wrote it"),

@@ -15,7 +15,7 @@ use drover_protocol::{
     problem::Code,
     task::{BulkError, BulkLine, BulkSum, NewTask},
 };
-use futures::stream;
+use futures::{future::BoxFuture, stream};
 use sha2::{Digest, Sha256};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::check_schema;
 use crate::{
     app::App,
-    error::Error,
+    error::{Error, Result as OperationResult},
     http::{
         Fault,
         extract::{Call, MAX_BODY_BYTES, Path, Pieces, parse_json, repeatable, require_media_type},
@@ -78,8 +78,8 @@ async fn add_tasks(
         None => false,
     };
     let lines = LineReader::of(body);
-    let target = Target { app, caller, queue, schema: record.payload_schema, stream };
-    let mut adding = Adding { target, lines, sum: BulkSum::default() };
+    let target = Target { app, caller, queue, name: record.name, schema: record.payload_schema, stream };
+    let mut adding = Adding { target, lines, sum: BulkSum::default(), again: 0, noted: false };
     // What hinders the first batch is answered as it is with any other call.
     let first = adding.next().await?;
     let rest = stream::try_unfold((first, Some(adding)), async |(ready, adding)| match (ready, adding) {
@@ -114,6 +114,23 @@ struct Adding {
     target: Target,
     lines: LineReader,
     sum: BulkSum,
+    /// Those of the added ones that had been added before.
+    again: u64,
+    /// What it came to is in the audit trail.
+    noted: bool,
+}
+
+impl Drop for Adding {
+    /// What a stream has added that breaks off is an act as well.
+    fn drop(&mut self) {
+        if let (Some(note), Ok(runtime)) = (self.note(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move {
+                if let Err(error) = note.await {
+                    tracing::error!(%error, "what a bulk addition has added is not in the audit trail");
+                }
+            });
+        }
+    }
 }
 
 /// Where tasks are added, and by whom.
@@ -121,6 +138,8 @@ struct Target {
     app: Arc<App>,
     caller: Caller,
     queue: String,
+    /// Of the queue, as it was called when the stream began.
+    name: String,
     /// Name of the schema of payloads.
     schema: Option<Uuid>,
     /// Under which name lines are remembered.
@@ -142,8 +161,9 @@ impl Adding {
         let mut answers = Vec::with_capacity(lines.len() * 64);
         for (number, end, error) in self.target.add(lines).await? {
             let answer = match (end, error) {
-                (BulkEnd::Added(id), _) => {
+                (BulkEnd::Added(id) | BulkEnd::Again(id), _) => {
                     self.sum.added += 1;
+                    self.again += u64::from(matches!(end, BulkEnd::Again(_)));
                     BulkLine::Added { line: number, id }
                 }
                 (BulkEnd::Duplicate(duplicate_of), _) => {
@@ -158,9 +178,25 @@ impl Adding {
             write_line(&mut answers, &answer)?;
         }
         if self.lines.is_over {
+            if let Some(note) = self.note() {
+                note.await?;
+            }
             write_line(&mut answers, &BulkLine::Sum(self.sum))?;
         }
         Ok(Some(answers.into()))
+    }
+
+    /// Notes once what was added, if that is anything.
+    fn note(&mut self) -> Option<BoxFuture<'static, OperationResult<()>>> {
+        let sum = BulkSum { added: self.sum.added.saturating_sub(self.again), ..self.sum };
+        if std::mem::replace(&mut self.noted, true) || sum.added == 0 {
+            return None;
+        }
+        let Target { app, caller, name, .. } = &self.target;
+        let (app, caller, name) = (Arc::clone(app), caller.clone(), name.clone());
+        Some(Box::pin(async move {
+            app.db.write(caller.account, move |tx| task::note_added(tx, &caller, &name, sum)).await
+        }))
     }
 }
 

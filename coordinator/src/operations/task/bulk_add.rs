@@ -1,9 +1,12 @@
 //! Adding many tasks: a batch of lines in one transaction, and the memory of it for repetitions.
 
-use drover_protocol::{TaskId, task::NewTask};
+use drover_protocol::{
+    TaskId,
+    task::{BulkSum, NewTask},
+};
 use sha2::{Digest, Sha256};
 
-use super::{add, queue_to_add_to};
+use super::{NOUN, add, queue_to_add_to};
 use crate::{
     domain::{
         idempotency::KEPT_SECONDS,
@@ -11,7 +14,12 @@ use crate::{
         task_batch::{LineDigest, LineEnd, TaskBatch},
     },
     error::{Error, Result},
-    operations::{Caller, key, queue::Tallies},
+    operations::{
+        Actor, Caller,
+        audit::{self, Act},
+        key,
+        queue::Tallies,
+    },
     store::{Reading, Scan, Tx, key::Kind, table},
 };
 
@@ -29,6 +37,8 @@ pub struct BulkLine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BulkEnd {
     Added(TaskId),
+    /// It was added before, by the first sending of the stream.
+    Again(TaskId),
     Duplicate(TaskId),
     /// Another line was added in this place under this key.
     Reused,
@@ -60,7 +70,7 @@ pub fn add_batch(
     for line in lines {
         let before = memory.of(tx, line.number)?;
         let end = match before {
-            Some((digest, LineEnd::Added(id))) if digest == line.digest => BulkEnd::Added(id),
+            Some((digest, LineEnd::Added(id))) if digest == line.digest => BulkEnd::Again(id),
             Some((_, LineEnd::Added(_))) => BulkEnd::Reused,
             Some((digest, LineEnd::Duplicate(id))) if digest == line.digest => BulkEnd::Duplicate(id),
             _ => add_one(tx, &mut tallies, &queue, line)?,
@@ -115,7 +125,7 @@ impl Memory {
     fn keep(&mut self, tx: &Tx, line: &BulkLine, end: BulkEnd) -> Result<()> {
         let Some(stream) = self.stream else { return Ok(()) };
         let end = match end {
-            BulkEnd::Added(id) => LineEnd::Added(id),
+            BulkEnd::Added(id) | BulkEnd::Again(id) => LineEnd::Added(id),
             BulkEnd::Duplicate(id) => LineEnd::Duplicate(id),
             BulkEnd::NotValid => LineEnd::Failed,
             // What was added in this place stays remembered.
@@ -153,6 +163,14 @@ impl Memory {
             Some(batch) => table::insert(tx, &batch),
             None => Ok(()),
         }
+    }
+}
+
+/// What people add by one stream is one act, however many tasks that are.
+pub fn note_added(tx: &mut Tx, caller: &Caller, queue: &str, sum: BulkSum) -> Result<()> {
+    match caller.actor {
+        Actor::User { .. } => audit::append(tx, caller, Act::new("bulk_add", NOUN, "", queue).after(sum)),
+        Actor::Robot { .. } | Actor::Job { .. } => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use drover_protocol::{
 };
 use uuid::Uuid;
 
-use super::{DOCUMENTS, apply, hand_over, holder_of, require_reach, select::Wanted, take::take_in};
+use super::{DOCUMENTS, NOUN, apply, called, hand_over, holder_of, require_reach, select::Wanted, take::take_in};
 use crate::{
     domain::{
         name::{Faults, MAX_DESCRIPTION_CHARS},
@@ -17,7 +17,9 @@ use crate::{
     },
     error::{Error, Result},
     operations::{
-        Actor, Caller, event,
+        Actor, Caller,
+        audit::{self, Act},
+        event,
         queue::{self, Tallies},
     },
     store::{
@@ -319,6 +321,9 @@ pub fn comment(tx: &mut Tx, caller: &Caller, id: TaskId, request: &CommentTask) 
     task.revision += 1;
     table::replace(tx, &before, &task)?;
     event::note(tx, id.uuid(), "commented", request.comment.clone(), caller.by())?;
+    if let Actor::User { .. } = caller.actor {
+        audit::append(tx, caller, Act::new("comment", NOUN, id, called(&task)).change(&before, &task))?;
+    }
     Ok(task)
 }
 
