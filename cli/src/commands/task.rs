@@ -13,7 +13,7 @@ use crate::{
         ListArgs, events, list, queue, simple, task_export, task_filter::FilterArgs, task_import, task_show, task_work,
     },
     error::Error,
-    output::{moment, note},
+    output::note,
     session::Session,
     transfer, values,
 };
@@ -55,14 +55,10 @@ pub enum TaskCommand {
         /// Id of the task
         task: String,
     },
-    /// Let a task that waits not be taken before a time
-    Postpone {
-        /// Id of the task
-        task: String,
-        /// A time (2026-11-23T18:00) or a while from now (2h)
-        #[arg(long, value_parser = values::moment, value_name = "TIME")]
-        until: Timestamp,
-    },
+    /// Let a task that waits not be taken before a time; or put one back that was taken
+    Postpone(task_work::PostponeArgs),
+    /// Comment on a task
+    Comment(task_work::CommentArgs),
     /// Delete a task
     Delete {
         /// Id of the task
@@ -92,6 +88,10 @@ pub enum TaskCommand {
     },
     /// Take tasks of a queue, for scripts: prints them as JSON
     Take(task_work::TakeArgs),
+    /// Hold a task that was taken for another lease
+    Renew(task_work::RenewArgs),
+    /// Keep how far a task that was taken has got, for its next attempt
+    Checkpoint(task_work::CheckpointArgs),
     /// End a task that was taken, as succeeded
     Succeed(task_work::SucceedArgs),
     /// End a task that was taken, as failed
@@ -139,6 +139,9 @@ pub struct AddArgs {
 pub struct UpdateArgs {
     /// Id of the task
     task: String,
+    /// Your own name for it, for example the number of the invoice
+    #[arg(long)]
+    reference: Option<String>,
     #[arg(long)]
     name: Option<String>,
     /// 1 low, 2 normal, 3 high
@@ -155,6 +158,9 @@ pub struct UpdateArgs {
     /// Payload as JSON, @FILE, or - for standard input, instead of the one that it has
     #[arg(long, value_name = "JSON|@FILE|-")]
     payload: Option<String>,
+    /// Attempts that count, instead of the queue's
+    #[arg(long, value_name = "N")]
+    max_attempts: Option<u32>,
     /// Hand it over to this queue
     #[arg(long)]
     queue: Option<String>,
@@ -208,11 +214,8 @@ pub async fn run(session: &Session, command: TaskCommand) -> Result<u8, Error> {
             let done = format!("Task {task} can be taken again.");
             simple(&session.out, client.post(&[NOUN, &task, "retry"])?, &done).await?;
         }
-        TaskCommand::Postpone { task, until } => {
-            let patch = TaskPatch { postponed_until: Some(Some(until)), ..TaskPatch::default() };
-            let done = format!("Task {task} is postponed until {}.", moment(until));
-            simple(&session.out, client.patch(&[NOUN, &task])?.json(&patch)?, &done).await?;
-        }
+        TaskCommand::Postpone(args) => task_work::postpone(session, args).await?,
+        TaskCommand::Comment(args) => task_work::comment(session, args).await?,
         TaskCommand::Delete { task } => {
             simple(&session.out, client.delete(&[NOUN, &task])?, &format!("Task {task} is deleted.")).await?;
         }
@@ -226,6 +229,8 @@ pub async fn run(session: &Session, command: TaskCommand) -> Result<u8, Error> {
             session.out.line(&target.display().to_string())?;
         }
         TaskCommand::Take(args) => task_work::take(session, args).await?,
+        TaskCommand::Renew(args) => task_work::renew(session, args).await?,
+        TaskCommand::Checkpoint(args) => task_work::checkpoint(session, args).await?,
         TaskCommand::Succeed(args) => task_work::succeed(session, args).await?,
         TaskCommand::Fail(args) => task_work::fail(session, args).await?,
     }
@@ -270,12 +275,14 @@ async fn show_list(session: &Session, filter: &FilterArgs, args: &ListArgs) -> R
 
 async fn update(session: &Session, args: UpdateArgs) -> Result<(), Error> {
     let patch = TaskPatch {
+        reference: args.reference.map(Some),
         name: args.name.map(Some),
         priority: args.priority,
         deadline: args.deadline.map(Some),
         tags: (!args.tags.is_empty()).then_some(args.tags),
         comment: args.comment.map(Some),
         payload: values::json_with_members(args.payload.as_deref(), &[])?,
+        max_attempts: args.max_attempts.map(Some),
         queue: args.queue,
         ..TaskPatch::default()
     };

@@ -50,7 +50,7 @@ const PLACEHOLDER: &[u8] = b"null\n";
 pub struct ImportArgs {
     /// Name or id of the queue
     queue: String,
-    /// CSV file whose first line names the columns, or NDJSON file; - for standard input
+    /// CSV file whose first line names the columns, or NDJSON file, also one of "task export"; - for standard input
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
     /// Kind of file (default: by its name, else CSV)

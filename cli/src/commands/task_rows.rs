@@ -327,6 +327,38 @@ fn to_line(task: &NewTask) -> Result<Vec<u8>, String> {
     Ok(line)
 }
 
+/// What only the coordinator says of a task.
+const OF_COORDINATOR: [&str; 18] = [
+    "id",
+    "queue_id",
+    "state",
+    "error",
+    "output",
+    "progress",
+    "checkpoint",
+    "attempt",
+    "tries",
+    "attempts",
+    "holder",
+    "lease_ends_at",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "files",
+    "origin_task_id",
+    "revision",
+];
+
+/// A task that was exported, as a new one. Anything else stays as it is, so that what is misspelt is told.
+fn as_new(mut value: Value) -> Value {
+    if let Value::Object(members) = &mut value
+        && ["id", "queue_id", "state", "revision"].iter().all(|name| members.contains_key(*name))
+    {
+        members.retain(|name, _| !OF_COORDINATOR.contains(&name.as_str()));
+    }
+    value
+}
+
 pub struct LineRows<'a> {
     args: &'a RowArgs,
     reader: BufReader<Box<dyn Read + Send + 'a>>,
@@ -370,7 +402,7 @@ impl LineRows<'_> {
     fn task(&self, text: &[u8]) -> Result<Vec<u8>, String> {
         let value: Value = serde_json::from_slice(text).map_err(|error| format!("is not JSON: {error}"))?;
         if !self.args.payload_lines {
-            let new: NewTask = serde_json::from_value(value).map_err(|error| error.to_string())?;
+            let new: NewTask = serde_json::from_value(as_new(value)).map_err(|error| error.to_string())?;
             return to_line(&new);
         }
         let members = value.as_object().cloned().unwrap_or_default();
@@ -497,6 +529,28 @@ mod tests {
         let payloads = args(&["--payload-lines", "--reference-column", "no"]);
         let found = all(Rows::ndjson(&payloads, "{\"no\": 7, \"a\": [1]}\n".as_bytes()));
         assert_eq!(found[0].1, Ok(json!({"payload": {"no": 7, "a": [1]}, "reference": "7"})));
+    }
+
+    /// What was exported is imported again as new tasks, whatever the coordinator says of a task.
+    #[test]
+    fn lines_of_an_export_are_tasks() {
+        let holder = json!({"by": "user:1", "robot_id": null, "job_id": null});
+        let id = "0192f6c4-7a10-7cc3-98c4-dc0c0c073991";
+        let exported = json!({
+            "id": id, "queue_id": id, "reference": "A-1", "name": null, "payload": {"total": 5}, "state": "failed",
+            "error": {"kind": "business", "message": "no"}, "output": 1, "priority": 3, "deadline": null,
+            "postponed_until": null, "tags": ["x"], "comment": "c", "progress": {"percent": 5.0}, "checkpoint": [1],
+            "attempt": 1, "tries": 1, "max_attempts": 4, "attempts": [], "holder": holder, "lease_ends_at": null,
+            "created_at": "2026-01-01T00:00:00.000Z", "started_at": null, "finished_at": null, "files": [],
+            "origin_task_id": null, "revision": 3,
+        });
+        let task: drover_protocol::task::Task = serde_json::from_value(exported).expect("it is a task");
+        let text = serde_json::to_string(&task).expect("a task can be written");
+        let expected = json!({"reference": "A-1", "payload": {"total": 5}, "priority": 3, "tags": ["x"], "comment": "c",
+            "max_attempts": 4});
+        assert_eq!(all(Rows::ndjson(&args(&[]), text.as_bytes())), [(1, Ok(expected))]);
+        let misspelt = "{\"payload\": 1, \"attempt\": 1}";
+        assert!(all(Rows::ndjson(&args(&[]), misspelt.as_bytes()))[0].1.is_err());
     }
 
     #[test]

@@ -351,8 +351,7 @@ fn people_postpone_and_scripts_take_and_end() {
     let server = Server::start(|seen| match format!("{} {}", seen.method, seen.uri) {
         route if route == format!("PATCH /api/v1/tasks/{TASK}") => Some(Answer::json(200, &task("postponed"))),
         route if route == "POST /api/v1/queues/invoices/take" => Some(Answer::json(200, &json!({"items": []}))),
-        route if route == format!("POST /api/v1/tasks/{TASK}/succeed") => Some(Answer::json(200, &task("succeeded"))),
-        route if route == format!("POST /api/v1/tasks/{TASK}/fail") => Some(Answer::json(200, &task("failed"))),
+        route if route.starts_with(&format!("POST /api/v1/tasks/{TASK}/")) => Some(Answer::json(200, &task("new"))),
         _ => None,
     });
     for arguments in [
@@ -360,6 +359,37 @@ fn people_postpone_and_scripts_take_and_end() {
         &["task", "take", "invoices", "--max", "5", "--wait", "0", "--tag", "-x"],
         &["task", "succeed", TASK, "--attempt", "1", "--output", "{\"a\": 1}"],
         &["task", "fail", TASK, "--attempt", "1", "--kind", "business", "--message", "no"],
+        &["task", "take", "invoices", "--id", TASK],
+        &["task", "renew", TASK, "--attempt", "1"],
+        &["task", "checkpoint", TASK, "--attempt", "1", "--checkpoint", "[1]", "--percent", "50", "--progress", "half"],
+        &["task", "comment", TASK, "seen", "--attempt", "1"],
+        &[
+            "task",
+            "postpone",
+            TASK,
+            "--until",
+            "2026-11-23T18:00:00Z",
+            "--attempt",
+            "1",
+            "--checkpoint",
+            "2",
+            "--counts",
+        ],
+        &[
+            "task",
+            "fail",
+            TASK,
+            "--attempt",
+            "1",
+            "--message",
+            "no",
+            "--output",
+            "3",
+            "--retry",
+            "false",
+            "--take-next",
+        ],
+        &["task", "update", TASK, "--reference", "R", "--max-attempts", "4"],
     ] {
         let output = run(&server, arguments);
         assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
@@ -370,6 +400,15 @@ fn people_postpone_and_scripts_take_and_end() {
         json!({"max": 5, "wait_seconds": 0, "filter": {"tags": ["-x"]}}),
         json!({"attempt": 1, "output": {"a": 1}}),
         json!({"attempt": 1, "kind": "business", "message": "no"}),
+        json!({"filter": {"ids": [TASK]}}),
+        json!({"attempt": 1}),
+        json!({"attempt": 1, "checkpoint": [1], "progress": {"percent": 50.0, "text": "half"}}),
+        json!({"attempt": 1, "comment": "seen"}),
+        json!({"attempt": 1, "until": "2026-11-23T18:00:00.000Z", "checkpoint": 2, "attempt_counts": true}),
+        json!({"attempt": 1, "kind": "application", "message": "no", "output": 3, "retry": false, "take_next": true}),
+        json!({"reference": "R", "max_attempts": 4}),
     ];
     assert_eq!(sent, expected);
+    let printed = run(&server, &["task", "succeed", TASK, "--attempt", "1", "--take-next"]);
+    assert_eq!(serde_json::from_str::<Value>(&stdout(&printed)).expect("JSON for scripts"), task("new"));
 }
