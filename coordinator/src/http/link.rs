@@ -39,8 +39,8 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 /// Make a link to a file
 ///
 /// Whoever has it can read (`get`) or write (`put`) this one file without a key, for a week at the most. It acts in the name
-/// of the key that made it: it ends with that key and with the folder. What a job has made ends, for reading and for writing, with
-/// the attempt that made it. The file need not be there yet.
+/// of the key that made it: it ends with that key and with the folder. What a job has made is read as long as the job is
+/// kept, and written while the attempt runs that made it. The file need not be there yet.
 #[utoipa::path(post, path = "/storages/{folder}/links", tag = "Storage", request_body = NewLink,
     params(("folder" = String, Path, description = "Id, or name with its slashes percent-encoded"), Call),
     responses((status = 201, body = Link)))]

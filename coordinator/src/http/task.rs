@@ -182,7 +182,7 @@ async fn add_task(
     check_schema(&app, &caller, queue.payload_schema, Side::Input, &new.payload, "/payload").await?;
     once::write(&app, caller, request.call, move |tx, caller| {
         let queue = task::queue_to_add_to(tx, caller, &text)?;
-        let task = task::add_by(tx, caller, &queue, &new, &payload)?;
+        let task = task::add_one(tx, &queue, &new, &payload)?;
         let path = format!("/tasks/{}", task.id);
         let given = std::mem::take(&mut new.payload);
         let view = Task {

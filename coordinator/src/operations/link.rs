@@ -1,7 +1,8 @@
 //! Signed links: one file, one verb, for a time, without a key.
 //!
 //! A link is not kept. It names who made it, in whose name it acts when it is used: it ends with the key that made it
-//! (that of a job with the attempt), with the folder, and with the coordinator's key file.
+//! (what a job has made is read as long as the job is kept, and written while its attempt runs), with the folder, and with
+//! the coordinator's key file.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use drover_protocol::{
@@ -112,8 +113,12 @@ pub fn open(
     let caller = match grant.job {
         None => key::caller_of(&own, grant.key, manifests).map_err(ended)?,
         Some((job, attempt, robot)) => {
-            if !table::find::<Job>(&own, job)?.is_some_and(|record| record.is_held_by(robot, attempt)) {
-                return refuse("the job that made this link has ended, or goes on with another attempt, and so has it");
+            let Some(record) = table::find::<Job>(&own, job)? else {
+                return refuse("the job that made this link is gone, and so is it");
+            };
+            // A robot hands out what others read after its work is done.
+            if verb == LinkVerb::Put && !record.is_held_by(robot, attempt) {
+                return refuse("the attempt that made this link has ended, and nothing is written by it any more");
             }
             Caller {
                 account: grant.account,

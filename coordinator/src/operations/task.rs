@@ -187,15 +187,11 @@ fn add(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, new: &NewTask, payload
     Ok(task)
 }
 
-/// Adds one task for a caller. When people add tasks, that is an act; when jobs do, it is their work.
-pub fn add_by(tx: &mut Tx, caller: &Caller, queue: &Queue, new: &NewTask, payload: &[u8]) -> Result<Task> {
+/// Adds one task. That is no act: programs of people do nothing else all day, and the task's first event names who did.
+pub fn add_one(tx: &mut Tx, queue: &Queue, new: &NewTask, payload: &[u8]) -> Result<Task> {
     let mut tallies = Tallies::default();
     let task = add(tx, &mut tallies, queue, new, payload)?;
     tallies.close(tx)?;
-    if let Actor::User { .. } = caller.actor {
-        let about = serde_json::json!({ "queue": queue.name });
-        audit::append(tx, caller, Act::new("create", NOUN, task.id, called(&task)).after(about))?;
-    }
     Ok(task)
 }
 

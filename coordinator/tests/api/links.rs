@@ -111,10 +111,10 @@ async fn a_link_ends_with_its_folder_and_with_its_key() {
     open(&world, Method::GET, &own).await.expect(404);
 }
 
-/// What a job hands out opens nothing any more when its attempt is over: neither its artifacts nor a folder that people
-/// made.
+/// What a job hands out is read as long as the job is kept; it writes nothing any more when its attempt is over, neither
+/// artifacts nor into a folder that people made.
 #[tokio::test]
-async fn the_link_of_a_job_ends_with_the_job() {
+async fn the_link_of_a_job_writes_while_its_attempt_runs() {
     let world = World::new().await;
     let agent = world.agent("r").await;
     world.post("/storages", json!({ "name": "f" })).await.created();
@@ -139,9 +139,10 @@ async fn the_link_of_a_job_ends_with_the_job() {
         assert_eq!(open(&world, Method::GET, &get).await.expect(200).text(), "written");
         links.extend([(Method::GET, get), (Method::PUT, put)]);
     }
-    let none_opens = async || {
+    let none_writes = async |reads: u16| {
         for (method, link) in &links {
-            open(&world, method.clone(), link).await.expect(403).refused("forbidden");
+            let expected = if *method == Method::GET { reads } else { 403 };
+            open(&world, method.clone(), link).await.expect(expected);
         }
     };
     let (pieces, body) = futures::channel::mpsc::unbounded::<Result<&'static [u8], std::io::Error>>();
@@ -152,11 +153,11 @@ async fn the_link_of_a_job_ends_with_the_job() {
     agent.fail(&job, 1).await.done();
     drop(pieces);
     slow.await.unwrap().expect(409).refused("stale_attempt");
-    none_opens().await;
+    none_writes(200).await;
     // Another attempt of the same job makes links of its own.
     let (_, attempt) = agent.run().await;
-    none_opens().await;
+    none_writes(200).await;
     agent.finish(&job, attempt, json!({})).await.done();
     world.delete(&format!("/jobs/{job}")).await.done();
-    none_opens().await;
+    none_writes(403).await;
 }

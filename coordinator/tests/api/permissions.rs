@@ -313,6 +313,7 @@ async fn raise(world: &World, alert: &str) -> String {
 /// changes is in the audit trail.
 const NO_ACTS: &[(&str, &str)] = &[
     ("POST /jobs", "the first event of the job names who started it; a record besides would cost a fifth more"),
+    ("POST /queues/{queue}/tasks", "work, as a job: the first event of the task names who added it"),
     ("POST /queues/{queue}/take", "work: attempt and events name the holder"),
     ("POST /tasks/{task}/renew", "work of whoever holds the task"),
     ("POST /tasks/{task}/succeed", "work of whoever holds the task"),
