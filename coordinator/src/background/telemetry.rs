@@ -62,13 +62,21 @@ impl Signal {
 }
 
 /// Exports for all accounts.
+#[derive(Default)]
 pub struct Exporter {
     /// Followers of the logs, from where each account's have been exported.
     logs: HashMap<AccountId, Followed>,
     /// How often in a row the collector has failed at what comes next.
     failures: HashMap<(AccountId, Signal), u32>,
-    period: Duration,
+    paces: HashMap<Signal, Pace>,
     surplus_dropped_at: Option<Instant>,
+}
+
+/// When a signal is exported again: one that cannot be sent holds up the other one no more than an account another one.
+#[derive(Clone, Copy)]
+struct Pace {
+    period: Duration,
+    next_at: Instant,
 }
 
 /// Runs until the coordinator stops; ends at once if nothing is exported.
@@ -82,31 +90,33 @@ pub async fn run(app: Arc<App>) {
         tokio::select! {
             biased;
             () = app.stopping.cancelled() => return,
-            () = measured(&app, "telemetry", exporter.pass(&app)) => {}
+            () = measured(&app, "telemetry", exporter.export_due(&app)) => {}
         }
         tokio::select! {
             biased;
             () = app.stopping.cancelled() => return,
-            () = tokio::time::sleep(exporter.period) => {}
+            () = tokio::time::sleep_until(exporter.next_at()) => {}
         }
     }
 }
 
-impl Default for Exporter {
-    fn default() -> Self {
-        Self { logs: HashMap::new(), failures: HashMap::new(), period: PERIOD, surplus_dropped_at: None }
-    }
-}
-
 impl Exporter {
-    /// Sends everything that waits; an error if the collector cannot take it now.
+    /// Sends everything that waits now; an error if the collector cannot take it.
     pub async fn pass(&mut self, app: &App) -> Result<()> {
+        self.paces.clear();
+        self.export_due(app).await
+    }
+
+    fn next_at(&self) -> Instant {
+        self.paces.values().map(|pace| pace.next_at).min().unwrap_or_else(Instant::now)
+    }
+
+    async fn export_due(&mut self, app: &App) -> Result<()> {
         let Some(client) = &app.telemetry else { return Ok(()) };
         let there = app.db.read(SYSTEM_ACCOUNT, |reading| account::some(reading, None, MAX_ACCOUNTS))?;
         let there: Vec<Account> = there.into_iter().filter(|account| !account.deleted).collect();
         self.logs.retain(|id, _| there.iter().any(|account| account.id == *id));
         self.failures.retain(|(id, _), _| there.iter().any(|account| account.id == *id));
-        let before = std::mem::replace(&mut self.period, PERIOD);
         let mut failures = Failures::default();
         if client.takes_logs() {
             // Before anything is sent: an account whose turn does not come must know from where on its lines are wanted.
@@ -114,32 +124,62 @@ impl Exporter {
                 failures.note(account.id, self.follow(app, account.id).await);
             }
         }
-        for signal in [Signal::Traces, Signal::Logs] {
-            for account in &there {
-                let done = match signal {
-                    Signal::Traces if client.takes_traces() => self.export_spans(app, client, account).await,
-                    Signal::Logs if client.takes_logs() => self.export_lines(app, client, account).await,
-                    Signal::Traces | Signal::Logs => Ok(()),
-                };
-                let is_away = matches!(done, Err(Error::Unavailable(_)));
-                if done.is_err() {
-                    self.period = self.period.max((before.max(PERIOD) * 2).min(MAX_PERIOD));
-                }
-                failures.note(account.id, done);
-                if is_away {
-                    break;
-                }
+        for (signal, is_wanted) in [(Signal::Traces, client.takes_traces()), (Signal::Logs, client.takes_logs())] {
+            let pace = self.paces.get(&signal).copied();
+            if is_wanted && pace.is_none_or(|pace| pace.next_at <= Instant::now()) {
+                let before = pace.map_or(PERIOD, |pace| pace.period);
+                let period = self.export(app, client, signal, &there, before, &mut failures).await;
+                self.paces.insert(signal, Pace { period, next_at: Instant::now() + period });
             }
         }
         self.drop_surplus(app).await?;
         failures.end()
     }
 
-    async fn export_spans(&mut self, app: &App, client: &TelemetryClient, account: &Account) -> Result<()> {
+    /// Exports a signal of all accounts; how long it pauses then, if it did so for `before` the last time.
+    async fn export(
+        &mut self,
+        app: &App,
+        client: &TelemetryClient,
+        signal: Signal,
+        accounts: &[Account],
+        before: Duration,
+        failures: &mut Failures,
+    ) -> Duration {
+        let (mut pause, mut is_more) = (None, false);
+        for account in accounts {
+            let done = match signal {
+                Signal::Traces => self.export_spans(app, client, account).await,
+                Signal::Logs => self.export_lines(app, client, account).await,
+            };
+            let (done, is_away) = match done {
+                Ok(Exported { is_more: more }) => {
+                    is_more |= more;
+                    (Ok(()), false)
+                }
+                Err(Unsent { error, after, is_away }) => {
+                    pause = pause.max(Some((before.max(PERIOD) * 2).min(MAX_PERIOD).max(after)));
+                    (Err(error), is_away)
+                }
+            };
+            failures.note(account.id, done);
+            if is_away {
+                break;
+            }
+        }
+        pause.unwrap_or(if is_more { Duration::ZERO } else { PERIOD })
+    }
+
+    async fn export_spans(
+        &mut self,
+        app: &App,
+        client: &TelemetryClient,
+        account: &Account,
+    ) -> std::result::Result<Exported, Unsent> {
         for _ in 0..MAX_CALLS {
             let page = app.db.read(account.id, |reading| trace::page(reading))?;
             if page.is_empty() {
-                return Ok(());
+                return Ok(Exported { is_more: false });
             }
             let (notes, spans): (Vec<_>, Vec<Vec<Span>>) = page.into_iter().unzip();
             let spans = spans.concat();
@@ -149,18 +189,22 @@ impl Exporter {
             }
             app.db.write(account.id, move |tx| trace::forget(tx, &notes)).await?;
         }
-        self.period = Duration::ZERO;
-        Ok(())
+        Ok(Exported { is_more: true })
     }
 
-    async fn export_lines(&mut self, app: &App, client: &TelemetryClient, account: &Account) -> Result<()> {
+    async fn export_lines(
+        &mut self,
+        app: &App,
+        client: &TelemetryClient,
+        account: &Account,
+    ) -> std::result::Result<Exported, Unsent> {
         // If this fails it is known again from what is written down how far they were exported.
-        let Some(mut followed) = self.logs.remove(&account.id) else { return Ok(()) };
+        let Some(mut followed) = self.logs.remove(&account.id) else { return Ok(Exported { is_more: false }) };
         for _ in 0..MAX_CALLS {
             let events = followed.tail.read().await?;
             if events.is_empty() {
                 self.logs.insert(account.id, followed);
-                return Ok(());
+                return Ok(Exported { is_more: false });
             }
             let lines = lines(app, events);
             if !lines.is_empty() {
@@ -174,8 +218,7 @@ impl Exporter {
             }
         }
         self.logs.insert(account.id, followed);
-        self.period = Duration::ZERO;
-        Ok(())
+        Ok(Exported { is_more: true })
     }
 
     /// Follows the logs of an account from where they have been exported, or from now on.
@@ -195,19 +238,26 @@ impl Exporter {
     }
 
     /// Counts what was sent; an error if it must be sent again.
-    fn count(&mut self, app: &App, account: AccountId, signal: Signal, pieces: usize, sent: Sent) -> Result<()> {
+    fn count(
+        &mut self,
+        app: &App,
+        account: AccountId,
+        signal: Signal,
+        pieces: usize,
+        sent: Sent,
+    ) -> std::result::Result<(), Unsent> {
         let (pieces, name) = (pieces as u64, signal.as_str());
         let (refused, reason) = match sent {
             Sent::Taken { refused, reason } => (refused, reason),
             Sent::Later { after, reason } => {
-                self.period = after.unwrap_or_default();
-                return Err(Error::Unavailable(format!("{name} cannot be exported now: {reason}")));
+                let error = Error::Unavailable(format!("{name} cannot be exported now: {reason}"));
+                return Err(Unsent { error, after: after.unwrap_or_default(), is_away: true });
             }
             Sent::Failed { reason } => {
                 let failures = self.failures.entry((account, signal)).or_default();
                 *failures += 1;
                 if *failures < MAX_FAILURES {
-                    return Err(Error::Internal(format!("{name} of an account cannot be exported: {reason}")));
+                    return Err(Error::Internal(format!("{name} of an account cannot be exported: {reason}")).into());
                 }
                 (pieces, reason)
             }
@@ -223,7 +273,7 @@ impl Exporter {
 
     /// Removes what waits beyond the bound in each account, so that a collector that is gone or slow fills no disk.
     async fn drop_surplus(&mut self, app: &App) -> Result<()> {
-        if self.period == PERIOD || self.surplus_dropped_at.is_some_and(|at| at.elapsed() < SURPLUS_EVERY) {
+        if self.surplus_dropped_at.is_some_and(|at| at.elapsed() < SURPLUS_EVERY) {
             return Ok(());
         }
         self.surplus_dropped_at = Some(Instant::now());
@@ -239,6 +289,27 @@ impl Exporter {
             }
         }
         Ok(())
+    }
+}
+
+/// What of a signal and an account could be sent was sent.
+struct Exported {
+    /// More of it waits.
+    is_more: bool,
+}
+
+/// What waits cannot be sent now.
+struct Unsent {
+    error: Error,
+    /// When the collector wants to be called again.
+    after: Duration,
+    /// It takes nothing at all, whosever it is.
+    is_away: bool,
+}
+
+impl From<Error> for Unsent {
+    fn from(error: Error) -> Self {
+        Self { error, after: Duration::ZERO, is_away: false }
     }
 }
 
