@@ -57,6 +57,12 @@ impl Api {
         self.connection.call(&request).await?.require(201)
     }
 
+    /// Makes a user who signs in with this password.
+    pub async fn user(&mut self, login: &str, password: &str) -> anyhow::Result<()> {
+        let user = json!({"login": login, "password": password, "roles": ["viewer"]});
+        self.call("POST", "/users", &user, 201).await.map(drop)
+    }
+
     /// A token with which so many robots may join.
     pub async fn join_token(&mut self, uses: u32) -> anyhow::Result<String> {
         let request = Request::json("POST", &format!("{API_BASE}/join-tokens"), KEY, &json!({"uses": uses}))?;

@@ -7,6 +7,7 @@ mod fleet;
 mod http;
 mod logs;
 mod logs_search;
+mod sign_ins;
 mod start;
 mod storage;
 mod store;
@@ -39,7 +40,7 @@ pub struct Figure {
     pub measure: fn(&Setting) -> anyhow::Result<Vec<Row>>,
 }
 
-pub const FIGURES: [Figure; 12] = [
+pub const FIGURES: [Figure; 13] = [
     Figure { name: "store", about: "durable transactions, index made anew", measure: store::measure },
     Figure { name: "http", about: "durable job starts over HTTP", measure: http::measure },
     Figure {
@@ -61,6 +62,7 @@ pub const FIGURES: [Figure; 12] = [
         measure: triggers::measure,
     },
     Figure { name: "events", about: "changes streamed to hundreds of listeners", measure: events::measure },
+    Figure { name: "sign_ins", about: "heartbeats beside people who sign in", measure: sign_ins::measure },
     Figure { name: "agent", about: "memory and CPU time of an agent", measure: agent::measure },
     Figure {
         name: "start",
