@@ -26,13 +26,13 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use uuid::Uuid;
 
-use self::{
-    filter::Place,
-    sources::{Piece, Sources},
-};
 pub use self::{
-    filter::{Filter, bytes_of},
+    filter::Filter,
     tail::{Tail, TailEvent},
+};
+use self::{
+    filter::{Place, bytes_of},
+    sources::{Piece, Sources},
 };
 use crate::{
     app::App,

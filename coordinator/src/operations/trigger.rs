@@ -141,7 +141,10 @@ pub fn create(tx: &mut Tx, caller: &Caller, new: &NewTrigger, secrets: &Secrets)
         revision: 1,
     };
     check(&trigger)?;
-    first_fire(tx, &trigger)?;
+    // Of an enabled one it is found out when it is planned.
+    if !trigger.enabled {
+        first_fire(tx, &trigger)?;
+    }
     plan(tx, &mut trigger)?;
     table::insert(tx, &trigger)?;
     follow(tx, None, Some(&trigger))?;
@@ -336,7 +339,7 @@ fn first_fire(reading: &dyn Reading, trigger: &Trigger) -> Result<Option<Timesta
     timetable.next_after(reading.now()).map(|fire| Some(fire.at)).ok_or_else(never)
 }
 
-/// Finds out anew when it is to be looked at, from now on.
+/// Finds out anew when it is to be looked at, from now on. Refuses an enabled one that would never fire at all.
 fn plan(reading: &dyn Reading, trigger: &mut Trigger) -> Result<()> {
     let now = reading.now();
     (trigger.next_fire_at, trigger.look_at) = match trigger.rule {
@@ -378,7 +381,7 @@ pub fn update(
         (trigger.rule.clone(), trigger.valid_from, trigger.valid_to, trigger.window.clone(), days)
     };
     let is_timed_anew = timing(&before) != timing(&trigger);
-    if is_timed_anew {
+    if is_timed_anew && !trigger.enabled {
         first_fire(tx, &trigger)?;
     }
     // What came due while it was not to fire is not made up for.
