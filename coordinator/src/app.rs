@@ -164,8 +164,21 @@ impl App {
         account: AccountId,
         body: impl FnOnce(&Reader) -> Result<R> + Send + 'static,
     ) -> Result<R> {
+        self.aside(move |db| db.read(account, body)).await
+    }
+
+    /// The same for one that takes so long that commits must not wait for it: see [`Db::read_in_parts`].
+    pub async fn read_aside_in_parts<R: Send + 'static>(
+        &self,
+        account: AccountId,
+        body: impl FnOnce(&Reader) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        self.aside(move |db| db.read_in_parts(account, body)).await
+    }
+
+    async fn aside<R: Send + 'static>(&self, look: impl FnOnce(&Db) -> Result<R> + Send + 'static) -> Result<R> {
         let db = Arc::clone(&self.db);
-        let read = tokio::task::spawn_blocking(move || db.read(account, body));
+        let read = tokio::task::spawn_blocking(move || look(&db));
         read.await.map_err(|error| Error::Internal(format!("a look at the store did not end: {error}")))?
     }
 }

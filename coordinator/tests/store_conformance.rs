@@ -12,11 +12,12 @@ use std::{
 };
 
 use drover_coordinator::{
+    clock::{SystemClock, SystemRandomness},
     error::{Error, Result},
     store::{
-        Reading, Scan,
+        Db, Reading, Scan,
         embedded::Embedded,
-        engine::{Engine, KeyRange, Order, View, WriteSet},
+        engine::{Engine, EngineError, KeyRange, Order, View, WriteSet},
         key::{Key, Kind},
         memory::Memory,
     },
@@ -294,4 +295,38 @@ fn a_closed_database_refuses_writes() {
         let refused = block_on(db.write(ACCOUNT, |tx| tx.put(robot("late"), vec![1])));
         assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     });
+}
+
+/// How far an engine got that panics in a commit is not known: the caller is told so, whoever must end the process is
+/// told, and nothing is written any more. This holds on the caller's own thread as on the writer's.
+#[test]
+fn an_engine_that_panics_is_broken() {
+    struct Panicking(Memory);
+
+    impl Engine for Panicking {
+        fn view(&self) -> Box<dyn View + '_> {
+            self.0.view()
+        }
+
+        fn exclusive(&self, body: &mut dyn FnMut(&dyn View) -> WriteSet) -> Result<(), EngineError> {
+            self.0.exclusive(body)?;
+            panic!("on purpose")
+        }
+    }
+
+    for runtime in [tokio::runtime::Builder::new_current_thread, tokio::runtime::Builder::new_multi_thread] {
+        let (tell, told) = std::sync::mpsc::channel();
+        let on_broken = Box::new(move |reason: &str| tell.send(reason.to_owned()).unwrap());
+        let engine = Arc::new(Panicking(Memory::default()));
+        let db = Db::new(engine, Arc::new(SystemClock), Arc::new(SystemRandomness), on_broken);
+        runtime().build().unwrap().block_on(async {
+            for _ in 0..2 {
+                let outcome = db.write(ACCOUNT, |tx| tx.put(robot("unknown"), vec![1])).await;
+                assert!(matches!(&outcome, Err(Error::Unavailable(text)) if text.contains("unknown")), "{outcome:?}");
+            }
+        });
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), ["the engine panicked"]);
+        assert!(db.read_only());
+        db.close();
+    }
 }

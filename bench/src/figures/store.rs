@@ -77,7 +77,10 @@ fn transactions(folder: &Path, callers: usize, duration: Duration) -> anyhow::Re
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let engine = Arc::new(Embedded::open(folder, Settings::default())?);
     let shared: Arc<dyn Engine> = engine.clone();
-    let on_broken = Box::new(|reason: &str| panic!("the store broke: {reason}"));
+    let on_broken = Box::new(|reason: &str| {
+        eprintln!("the store broke: {reason}");
+        std::process::exit(1);
+    });
     let db = Arc::new(Db::new(shared, Arc::new(SystemClock), Arc::new(SystemRandomness), on_broken));
     let ended = Arc::new(AtomicBool::new(false));
     let started = Instant::now();

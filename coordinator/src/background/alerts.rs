@@ -34,7 +34,7 @@ async fn look(app: &App, account: AccountId, watched: Alert) -> Result<()> {
     let disk = app.disk();
     let (id, revision) = (watched.id, watched.revision);
     let (matters, open) = app
-        .read_aside(account, move |reading| {
+        .read_aside_in_parts(account, move |reading| {
             let matters = alert_watch::matters(reading, &watched, disk)?;
             Ok((matters, alert_raise::open_of(reading, id)?))
         })

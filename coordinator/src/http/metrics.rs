@@ -75,9 +75,33 @@ pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
     routes: Arc<RwLock<Routes>>,
-    /// Held while the store is counted; when the last count began.
-    pub counting: Arc<tokio::sync::Mutex<Option<Instant>>>,
+    /// Held while the store is counted; the last count.
+    pub counting: Arc<tokio::sync::Mutex<Option<Counted>>>,
 }
+
+/// A count of what is in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    began: Instant,
+    took: Duration,
+}
+
+impl Counted {
+    pub fn since(began: Instant) -> Self {
+        Self { began, took: began.elapsed() }
+    }
+
+    /// Whether it will do for who asked at this time: it began later, or it took so long that one cannot be made for each
+    /// who asks. Whoever may ask without a key could otherwise keep a core busy.
+    pub fn is_good_for(self, asked: Instant) -> bool {
+        let kept = if self.took < LONG_COUNT { Duration::ZERO } else { self.took * LONG_COUNT_KEPT };
+        asked <= self.began + kept
+    }
+}
+
+/// A count that takes longer is kept for so many times as long.
+const LONG_COUNT: Duration = Duration::from_millis(100);
+const LONG_COUNT_KEPT: u32 = 10;
 
 /// Every figure, with what it says. Figures of objects are of all accounts; what is counted one by one is counted up to
 /// 20,000 in each.

@@ -36,7 +36,7 @@ async fn get_overview(State(app): State<Arc<App>>, caller: Caller) -> Result<Jso
     // Counting takes a while in a large fleet: so many at once, off the threads that serve requests.
     let _turn = app.overviews.acquire().await;
     let account = caller.account;
-    let found = app.read_aside(account, move |reading| overview::overview(reading, &caller)).await?;
+    let found = app.read_aside_in_parts(account, move |reading| overview::overview(reading, &caller)).await?;
     let forecast = app.disk_forecast()?;
     Ok(Json(view(&app, found, forecast)))
 }

@@ -18,7 +18,7 @@ use drover_protocol::{job::JobState, system::ServiceState, task::TaskState};
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Fault, auth::MaybeCaller, openapi::Binary};
+use super::{Fault, auth::MaybeCaller, metrics::Counted, openapi::Binary};
 use crate::{
     app::App,
     domain::permission::Permission,
@@ -95,11 +95,12 @@ async fn get_metrics(State(app): State<Arc<App>>, MaybeCaller(caller): MaybeCall
     Ok(([(header::CONTENT_TYPE, text)], app.metrics.render()).into_response())
 }
 
-/// Counting takes long in a large fleet. It is done by one at a time, and once for all who asked before it began.
+/// Counting takes long in a large fleet. It is done by one at a time, once for all who asked before it began, and commits do
+/// not wait for it.
 async fn set_gauges(app: &App) -> OperationResult<()> {
     let asked = Instant::now();
     let mut counted = app.metrics.counting.lock().await;
-    if counted.is_some_and(|began| began >= asked) {
+    if counted.is_some_and(|counted| counted.is_good_for(asked)) {
         return Ok(());
     }
     let began = Instant::now();
@@ -109,7 +110,8 @@ async fn set_gauges(app: &App) -> OperationResult<()> {
         Ok((account::all(reading)?, account::open(reading)?.len(), census::of_the_gone(reading)?))
     })?;
     for account in &accounts {
-        let counted = app.read_aside(*account, |reading| Ok((system::figures(reading)?, census::census(reading)?)));
+        let counted =
+            app.read_aside_in_parts(*account, |reading| Ok((system::figures(reading)?, census::census(reading)?)));
         let (of_account, objects) = counted.await?;
         figures = figures.plus(of_account);
         all = all.plus(objects);
@@ -141,7 +143,7 @@ async fn set_gauges(app: &App) -> OperationResult<()> {
         app.metrics.set("drover_disk_full_in_days", Vec::new(), days);
     }
     app.metrics.set("drover_read_only", Vec::new(), if app.db.read_only() { 1.0 } else { 0.0 });
-    *counted = Some(began);
+    *counted = Some(Counted::since(began));
     Ok(())
 }
 

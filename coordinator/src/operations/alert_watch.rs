@@ -123,10 +123,8 @@ fn waiting(reading: &Reader, alert: &Alert) -> Result<Vec<Matter>> {
     let mut late = LateJobs::default();
     let scan = Scan::of(reading, Kind::JobByPhase, schema::unfinished_phase(JobState::Waiting));
     each(reading, scan, true, |job: Job| {
-        let not_before = match &job.state {
-            State::Waiting { not_before } => *not_before,
-            _ => None,
-        };
+        // It may have gone on since the index was read: this is a look in parts.
+        let State::Waiting { not_before } = job.state else { return Ok(true) };
         // One that was given back waits since then.
         let times = [Some(job.created_at), not_before, job.assigned_at, job.finished_at];
         let since = times.into_iter().flatten().max().unwrap_or(job.created_at);
@@ -144,7 +142,8 @@ fn running_long(reading: &Reader, alert: &Alert) -> Result<Vec<Matter>> {
     for state in [JobState::Running, JobState::Silent, JobState::Stopping] {
         let scan = Scan::of(reading, Kind::JobByPhase, schema::unfinished_phase(state));
         each(reading, scan, true, |job: Job| {
-            if let Some(since) = job.started_at.filter(|since| *since <= before && concerns(alert, &job)) {
+            let is_long = |since: &Timestamp| *since <= before && job.is_held() && concerns(alert, &job);
+            if let Some(since) = job.started_at.filter(is_long) {
                 late.add(&job, since);
             }
             Ok(job.created_at <= before)

@@ -114,10 +114,11 @@ pub fn overview(reading: &Reader, caller: &Caller) -> Result<Overview> {
 fn queues(reading: &Reader) -> Result<Vec<QueueLook>> {
     let mut looks = Vec::new();
     for (_, queue) in Scan::of(reading, Kind::Queue, ()).records::<Queue>(reading, MAX_LOOKED_AT)? {
-        let counters: Counters = table::get(reading, queue.id)?;
-        if counters.unfinished() == 0 {
+        // The queue may have been deleted since: this is a look in parts.
+        let Some(counters) = table::find::<Counters>(reading, queue.id)?.filter(|counters| counters.unfinished() > 0)
+        else {
             continue;
-        }
+        };
         let oldest_new_at = if counters.ready() > 0 { queue::oldest_new_of(reading, &queue)? } else { None };
         let paused = queue.is_paused(reading.now());
         looks.push(QueueLook { queue, counters, oldest_new_at, paused });

@@ -2,13 +2,13 @@
 //!
 //! Callers hand in closures. The writer runs those that wait one after another over an overlay, commits once with one
 //! flush, then answers all. A closure that fails drops only its own overlay; a panic inside fails that one closure.
+//! Who runs them, and on which thread, is `turns.rs`.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -18,15 +18,16 @@ use futures::{
     FutureExt,
     future::{BoxFuture, ready},
 };
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
     changes::{Change, Changes},
     engine::{Engine, EngineError, View, WriteSet},
     ids::Ids,
+    in_parts::InParts,
     overlay::Overlay,
     table::Reader,
+    turns::{Committer, Turns},
     tx::{Interest, Tx},
     watch::{Topic, Watch, Watches},
 };
@@ -35,8 +36,6 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Most operations of one commit.
-const MAX_BATCH: usize = 1_000;
 /// A commit with more bytes than this takes no further operation.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// A closure that takes longer is named in the log.
@@ -83,7 +82,7 @@ impl<R: Send, F: FnOnce(&mut Tx) -> Result<R> + Send> Pending for Operation<R, F
             (Some(Err(error)), _) => Err(error),
             (_, Some(error)) => Err(error),
             (Some(result), None) => result,
-            (None, None) => Err(Error::Unavailable("the coordinator is stopping".to_owned())),
+            (None, None) => Err(stopping()),
         };
         // A caller that has gone away needs no answer.
         let _ = self.reply.send(result);
@@ -104,19 +103,26 @@ struct Core {
     broken: AtomicBool,
 }
 
-impl Core {
+impl Committer for Core {
+    type Work = Box<dyn Pending>;
+
     /// Runs the operations, commits what succeeded, wakes and answers: in one commit, or several if they write much.
     fn commit(&self, mut batch: Vec<Box<dyn Pending>>) {
         while !batch.is_empty() {
             let now = self.clock.now();
             let mut told = Told::default();
             let mut ran = 0;
-            let committed = self.engine.exclusive(&mut |view| {
-                told = Told::default();
-                let (writes, count) = run_batch(&mut batch, view, now, self, &mut told);
-                ran = count;
-                writes
+            let exclusive = AssertUnwindSafe(|| {
+                self.engine.exclusive(&mut |view| {
+                    told = Told::default();
+                    let (writes, count) = run_batch(&mut batch, view, now, self, &mut told);
+                    ran = count;
+                    writes
+                })
             });
+            // How far an engine got that panicked is not known.
+            let panicked = || EngineError::Broken("the engine panicked".to_owned());
+            let committed = catch_unwind(exclusive).unwrap_or_else(|_| Err(panicked()));
             let failure = match committed {
                 Ok(()) => {
                     self.watches.announce(&told.wakes);
@@ -131,11 +137,15 @@ impl Core {
                 }
             };
             // An engine that is broken, or did not even run one, will not do better with the others.
-            let answered = if ran == 0 || self.broken.load(Ordering::SeqCst) { batch.len() } else { ran };
+            let answered = if ran == 0 || self.is_broken() { batch.len() } else { ran };
             for operation in batch.drain(..answered) {
                 operation.answer(failure.clone());
             }
         }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
     }
 }
 
@@ -177,13 +187,17 @@ fn run_batch(
     (together.writes, ran)
 }
 
+fn stopping() -> Error {
+    Error::Unavailable("the coordinator is stopping".to_owned())
+}
+
 fn unknown_outcome() -> Error {
     Error::Unavailable("the outcome of the write is unknown; read before you try again".to_owned())
 }
 
 enum Writer {
-    /// A thread of its own, so that callers never wait for a disk on their thread.
-    Thread { queue: Mutex<Option<mpsc::Sender<Box<dyn Pending>>>>, thread: Mutex<Option<std::thread::JoinHandle<()>>> },
+    /// Callers in turns, with a thread that gathers what waits.
+    Turns(Turns<Core>),
     /// Each write on the caller's thread when its turn has come: a simulation's, where nothing may run beside.
     Inline(Pace),
 }
@@ -206,13 +220,8 @@ impl Db {
         on_broken: OnBroken,
     ) -> Self {
         let core = Arc::new(Self::core(engine, clock, randomness, on_broken));
-        let (queue, waiting) = mpsc::channel::<Box<dyn Pending>>();
-        let writer = Arc::clone(&core);
-        let thread = std::thread::Builder::new()
-            .name("writer".to_owned())
-            .spawn(move || write_loop(&writer, &waiting))
-            .expect("a thread can be started at the start of the process");
-        Self { core, writer: Writer::Thread { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) } }
+        let writer = Writer::Turns(Turns::new(Arc::clone(&core)));
+        Self { core, writer }
     }
 
     /// A database that writes at once on the caller's thread, for deterministic tests.
@@ -252,6 +261,13 @@ impl Db {
         body(&Reader { view: &*view, account, now: self.core.clock.now() })
     }
 
+    /// The same for a look that takes long. It sees no single moment: what it finds in one place may be gone when it looks
+    /// in the next.
+    pub fn read_in_parts<R>(&self, account: AccountId, body: impl FnOnce(&Reader) -> Result<R>) -> Result<R> {
+        let view = InParts(&*self.core.engine);
+        body(&Reader { view: &view, account, now: self.core.clock.now() })
+    }
+
     /// Runs a writing closure in the account. `Ok` means that its writes are on disk. If the caller goes away in the
     /// meantime the closure still runs: its outcome is then the same as that of a call whose answer was lost.
     pub async fn write<R, F>(&self, account: AccountId, body: F) -> Result<R>
@@ -259,7 +275,7 @@ impl Db {
         R: Send + 'static,
         F: FnOnce(&mut Tx) -> Result<R> + Send + 'static,
     {
-        if self.core.broken.load(Ordering::SeqCst) {
+        if self.core.is_broken() {
             return Err(unknown_outcome());
         }
         let (reply, answer) = oneshot::channel();
@@ -270,11 +286,7 @@ impl Db {
                 self.core.commit(vec![operation]);
                 pace().await;
             }
-            Writer::Thread { queue, .. } => {
-                let queue = queue.lock().clone();
-                let stopping = || Error::Unavailable("the coordinator is stopping".to_owned());
-                queue.ok_or_else(stopping)?.send(operation).map_err(|_| stopping())?;
-            }
+            Writer::Turns(turns) => turns.submit(operation).map_err(|_| stopping())?,
         }
         answer.await.unwrap_or_else(|_| Err(unknown_outcome()))
     }
@@ -313,7 +325,7 @@ impl Db {
 
     /// Whether writes are refused for lack of space, or because the engine is broken.
     pub fn read_only(&self) -> bool {
-        self.core.broken.load(Ordering::SeqCst) || self.core.engine.read_only()
+        self.core.is_broken() || self.core.engine.read_only()
     }
 
     pub fn engine(&self) -> &Arc<dyn Engine> {
@@ -322,11 +334,8 @@ impl Db {
 
     /// Finishes the writes that wait, refuses further ones, and ends the writer.
     pub fn close(&self) {
-        if let Writer::Thread { queue, thread } = &self.writer {
-            queue.lock().take();
-            if let Some(thread) = thread.lock().take() {
-                let _ = thread.join();
-            }
+        if let Writer::Turns(turns) = &self.writer {
+            turns.close();
         }
     }
 }
@@ -334,21 +343,5 @@ impl Db {
 impl Drop for Db {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-fn write_loop(core: &Core, waiting: &mpsc::Receiver<Box<dyn Pending>>) {
-    while let Ok(first) = waiting.recv() {
-        let mut batch = vec![first];
-        while batch.len() < MAX_BATCH {
-            match waiting.try_recv() {
-                Ok(next) => batch.push(next),
-                Err(_) => break,
-            }
-        }
-        core.commit(batch);
-        if core.broken.load(Ordering::SeqCst) {
-            return;
-        }
     }
 }

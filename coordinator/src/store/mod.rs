@@ -15,6 +15,7 @@ pub mod embedded;
 pub mod engine;
 pub mod export;
 pub mod ids;
+mod in_parts;
 pub mod key;
 pub mod lines;
 pub mod memory;
@@ -22,6 +23,7 @@ mod overlay;
 pub mod restore;
 pub mod schema;
 pub mod table;
+mod turns;
 pub mod tx;
 pub mod watch;
 
