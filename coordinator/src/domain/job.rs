@@ -63,6 +63,26 @@ pub struct Stop {
     pub force_at: Timestamp,
     /// The mode that was handed to the agent by `next`.
     pub told: Option<StopMode>,
+    /// Whether its robot is heard of meanwhile; not known of jobs that an older version began to stop.
+    #[serde(default)]
+    pub contact: Option<Contact>,
+}
+
+/// What is heard of the robot of a job that is being stopped. One that is gone must not keep the job for a long grace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Contact {
+    Heard { lease_ends_at: Timestamp },
+    Silent { lost_at: Timestamp },
+}
+
+impl Contact {
+    /// When it comes to an end unless the robot is heard of.
+    fn ends_at(self) -> Timestamp {
+        match self {
+            Self::Heard { lease_ends_at } => lease_ends_at,
+            Self::Silent { lost_at } => lost_at,
+        }
+    }
 }
 
 /// Where the job stands, with what only this state needs.
@@ -238,6 +258,15 @@ impl Job {
         Some(self.started_at?.plus_seconds(seconds))
     }
 
+    fn contact(&self) -> Option<Contact> {
+        match &self.state {
+            State::Running { lease_ends_at } => Some(Contact::Heard { lease_ends_at: *lease_ends_at }),
+            State::Silent { lost_at } => Some(Contact::Silent { lost_at: *lost_at }),
+            State::Stopping { stop } => stop.contact,
+            State::Waiting { .. } | State::Assigned { .. } | State::Finished { .. } => None,
+        }
+    }
+
     /// When the coordinator must look at it by itself.
     pub fn deadline(&self) -> Option<Timestamp> {
         let limits = [self.stop_after, self.abort_after];
@@ -245,7 +274,8 @@ impl Job {
             State::Finished { .. } => return None,
             State::Stopping { stop } => {
                 let abort_after = self.abort_after.filter(|_| stop.mode == StopMode::Stop);
-                return [Some(stop.force_at), abort_after].into_iter().flatten().min();
+                let contact = stop.contact.map(Contact::ends_at);
+                return [Some(stop.force_at), abort_after, contact].into_iter().flatten().min();
             }
             State::Waiting { not_before } => [*not_before, None],
             State::Assigned { accept_by } => [Some(*accept_by), None],
@@ -332,14 +362,14 @@ fn renew(
         State::Running { .. } => false,
         State::Silent { .. } => true,
         State::Assigned { .. } => return Ok(unchanged(job)),
-        State::Stopping { .. } => {
-            job.progress = progress.or(job.progress);
-            return Ok(unchanged(job));
-        }
+        State::Stopping { .. } => matches!(job.contact(), Some(Contact::Silent { .. })),
         State::Waiting { .. } | State::Finished { .. } => return Err(Refusal::StaleAttempt { attempt }),
     };
     job.progress = progress.or(job.progress);
-    job.state = State::Running { lease_ends_at };
+    match &mut job.state {
+        State::Stopping { stop } => stop.contact = Some(Contact::Heard { lease_ends_at }),
+        state => *state = State::Running { lease_ends_at },
+    }
     if came_back {
         Ok(noted(
             job,
@@ -411,20 +441,35 @@ fn stop(mut job: Job, mode: StopMode, why: Cause, now: Timestamp) -> Result<Step
             };
             return Ok(close_with(job, outcome, why, now));
         }
-        // A further wish to stop changes nothing, and an abort is never weakened.
-        State::Stopping { stop } if stop.mode >= mode => return Ok(unchanged(job)),
+        State::Stopping { stop } if stop.mode >= mode => return Ok(stop_again(job, why)),
         State::Running { .. } | State::Silent { .. } | State::Stopping { .. } => {}
     }
     let seconds = match mode {
         StopMode::Stop => job.stop_grace_seconds,
         StopMode::Abort => CONFIRM_END_SECONDS,
     };
-    job.state = State::Stopping { stop: Stop { mode, why, force_at: now.plus_seconds(seconds), told: None } };
+    let contact = job.contact();
+    job.state = State::Stopping { stop: Stop { mode, why, force_at: now.plus_seconds(seconds), told: None, contact } };
     let code = match mode {
         StopMode::Stop => "stop_asked",
         StopMode::Abort => "abort_asked",
     };
     Ok(noted(job, code, text, by))
+}
+
+/// A further wish to stop changes nothing, and an abort is never weakened. But what is stopped for its time limit may be
+/// tried again by the process's rules; who asks for its end wants no further try.
+fn stop_again(mut job: Job, why: Cause) -> Step {
+    match &mut job.state {
+        State::Stopping { stop } if stop.why.code == CauseCode::Timeout && why.code != CauseCode::Timeout => {
+            let text =
+                format!("an end was asked: {}; it is being stopped already, and is not tried again", why.message);
+            let by = why.by.clone();
+            stop.why = why;
+            noted(job, "stop_asked", text, by)
+        }
+        _ => unchanged(job),
+    }
 }
 
 fn close(job: Job, outcome: Outcome, cause: Cause, now: Timestamp) -> Result<Step, Refusal> {
@@ -471,6 +516,7 @@ fn tick(job: Job, leases: &Leases, now: Timestamp) -> Step {
         State::Running { lease_ends_at } if lease_ends_at <= now => fall_silent(job, leases, now),
         State::Silent { lost_at } if lost_at <= now => lose(job, leases, now),
         State::Stopping { stop } if stop.force_at <= now => force(job, stop, now),
+        State::Stopping { stop } if due(stop.contact.map(Contact::ends_at)) => lose_contact(job, stop, leases, now),
         State::Waiting { .. }
         | State::Assigned { .. }
         | State::Running { .. }
@@ -502,7 +548,11 @@ fn not_accepted(mut job: Job) -> Step {
 }
 
 fn fall_silent(mut job: Job, leases: &Leases, now: Timestamp) -> Step {
-    job.state = State::Silent { lost_at: now.plus_seconds(leases.lost_after_seconds) };
+    let lost_at = now.plus_seconds(leases.lost_after_seconds);
+    match &mut job.state {
+        State::Stopping { stop } => stop.contact = Some(Contact::Silent { lost_at }),
+        state => *state = State::Silent { lost_at },
+    }
     let text = format!(
         "the robot has not renewed its lease of {} s; the job is lost if it stays silent for {} s more",
         leases.job_seconds, leases.lost_after_seconds
@@ -522,6 +572,16 @@ fn lose(job: Job, leases: &Leases, now: Timestamp) -> Step {
     end(job, report, now)
 }
 
+/// The robot of a job that is being stopped is not heard of: it is given as long as any other, and not the whole grace.
+fn lose_contact(job: Job, asked: Stop, leases: &Leases, now: Timestamp) -> Step {
+    match asked.contact {
+        Some(Contact::Silent { .. }) if asked.why.code == CauseCode::Timeout => lose(job, leases, now),
+        Some(Contact::Silent { .. }) => without_retry_of(job, |job| lose(job, leases, now)),
+        Some(Contact::Heard { .. }) => fall_silent(job, leases, now),
+        None => unchanged(job),
+    }
+}
+
 /// The grace is over: a soft stop becomes an abort; an abort ends the job, confirmed or not.
 fn force(mut job: Job, asked: Stop, now: Timestamp) -> Step {
     match asked.mode {
@@ -529,7 +589,8 @@ fn force(mut job: Job, asked: Stop, now: Timestamp) -> Step {
             let text = format!("it did not end within its grace of {} s and is aborted now", job.stop_grace_seconds);
             let why = if asked.why.code == CauseCode::Timeout { asked.why } else { grace_exceeded(&asked.why) };
             let force_at = now.plus_seconds(CONFIRM_END_SECONDS);
-            job.state = State::Stopping { stop: Stop { mode: StopMode::Abort, why, force_at, told: None } };
+            let (mode, contact) = (StopMode::Abort, asked.contact);
+            job.state = State::Stopping { stop: Stop { mode, why, force_at, told: None, contact } };
             noted(job, "stop_forced", text, "coordinator")
         }
         StopMode::Abort => {
@@ -600,8 +661,12 @@ fn close_with(job: Job, outcome: Outcome, cause: Cause, now: Timestamp) -> Step 
 
 /// Ends the job with the report, whatever its rules of retrying say.
 fn without_retry(job: Job, report: Report, now: Timestamp) -> Step {
+    without_retry_of(job, |job| end(job, report, now))
+}
+
+fn without_retry_of(job: Job, end: impl FnOnce(Job) -> Step) -> Step {
     let retry = job.retry.clone();
-    let mut step = end(Job { retry: Retry::default(), ..job }, report, now);
+    let mut step = end(Job { retry: Retry::default(), ..job });
     step.job.retry = retry;
     step
 }

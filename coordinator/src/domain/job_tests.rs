@@ -63,7 +63,12 @@ fn cause(code: CauseCode) -> Cause {
 }
 
 fn stop_of(mode: StopMode, code: CauseCode, force_at: Timestamp) -> State {
-    State::Stopping { stop: Stop { mode, why: cause(code), force_at, told: None } }
+    State::Stopping { stop: Stop { mode, why: cause(code), force_at, told: None, contact: None } }
+}
+
+fn stopping(code: CauseCode, contact: Contact) -> State {
+    let stop = Stop { mode: StopMode::Stop, why: cause(code), force_at: at(900), told: None, contact: Some(contact) };
+    State::Stopping { stop }
 }
 
 /// Every state in the variations that matter, with its name in the table.
@@ -83,6 +88,9 @@ fn states() -> Vec<(&'static str, State)> {
         ("stopping softly, grace out", stop_of(StopMode::Stop, CauseCode::StopRequested, at(0))),
         ("stopping for its timeout", stop_of(StopMode::Stop, CauseCode::Timeout, at(9))),
         ("stopping for its timeout, grace out", stop_of(StopMode::Stop, CauseCode::Timeout, at(0))),
+        ("stopping, lease out", stopping(CauseCode::StopRequested, Contact::Heard { lease_ends_at: at(0) })),
+        ("stopping, silent", stopping(CauseCode::StopRequested, Contact::Silent { lost_at: at(9) })),
+        ("stopping, silent for too long", stopping(CauseCode::StopRequested, Contact::Silent { lost_at: at(0) })),
         ("aborting", stop_of(StopMode::Abort, CauseCode::AbortRequested, at(9))),
         ("aborting, unconfirmed", stop_of(StopMode::Abort, CauseCode::AbortRequested, at(0))),
         ("aborting after the grace, unconfirmed", stop_of(StopMode::Abort, CauseCode::StopGraceExceeded, at(0))),
@@ -130,7 +138,13 @@ fn shown(state: &State) -> String {
         State::Running { lease_ends_at } => format!("running until {}s", seconds(*lease_ends_at)),
         State::Silent { lost_at } => format!("silent until {}s", seconds(*lost_at)),
         State::Stopping { stop } => {
-            format!("stopping ({:?}, {}) until {}s", stop.mode, word(stop.why.code), seconds(stop.force_at))
+            let contact = match stop.contact {
+                Some(Contact::Heard { lease_ends_at }) => format!(", heard until {}s", seconds(lease_ends_at)),
+                Some(Contact::Silent { lost_at }) => format!(", silent until {}s", seconds(lost_at)),
+                None => String::new(),
+            };
+            let (mode, code, until) = (stop.mode, word(stop.why.code), seconds(stop.force_at));
+            format!("stopping ({mode:?}, {code}) until {until}s{contact}")
         }
         State::Finished { outcome, cause } => format!("finished {} ({})", outcome.as_str(), word(cause.code)),
     }
@@ -240,6 +254,43 @@ fn a_business_error_is_never_tried_again() {
 fn what_a_person_ends_is_not_tried_again() {
     let close = JobEvent::Close { outcome: Outcome::Failed, cause: cause(CauseCode::ClosedByOperator) };
     assert!(step(with_retry(RetryOn::Failed, 0), close, &LEASES, at(0)).unwrap().job.is_finished());
+}
+
+/// A time limit leaves a further try to the process; a person who asks for the end meanwhile does not.
+#[test]
+fn who_asks_for_the_end_of_a_job_that_is_stopped_for_its_time_limit_ends_it() {
+    for (mode, asked) in [(StopMode::Stop, StopMode::Stop), (StopMode::Abort, StopMode::Stop)] {
+        let mut job = with_retry(RetryOn::TimedOut, 0);
+        job.state = stop_of(mode, CauseCode::Timeout, at(9));
+        let timed_out = |job: Job| {
+            let report = report(Outcome::TimedOut, CauseCode::Timeout);
+            step(job, JobEvent::Finish { robot: robot(1), attempt: 1, report }, &LEASES, at(1)).unwrap().job
+        };
+        assert!(timed_out(job.clone()).is_ready(), "its process wants another try");
+        let wish = JobEvent::Stop { mode: asked, why: cause(CauseCode::StopRequested) };
+        let asked = step(job, wish.clone(), &LEASES, at(0)).unwrap();
+        assert_eq!(asked.notes.len(), 1);
+        assert_eq!(step(asked.job.clone(), wish, &LEASES, at(0)).unwrap().job, asked.job);
+        assert!(timed_out(asked.job).is_finished());
+    }
+}
+
+/// However long the grace: a job whose robot is gone is lost as soon as if nobody had asked for its end, and not tried
+/// again; a robot that is heard of meanwhile has the whole grace.
+#[test]
+fn a_long_grace_does_not_keep_the_job_of_a_robot_that_is_gone() {
+    let mut job = with_retry(RetryOn::Lost, 0);
+    (job.stop_grace_seconds, job.state) = (3600, State::Running { lease_ends_at: at(60) });
+    let wish = JobEvent::Stop { mode: StopMode::Stop, why: cause(CauseCode::StopRequested) };
+    let asked = step(job, wish, &LEASES, at(1)).unwrap().job;
+    let silent = step(asked.clone(), JobEvent::Tick, &LEASES, at(60)).unwrap().job;
+    assert_eq!(silent.deadline(), Some(at(60).plus_seconds(LEASES.lost_after_seconds)));
+    let lost = step(silent.clone(), JobEvent::Tick, &LEASES, silent.deadline().unwrap()).unwrap().job;
+    assert_eq!(shown(&lost.state), "finished lost (robot_silent)");
+    let renew = JobEvent::Renew { robot: robot(1), attempt: 1, progress: None };
+    let back = step(silent, renew, &LEASES, at(100)).unwrap();
+    assert_eq!(back.notes.len(), 1);
+    assert_eq!(back.job.deadline(), Some(at(100).plus_seconds(LEASES.job_seconds)));
 }
 
 /// The clock may jump ahead by a day: a job is not lost by that alone, its robot gets the whole time to come back.

@@ -277,7 +277,11 @@ fn wake_for(tx: &mut Tx, before: Option<&Job>, job: &Job) {
         tx.wake(Topic::Deadlines);
     }
     let holder = before.filter(|before| before.is_held()).and_then(|before| before.robot.as_ref());
-    let stop_is_new = matches!(job.state, State::Stopping { .. }) && before.is_some_and(|b| b.state != job.state);
+    let stop_of = |job: &Job| match &job.state {
+        State::Stopping { stop } => Some((stop.mode, stop.told)),
+        _ => None,
+    };
+    let stop_is_new = stop_of(job).is_some() && before.is_some_and(|before| stop_of(before) != stop_of(job));
     let taken_away = holder.is_some() && !job.is_held();
     if let Some(holder) = holder
         && (stop_is_new || taken_away)
@@ -286,10 +290,12 @@ fn wake_for(tx: &mut Tx, before: Option<&Job>, job: &Job) {
     }
 }
 
-/// A place of a process with `max_parallel` has become free: any robot may now take one of its waiting jobs.
+/// A place of a process that was at its `max_parallel` has become free: any robot may now take one of its waiting jobs.
 fn wake_other_jobs_of(tx: &mut Tx, job: &Job) -> Result<()> {
     let process: Option<Process> = table::find(tx, job.process_id)?;
-    if process.is_some_and(|process| process.defaults.max_parallel.is_some()) {
+    let Some(most) = process.and_then(|process| process.defaults.max_parallel) else { return Ok(()) };
+    // Robots are many, and each that is woken looks at all that waits.
+    if process::active_jobs(tx, job.process_id, most as usize)? + 1 >= most as usize {
         let all = robot_group::all(tx)?.id;
         tx.wake(Topic::Group(all));
     }

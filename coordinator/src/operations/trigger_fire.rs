@@ -29,7 +29,7 @@ use super::{
 use crate::{
     domain::{
         assignment::unfit,
-        job::{Job, JobEvent, Leases, State, Target},
+        job::{Job, JobEvent, Leases, Target},
         news::Subject,
         permission::Permission,
         robot::{Robot, RobotGroup},
@@ -379,9 +379,6 @@ fn stop_others(tx: &mut Tx, trigger: &Trigger, kept: usize, leases: &Leases) -> 
     let jobs = Scan::of(tx, Kind::JobActiveByTrigger, trigger.id).indexed::<Job>(tx, MAX_CANDIDATES)?;
     let stopped = jobs.len().saturating_sub(kept);
     for (_, job) in jobs.into_iter().take(stopped) {
-        if matches!(job.state, State::Stopping { .. }) {
-            continue;
-        }
         let message = format!("the trigger {} starts a new job and stops the older ones", trigger.name);
         let why = Cause { by: format!("trigger:{}", trigger.id), code: CauseCode::StopRequested, message };
         job::apply(tx, job, JobEvent::Stop { mode: StopMode::Stop, why }, leases)?;

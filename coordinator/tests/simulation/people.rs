@@ -4,7 +4,10 @@ use std::{rc::Rc, time::Duration};
 
 use axum::body::Body as HttpBody;
 use bytes::Bytes;
-use drover_agent::transport::{Body, Request, Transport};
+use drover_agent::{
+    attempt::AttemptId,
+    transport::{Body, Request, Transport},
+};
 use drover_protocol::{JobId, Timestamp, log::LogPage, problem::Problem, robot::Host};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -184,10 +187,10 @@ async fn act(world: &Rc<World>) {
         40..44 => workers::work_outside(world).await,
         44..55 => {
             let mode = if world.below(2) == 0 { "stop" } else { "abort" };
-            on_some_job(world, "stop", json!({"mode": mode})).await;
+            stop_some_job(world, mode).await;
         }
-        55..61 => on_some_job(world, "retry", Value::Null).await,
-        61..63 => on_some_job(world, "close", json!({"outcome": "failed", "reason": "given up"})).await,
+        55..61 => drop(on_some_job(world, "retry", Value::Null).await),
+        61..63 => drop(on_some_job(world, "close", json!({"outcome": "failed", "reason": "given up"})).await),
         63..67 => delete_some_job(world).await,
         67..73 => read_some_log(world).await,
         73..80 => pause(world).await,
@@ -295,10 +298,18 @@ fn some_job(world: &World) -> Option<JobId> {
     world.jobs.borrow().iter().rev().nth(back).copied()
 }
 
-async fn on_some_job(world: &Rc<World>, action: &str, body: Value) {
-    if let Some(id) = some_job(world) {
-        let key = format!("act {}", world.next_wish());
-        insist(world, &format!("/jobs/{id}/{action}"), &body, &key).await;
+async fn on_some_job(world: &Rc<World>, action: &str, body: Value) -> Option<(StatusCode, Value)> {
+    let id = some_job(world)?;
+    let key = format!("act {}", world.next_wish());
+    insist(world, &format!("/jobs/{id}/{action}"), &body, &key).await
+}
+
+async fn stop_some_job(world: &Rc<World>, mode: &str) {
+    let Some((StatusCode::OK, answer)) = on_some_job(world, "stop", json!({"mode": mode})).await else { return };
+    if answer["state"] == "stopping" {
+        let job_id: JobId = serde_json::from_value(answer["id"].clone()).expect("an id");
+        let attempt: u32 = serde_json::from_value(answer["attempt"].clone()).expect("a number");
+        world.disk.witness.lock().stop_acknowledged.insert(AttemptId { job_id, attempt });
     }
 }
 

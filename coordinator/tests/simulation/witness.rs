@@ -11,7 +11,7 @@ use drover_coordinator::{
     domain::{
         attempt::Attempt,
         event::Event,
-        job::{Job, Leases, State, Target},
+        job::{Contact, Job, Leases, State, Target},
         log::LogHead,
         robot::{Robot, RobotGroup},
     },
@@ -59,6 +59,8 @@ pub struct Witness {
     wishes: BTreeMap<String, u64>,
     pub triggers: Ledger,
     pub delete_asked: BTreeSet<JobId>,
+    /// Attempts whose end people were told is on its way.
+    pub stop_acknowledged: BTreeSet<AttemptId>,
     pub commits: u64,
     /// What has happened at all, and how often: a rule proves nothing about what never comes about.
     pub reached: BTreeMap<String, u64>,
@@ -93,6 +95,7 @@ impl Witness {
             wishes: BTreeMap::new(),
             triggers: Ledger::default(),
             delete_asked: BTreeSet::new(),
+            stop_acknowledged: BTreeSet::new(),
             commits: 0,
             reached: BTreeMap::new(),
             tasks: TaskWitness::default(),
@@ -356,7 +359,8 @@ impl Witness {
         let tries = self.tries_after(before.id, before, commit);
         hold!(tries < MAX_TRIES, "it is tried again after {tries} tries");
         let asked = matches!(&before.state, State::Stopping { stop } if stop.why.code != CauseCode::Timeout);
-        hold!(!asked, "it is tried again although its end was asked");
+        let acknowledged = self.stop_acknowledged.contains(&newest(before));
+        hold!(!asked && !acknowledged, "it is tried again although its end was asked");
         Ok(())
     }
 
@@ -414,7 +418,7 @@ impl Witness {
         let was_silent = self
             .jobs
             .get(&id.job_id)
-            .is_some_and(|seen| matches!(seen.job.state, State::Silent { lost_at } if lost_at <= commit.now));
+            .is_some_and(|seen| lost_at(&seen.job).is_some_and(|lost_at| lost_at <= commit.now));
         let given_up = |attempt: &Attempt| attempt.cause.as_ref().is_some_and(|why| why.code == CauseCode::RobotSilent);
         hold!(given_up(before) || !given_up(after) || was_silent, "{id} was given up too early");
         Ok(())
@@ -459,6 +463,18 @@ impl Commit {
 
 fn newest(job: &Job) -> AttemptId {
     AttemptId { job_id: job.id, attempt: job.attempt }
+}
+
+/// When it is lost if its robot stays silent.
+fn lost_at(job: &Job) -> Option<Timestamp> {
+    match &job.state {
+        State::Silent { lost_at } => Some(*lost_at),
+        State::Stopping { stop } => match stop.contact {
+            Some(Contact::Silent { lost_at }) => Some(lost_at),
+            Some(Contact::Heard { .. }) | None => None,
+        },
+        _ => None,
+    }
 }
 
 fn is_closed(job: &Job) -> bool {

@@ -5,7 +5,7 @@ use drover_protocol::Timestamp;
 use super::apply;
 use crate::{
     domain::{
-        job::{Job, Leases, State as JobState},
+        job::{Contact, Job, Leases, State as JobState},
         queue::Queue,
         task::{HolderJob, State, Task, TaskEvent},
     },
@@ -27,14 +27,18 @@ fn lease_of_job(
     // A task is kept at least as long as the job itself, however short its own lease: heartbeats come only so often.
     let more_seconds = lease_seconds.saturating_sub(leases.job_seconds);
     let now = reading.now();
+    // Perhaps the loop of the jobs has not found yet that its lease is over; then it falls silent now.
+    let heard = |until: Timestamp| until.max(now.plus_seconds(1)).plus_seconds(more_seconds);
+    let silent = |lost_at: Timestamp| lost_at.minus_seconds(leases.lost_after_seconds).plus_seconds(more_seconds);
     Ok(match job.state {
-        // Perhaps the loop of the jobs has not found yet that its lease is over; then it falls silent now.
-        JobState::Running { lease_ends_at } => Some(lease_ends_at.max(now.plus_seconds(1)).plus_seconds(more_seconds)),
-        JobState::Assigned { accept_by } => Some(accept_by.max(now.plus_seconds(1)).plus_seconds(more_seconds)),
-        JobState::Stopping { stop } => Some(stop.force_at.max(now.plus_seconds(1)).plus_seconds(more_seconds)),
-        JobState::Silent { lost_at } => {
-            Some(lost_at.minus_seconds(leases.lost_after_seconds).plus_seconds(more_seconds))
-        }
+        JobState::Running { lease_ends_at } => Some(heard(lease_ends_at)),
+        JobState::Assigned { accept_by } => Some(heard(accept_by)),
+        JobState::Silent { lost_at } => Some(silent(lost_at)),
+        JobState::Stopping { stop } => Some(match stop.contact {
+            Some(Contact::Silent { lost_at }) => silent(lost_at),
+            Some(Contact::Heard { lease_ends_at }) => heard(lease_ends_at),
+            None => heard(stop.force_at),
+        }),
         JobState::Waiting { .. } | JobState::Finished { .. } => None,
     })
 }
