@@ -14,6 +14,9 @@ use crate::{
 
 /// Blocks that one transaction leaves out of a log that is too long: many more than it has sealed.
 const MAX_LEFT_OUT: usize = 64;
+/// Chunks that are sealed together. A quiet job makes one of each line; they are read under one view and deleted in one
+/// transaction.
+const MAX_CHUNKS: u32 = 1_000;
 /// Parts into which one transaction divides a block.
 const MAX_PARTS: usize = 200;
 
@@ -28,13 +31,18 @@ pub struct Sealable {
     pub bytes: u64,
 }
 
+/// Whether so much is to be sealed that no more is looked for.
+fn is_full(runs: &[Sealable]) -> bool {
+    let (bytes, chunks) = runs.iter().fold((0, 0), |(bytes, chunks), run| (bytes + run.bytes, chunks + run.chunks));
+    bytes >= SEAL_BYTES || chunks >= MAX_CHUNKS
+}
+
 /// Logs that can be sealed, up to about `SEAL_BYTES` in all, longest waiting first. One that is broken holds up no other.
 pub fn sealable(reading: &dyn Reading, limit: usize) -> Result<Vec<Sealable>> {
     let due = Timestamp::from_millis(reading.now().millis() + 1);
     let due = table::index_start(reading, Kind::LogHeadUnsealed, due);
     let heads = Scan::of(reading, Kind::LogHeadUnsealed, ()).below(due).indexed::<LogHead>(reading, limit)?;
     let mut runs = Vec::new();
-    let mut bytes = 0;
     for (_, head) in heads {
         let of_head = match sealable_of(reading, &head) {
             Ok(of_head) => of_head,
@@ -43,9 +51,8 @@ pub fn sealable(reading: &dyn Reading, limit: usize) -> Result<Vec<Sealable>> {
                 continue;
             }
         };
-        bytes += of_head.iter().map(|run| run.bytes).sum::<u64>();
         runs.extend(of_head);
-        if bytes >= SEAL_BYTES {
+        if is_full(&runs) {
             break;
         }
     }
@@ -65,14 +72,12 @@ pub fn older(reading: &dyn Reading, before: Timestamp, from: Option<Vec<u8>>, li
     let heads = scan.indexed::<LogHead>(reading, limit)?;
     let is_last = heads.len() < limit;
     let mut page = Page::default();
-    let mut bytes = 0;
     for (key, head) in heads {
         let mut is_whole = true;
         if head.unsealed.as_ref().is_some_and(|unsealed| unsealed.first_time < before) {
             match sealable_of(reading, &head) {
                 Ok(runs) => {
                     is_whole = runs.last().is_none_or(|run| run.first_seq + run.lines.len() as u64 >= head.next_seq);
-                    bytes += runs.iter().map(|run| run.bytes).sum::<u64>();
                     page.runs.extend(runs);
                 }
                 Err(error) => {
@@ -81,7 +86,7 @@ pub fn older(reading: &dyn Reading, before: Timestamp, from: Option<Vec<u8>>, li
             }
         }
         page.next = Some(if is_whole { [key.as_slice(), &[0]].concat() } else { key });
-        if !is_whole || bytes >= SEAL_BYTES {
+        if !is_whole || is_full(&page.runs) {
             return Ok(page);
         }
     }
@@ -89,27 +94,25 @@ pub fn older(reading: &dyn Reading, before: Timestamp, from: Option<Vec<u8>>, li
     Ok(page)
 }
 
-/// The oldest chunks of one log, up to about `SEAL_BYTES`, in runs of about `BLOCK_BYTES`.
+/// The oldest chunks of one log, up to about `SEAL_BYTES`, in runs of about `BLOCK_BYTES` without a gap.
 fn sealable_of(reading: &dyn Reading, head: &LogHead) -> Result<Vec<Sealable>> {
     let (job_id, attempt) = (head.job_id, head.attempt);
     let mut scan = Scan::of(reading, Kind::LogChunk, (job_id, attempt));
     let mut runs: Vec<Sealable> = Vec::new();
-    let mut bytes = 0;
     while let Some((key, _)) = scan.pairs(reading, 1)?.pop() {
         let first_seq = first_seq_of(&key)?;
         let lines = lines::unpack(&chunk(reading, job_id, attempt, first_seq)?)?;
         let next = first_seq + lines.len() as u64;
-        if runs.last().is_none_or(|run| run.bytes >= BLOCK_BYTES) {
+        let goes_on = |run: &Sealable| run.bytes < BLOCK_BYTES && run.first_seq + run.lines.len() as u64 == first_seq;
+        if !runs.last().is_some_and(goes_on) {
             runs.push(Sealable { job_id, attempt, first_seq, lines: Vec::new(), chunks: 0, bytes: 0 });
         }
         if let Some(run) = runs.last_mut() {
-            let of_chunk = lines.iter().map(|line| weight(line) as u64).sum::<u64>();
             run.chunks += 1;
-            run.bytes += of_chunk;
+            run.bytes += lines.iter().map(|line| weight(line) as u64).sum::<u64>();
             run.lines.extend(lines);
-            bytes += of_chunk;
         }
-        if bytes >= SEAL_BYTES {
+        if is_full(&runs) {
             break;
         }
         scan = scan.from(table::index_start(reading, Kind::LogChunk, (job_id, attempt, next)));
@@ -268,7 +271,8 @@ fn delete_chunks(tx: &mut Tx, run: &Sealable) -> Result<bool> {
     let bound = |seq: u64| table::index_start(tx, Kind::LogChunk, (run.job_id, run.attempt, seq));
     let (from, below) = (bound(run.first_seq), bound(run.first_seq + run.lines.len() as u64));
     let scan = Scan::of(tx, Kind::LogChunk, (run.job_id, run.attempt)).from(from).below(below);
-    let pieces = scan.pairs(tx, 10_000)?;
+    // Few: a run has no more than `MAX_CHUNKS`, and only a large one has several pieces.
+    let pieces = scan.pairs(tx, usize::MAX)?;
     let Some((first, _)) = pieces.first() else { return Ok(false) };
     if first_seq_of(first)? != run.first_seq {
         return Ok(false);

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use drover_coordinator::{operations::retention, store::blob::BlobKind};
+use drover_coordinator::{
+    operations::retention,
+    store::{Scan, blob::BlobKind, key::Kind},
+};
 use futures::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
@@ -176,6 +179,32 @@ async fn a_long_log_is_sealed_while_it_grows() {
     agent.finish(&job, 1, json!({})).await.done();
     world.seal_logs().await;
     assert_eq!(messages(&read(&world, &job, "from_seq=151").await), ["last"]);
+}
+
+/// A job that says a little now and then makes a chunk of each line. However many they are, each is sealed once and as what
+/// it is, none stays behind, and what is sealed later goes on where that ended.
+#[tokio::test]
+async fn very_many_small_chunks_are_sealed_whole() {
+    const CHUNKS: u64 = 10_200;
+    let (world, agent, job) = running().await;
+    for number in 1..=CHUNKS {
+        agent.log(&job, 1, number, &[&number.to_string()]).await.ok();
+    }
+    agent.finish(&job, 1, json!({})).await.done();
+    world.seal_logs().await;
+    world.post("/logs", json!({ "job": job, "level": "info", "message": "later" })).await.expect(201);
+    world.seal_logs().await;
+    let chunks = world.app.db.read(world.account, |reading| Scan::of(reading, Kind::LogChunk, ()).pairs(reading, 1));
+    assert_eq!(chunks.unwrap(), []);
+    for first in (1..=CHUNKS + 1).step_by(1000) {
+        let wanted: Vec<String> = (first..first + 1000)
+            .filter_map(|number| match number {
+                ..=CHUNKS => Some(number.to_string()),
+                _ => (number == CHUNKS + 1).then(|| "later".to_owned()),
+            })
+            .collect();
+        assert_eq!(messages(&read(&world, &job, &format!("from_seq={first}&limit=1000")).await), wanted);
+    }
 }
 
 /// The lines of many short jobs lie together in one blob, which goes with the last of them.
