@@ -126,8 +126,7 @@ async fn prepared(app: &App, account: AccountId, trigger: Trigger) -> Result<Pre
     let mut plan = app.db.read(account, |reading| trigger_fire::plan(reading, trigger))?;
     let mut events = Vec::new();
     for event in std::mem::take(&mut plan.events) {
-        let told: Value = serde_json::from_str(&event.event).unwrap_or_default();
-        let input = Map::from_iter([("event".to_owned(), told)]);
+        let input = Map::from_iter([("event".to_owned(), Value::Object(event.event.clone()))]);
         let ready = job(app, account, &plan.seen, Some(input)).await?;
         events.push((event, ready));
     }

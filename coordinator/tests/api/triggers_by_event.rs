@@ -51,6 +51,28 @@ async fn run_next(agent: &Agent, fails: bool) -> String {
     job
 }
 
+/// Whatever a process has written as its error: a trigger is told of it, and so is whoever comes after it.
+#[tokio::test]
+async fn an_error_of_control_characters_holds_nobody_up() {
+    let world = with_processes().await;
+    let agent = world.agent("r").await;
+    make(&world, "t", json!({ "on": "job_finished", "process": "work" }), json!({})).await;
+    let message = "E\0".repeat(8 * 1024);
+    for _ in 0..2 {
+        world.start("work").await;
+        let (job, attempt) = agent.run().await;
+        let cause = json!({ "by": "process", "code": "exit_code", "message": "\u{1}".repeat(4 * 1024) });
+        let error = json!({ "kind": "application", "message": message });
+        agent.finish(&job, attempt, json!({ "outcome": "failed", "cause": cause, "error": error })).await.done();
+        settle_events(&world).await;
+        world.move_clock(1);
+        run_next(&agent, false).await;
+    }
+    let inputs = inputs(&world, "t").await;
+    let told: Vec<&Value> = inputs.iter().map(|input| &input["event"]["error"]["message"]).collect();
+    assert_eq!(told, [&json!(message), &json!(message)]);
+}
+
 #[tokio::test]
 async fn a_job_that_ends_starts_another_one_and_tells_it_so() {
     let world = with_processes().await;

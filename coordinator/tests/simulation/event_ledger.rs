@@ -167,9 +167,8 @@ fn added(act: &Act) -> Option<Uuid> {
 }
 
 fn object_of(pending: &Pending) -> Result<Uuid, String> {
-    let event: Value = serde_json::from_str(&pending.event).map_err(|error| error.to_string())?;
-    let id = event["object_id"].as_str().and_then(|id| id.parse().ok());
-    id.ok_or_else(|| format!("an event is about no object: {event}"))
+    let id = pending.event.get("object_id").and_then(Value::as_str).and_then(|id| id.parse().ok());
+    id.ok_or_else(|| format!("an event is about no object: {:?}", pending.event))
 }
 
 /// The job is told of what it was started for.

@@ -5,7 +5,7 @@ use drover_protocol::{
     news::NewsType,
     trigger::{ByEvent, EventOn},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::{Map, Value, json};
 
 use crate::domain::news::News;
@@ -16,11 +16,26 @@ pub struct Pending {
     pub trigger_id: TriggerId,
     pub news_id: NewsId,
     pub at: Timestamp,
-    /// What the job is told, as JSON.
-    pub event: String,
+    /// What the job is told. In the store it is no longer than the news themselves are: JSON may need six bytes for one.
+    #[serde(deserialize_with = "event_of")]
+    pub event: Map<String, Value>,
     /// Of the job that is to be started for it: see [`crate::domain::job::Job::chain`].
     #[serde(default)]
     pub chain: u32,
+}
+
+/// Stores of older versions have it as JSON in a text.
+fn event_of<'de, D: Deserializer<'de>>(from: D) -> Result<Map<String, Value>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Members(Map<String, Value>),
+        Json(String),
+    }
+    match Stored::deserialize(from)? {
+        Stored::Members(members) => Ok(members),
+        Stored::Json(text) => serde_json::from_str(&text).map_err(D::Error::custom),
+    }
 }
 
 /// The news that tell of it.
@@ -111,6 +126,24 @@ mod tests {
         assert!(fits(&by_group("b"), &robot) && !fits(&by_group("c"), &robot));
         let file = news(NewsType::FileAdded, json!({ "folder_id": "f", "folder": "inbox" }));
         assert!(fits(&settings(json!({ "on": "file_added", "folder": "f" })), &file));
+    }
+
+    /// Also what an older version has written.
+    #[test]
+    fn what_waits_is_read_as_it_was_told() {
+        let event = told(&news(NewsType::JobFinished, json!({ "process_id": "p", "labels": { "a": "b" } })));
+        let mut old = serde_json::to_value(Pending {
+            trigger_id: TriggerId::from_uuid(Uuid::nil()),
+            news_id: NewsId::from_uuid(Uuid::nil()),
+            at: Timestamp::EPOCH,
+            event: event.clone(),
+            chain: 0,
+        })
+        .expect("it is plain");
+        let read = |value: &Value| serde_json::from_value::<Pending>(value.clone()).expect("it was written so").event;
+        assert_eq!(read(&old), event);
+        old["event"] = json!(Value::Object(event.clone()).to_string());
+        assert_eq!(read(&old), event);
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub fn hear(tx: &mut Tx, news: &News) -> Result<()> {
         if is_own && !own_jobs {
             continue;
         }
-        let event = Value::Object(told(news)).to_string();
+        let event = told(news);
         // Whoever wants a trigger to fire on its own jobs wants it for as long as it may go on.
         let chain = if is_own { behind.chain } else { behind.chain + 1 };
         table::insert(tx, &Pending { trigger_id: trigger.id, news_id: news.id, at: news.at, event, chain })?;
