@@ -414,12 +414,20 @@ pub fn import(
     let id = account.id;
     account.name = name.map_or(account.name, str::to_owned);
     (account.runs_system, account.disabled, account.deleted) = (false, false, false);
-    let taken = target.read(SYSTEM_ACCOUNT, |reading| {
+    let (is_known, is_here, name_is_taken) = target.read(SYSTEM_ACCOUNT, |reading| {
         let by_id = account::named(reading, &id.to_string())?;
-        Ok((!by_id.is_empty(), !account::named(reading, &account.name)?.is_empty()))
+        let by_name = account::named(reading, &account.name)?;
+        Ok((account::is_known(reading, id)?, !by_id.is_empty(), !by_name.is_empty()))
     })?;
-    ensure!(!taken.0, "this very account is here already; delete it first");
-    ensure!(!taken.1, "an account called {} is here already; say --name", account.name);
+    ensure!(!is_here, "this very account is here already; delete it first");
+    ensure!(
+        !is_known,
+        "what this account held is still being removed; start the coordinator, and try again when its log says that all of \
+         a deleted account was removed"
+    );
+    ensure!(!name_is_taken, "an account called {} is here already; say --name", account.name);
+    // What an import left that did not come to its end, perhaps of another archive.
+    while !handle.block_on(target.write(id, move |tx| account::remove_pairs(tx, PAGE)))? {}
     let (mut records, mut count) = (0, 0);
     for entry in open(from)?.entries()? {
         let entry = entry?;

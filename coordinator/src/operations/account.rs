@@ -125,6 +125,11 @@ pub fn all(reading: &dyn Reading) -> Result<Vec<AccountId>> {
         .collect())
 }
 
+/// Whether anything is known of an account with this id, be it deleted. `reading` is of the system account.
+pub fn is_known(reading: &dyn Reading, id: AccountId) -> Result<bool> {
+    Ok(table::find::<Account>(reading, id)?.is_some())
+}
+
 /// Ids of the accounts into which people get. `reading` is of the system account.
 pub fn open(reading: &dyn Reading) -> Result<Vec<AccountId>> {
     let found = some(reading, None, MAX_ACCOUNTS)?;
@@ -368,6 +373,12 @@ pub fn remove_page(tx: &mut Tx, limit: usize) -> Result<bool> {
     if !is_done {
         return Ok(false);
     }
+    remove_pairs(tx, limit)
+}
+
+/// Removes a page of whatever lies in an account but notes of blobs that are to be deleted; `true` when nothing is left.
+/// Entries elsewhere and content outside of the store are not looked at.
+pub fn remove_pairs(tx: &mut Tx, limit: usize) -> Result<bool> {
     let mut left = limit;
     for kind in Kind::ALL.iter().copied().filter(|kind| *kind != Kind::Garbage) {
         let pairs = Scan::of(tx, kind, ()).pairs(tx, left)?;

@@ -60,7 +60,7 @@ pub fn join(
     let known: Option<Robot> = table::find_by(tx, Kind::RobotByMachine, request.machine_id.as_str())?;
     let mut robot = match known {
         Some(robot) => {
-            check_return(&token, &robot)?;
+            check_return(tx, &token, &robot)?;
             robot
         }
         None => {
@@ -96,17 +96,28 @@ pub fn join(
     Ok((robot::in_full(tx, robot)?, key))
 }
 
-/// A machine id is no secret: whoever knows one must not take its robot over with a token that is for another robot, or
-/// that others have used up.
-fn check_return(token: &JoinToken, robot: &Robot) -> Result<()> {
+/// A machine id is no secret: whoever knows one must not take its robot over with a token that is for another robot or
+/// other robots, or that others have used up.
+fn check_return(reading: &dyn Reading, token: &JoinToken, robot: &Robot) -> Result<()> {
     if token.robot_id.is_some_and(|id| id != robot.id) {
         return Err(Error::wrong_state(format!(
             "this join token is for another robot; this host is the robot {} already, and needs a token of its own",
             robot.name
         )));
     }
-    if token.uses_left == 0 && robot.join_token_id != Some(token.id) {
+    if robot.join_token_id == Some(token.id) {
+        return Ok(());
+    }
+    if token.uses_left == 0 {
         return Err(join_token::UNKNOWN);
+    }
+    let all = robot_group::all(reading)?.id;
+    if token.group_id.is_some_and(|group| group != all && !robot.groups.contains(&group)) {
+        return Err(Error::wrong_state(format!(
+            "this host is the robot {} already, and not in the group of this join token; use a token without a group, or \
+             add the robot to the group first",
+            robot.name
+        )));
     }
     Ok(())
 }

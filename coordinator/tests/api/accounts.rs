@@ -221,7 +221,11 @@ async fn an_account_is_taken_to_another_coordinator() {
     changed[at] = b'T';
     std::fs::write(&cut, &changed).unwrap();
     refused(&cut, PASSPHRASE, "was changed").await;
+    // Something that an import of another archive has left when it was interrupted.
+    let stale = Key::new(Kind::TaskByPhase, taken.account).with(7_u128.to_be_bytes()).into_bytes();
+    there.app.db.write(taken.account, move |tx| tx.put(stale, vec![7; 16])).await.unwrap();
     assert_eq!(import(&there, &file, PASSPHRASE, Some("from the north")).await.unwrap(), taken);
+    there.check();
     refused(&file, PASSPHRASE, "is here already").await;
     let get = |path: &'static str| with_key(&there, &key, Method::GET, path).send();
     assert_eq!(get("/account").await.ok()["name"], "from the north");
@@ -244,4 +248,14 @@ async fn an_account_is_taken_to_another_coordinator() {
     let job = format!("/jobs/{}", text(&called, "/job_ids/0"));
     let job = with_key(&there, &key, Method::GET, &job).send().await.ok();
     assert_eq!(job["input"], json!({ "n": 1 }));
+    // It can be taken in again when nothing is left of it, and not before.
+    there.delete(&format!("/accounts/{}", taken.account)).await.done();
+    refused(&file, PASSPHRASE, "is still being removed").await;
+    for _ in 0..2 {
+        background::accounts::pass(&there.app).await.unwrap();
+        there.collect_garbage().await;
+    }
+    assert_eq!(import(&there, &file, PASSPHRASE, None).await.unwrap(), taken);
+    assert_eq!(get("/storages/f/files/a.txt").await.expect(200).text(), "the content");
+    there.check();
 }

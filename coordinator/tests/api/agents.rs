@@ -513,6 +513,28 @@ async fn a_token_of_another_robot_takes_nobody_over() {
     first.post("/heartbeat", json!({ "health": health, "jobs": [] })).await.ok();
 }
 
+/// Nor does a token for the robots of a group: whoever may make one gets no hold of the robots of other groups.
+#[tokio::test]
+async fn a_token_of_another_group_takes_nobody_over() {
+    let world = World::new().await;
+    for name in ["ours", "theirs"] {
+        world.post("/robot-groups", json!({ "name": name })).await.created();
+    }
+    let token = async |more: Value| text(&world.post("/join-tokens", more).await.created(), "/token");
+    let (ours, theirs) = (token(json!({ "group": "ours" })).await, token(json!({ "group": "theirs" })).await);
+    world.join(&theirs, "machine", Some("r"), json!({})).await.created();
+    let problem = world.join(&ours, "machine", None, json!({})).await.refused("wrong_state");
+    assert!(text(&problem, "/detail").contains("add the robot to the group"), "{problem}");
+    let groups = async || world.get("/robots/r").await.ok()["groups"].as_array().unwrap().len();
+    let before = groups().await;
+    for good in [&theirs, &token(json!({})).await, &token(json!({ "group": "theirs" })).await] {
+        world.join(good, "machine", None, json!({})).await.created();
+    }
+    assert_eq!(groups().await, before);
+    world.call(http::Method::PUT, "/robot-groups/ours/robots/r").send().await.done();
+    world.join(&ours, "machine", None, json!({})).await.created();
+}
+
 /// A late copy of the call that joined a host must not shut out its agent: the key in use ends when a newer one is used,
 /// and not when that is made. Answers that were lost leave few keys behind.
 #[tokio::test]
