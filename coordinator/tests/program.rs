@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::{Duration, Instant},
 };
 
@@ -102,8 +102,12 @@ impl Drop for Coordinator {
     }
 }
 
-fn client() -> Client {
-    Client::builder().no_proxy().build().expect("a client")
+/// One for all calls: making one takes longer than most of them. Each call has a connection of its own, for the coordinator
+/// it was kept to may have been killed.
+fn client() -> &'static Client {
+    static CLIENT: LazyLock<Client> =
+        LazyLock::new(|| Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client"));
+    &CLIENT
 }
 
 fn folder() -> tempfile::TempDir {

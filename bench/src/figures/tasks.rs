@@ -24,7 +24,7 @@ use super::{Setting, runtime};
 use crate::{
     http::{Connection, Request},
     load::Latencies,
-    program::{Coordinator, KEY, cpu_time, own_cpu_time, resident_mb},
+    program::{Coordinator, KEY, cpu_time, own_cpu_time, resident_mb, start_bare},
     report::Row,
 };
 
@@ -225,14 +225,36 @@ fn steps(setting: &Setting) -> anyhow::Result<Vec<Row>> {
         anyhow::Ok(times)
     })?;
     coordinator.program.stop()?;
+    let floors = [bare(setting, "echo")?, bare(setting, "append")?];
     let after = flushes(&setting.folder)?;
     let raw = f64::midpoint(before.ms(50), after.ms(50));
     let text = format!("{:.2} ms before, {:.2} ms after", before.ms(50), after.ms(50));
     let mut rows = vec![Row::plain("the disk alone: overwrite and fdatasync, p50", raw, "ms").beside(text)];
+    for (times, what) in floors.into_iter().zip(["bare axum echo", "bare axum, appended and flushed"]) {
+        rows.push(Row::plain(format!("one client: {what}, p50"), times.ms(50), "ms").beside(times.text()));
+    }
     for (name, times) in [("add", add), ("take", take), ("succeed", succeed), ("succeed and take_next", next)] {
         rows.push(Row::below(format!("one client: {name}, p50"), 2.0 * raw, times.ms(50), "ms").beside(times.text()));
     }
     Ok(rows)
+}
+
+/// What a call costs one client of a service that does nothing but answer, or nothing but append and flush.
+fn bare(setting: &Setting, kind: &str) -> anyhow::Result<Latencies> {
+    let (program, address) = start_bare(kind, &setting.folder)?;
+    let times = runtime()?.block_on(async {
+        let mut connection = Connection::open(address).await?;
+        let request = Request::json("POST", "/", "", &json!({ "reference": "as long as a small task" }))?;
+        let mut times = Latencies::default();
+        for _ in 0..STEPS {
+            let begun = Instant::now();
+            connection.call(&request).await?.require(200)?;
+            times.add(begun.elapsed());
+        }
+        anyhow::Ok(times)
+    })?;
+    program.stop()?;
+    Ok(times)
 }
 
 fn flushes(folder: &Path) -> std::io::Result<Latencies> {

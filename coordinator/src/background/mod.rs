@@ -35,6 +35,8 @@ use crate::{
 pub struct Background {
     loops: JoinSet<()>,
     scheduler: JobScheduler,
+    /// The scheduler does not wait for what it has started.
+    under_way: [UnderWay; 2],
 }
 
 /// Starts all loops. They end when `app.stopping` is cancelled.
@@ -54,23 +56,41 @@ pub async fn start(app: &Arc<App>, ages: retention::Ages) -> std::result::Result
     loops.spawn(repeat(Arc::clone(app), "accounts", Topic::Accounts, Duration::from_secs(60), accounts::pass));
     loops.spawn(daily(Arc::clone(app), "orphans", orphans::pass));
     let mut scheduler = JobScheduler::new().await?;
-    let retaining = Arc::clone(app);
-    let retention = Job::new_repeated_async(Duration::from_secs(60), move |_, _| {
-        let app = Arc::clone(&retaining);
-        Box::pin(async move { measured(&app, "retention", retention::pass(&app, ages)).await })
-    })?;
-    scheduler.add(retention).await?;
-    let tending = Arc::clone(app);
-    let resources = Job::new_repeated_async(Duration::from_secs(60), move |_, _| {
-        let app = Arc::clone(&tending);
-        Box::pin(async move { measured(&app, "resources", resources::pass(&app)).await })
-    })?;
-    scheduler.add(resources).await?;
+    let under_way = [Arc::default(), Arc::default()];
+    let retain = move |app: Arc<App>| async move { retention::pass(&app, ages).await };
+    scheduler.add(every_minute(app, "retention", &under_way[0], retain)?).await?;
+    let tend = |app: Arc<App>| async move { resources::pass(&app).await };
+    scheduler.add(every_minute(app, "resources", &under_way[1], tend)?).await?;
     let metrics = app.metrics.clone();
     scheduler.add(Job::new_repeated(Duration::from_secs(5), move |_, _| metrics.gather())?).await?;
     scheduler.start().await?;
     scheduler.set_shutdown_handler(Box::new(|| Box::pin(async {})));
-    Ok(Background { loops, scheduler })
+    Ok(Background { loops, scheduler, under_way })
+}
+
+/// Held while a pass is under way.
+type UnderWay = Arc<tokio::sync::Mutex<()>>;
+
+/// A pass that the scheduler starts. It starts them by the clock alone; one whose turn comes while the last one is still at
+/// work is left out.
+fn every_minute<F>(
+    app: &Arc<App>,
+    name: &'static str,
+    under_way: &UnderWay,
+    pass: impl Fn(Arc<App>) -> F + Copy + Send + Sync + 'static,
+) -> std::result::Result<Job, JobSchedulerError>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let (app, under_way) = (Arc::clone(app), Arc::clone(under_way));
+    Job::new_repeated_async(Duration::from_secs(60), move |_, _| {
+        let (app, under_way) = (Arc::clone(&app), Arc::clone(&under_way));
+        Box::pin(async move {
+            if let Ok(_held) = under_way.try_lock() {
+                measured(&app, name, pass(Arc::clone(&app))).await;
+            }
+        })
+    })
 }
 
 impl Background {
@@ -78,6 +98,9 @@ impl Background {
     pub async fn ended(mut self) {
         if let Err(error) = self.scheduler.shutdown().await {
             tracing::debug!(%error, "the scheduler was not shut down");
+        }
+        for pass in &self.under_way {
+            let _ended = pass.lock().await;
         }
         while let Some(ended) = self.loops.join_next().await {
             if let Err(error) = ended {

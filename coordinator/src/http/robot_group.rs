@@ -114,7 +114,7 @@ async fn delete_robot_group(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::carry_out(&app, caller, move |tx, caller| robot_group::delete(tx, caller, &text, revision)).await
+    once::delete_in_pages(&app, caller, move |tx, caller| robot_group::delete_page(tx, caller, &text, revision)).await
 }
 
 /// Put a robot into a group

@@ -140,5 +140,5 @@ async fn delete_role(
     Path(text): Path<String>,
     IfMatch(revision): IfMatch,
 ) -> Result<Response, Fault> {
-    once::carry_out(&app, caller, move |tx, caller| role::delete(tx, caller, &text, revision)).await
+    once::delete_in_pages(&app, caller, move |tx, caller| role::delete_page(tx, caller, &text, revision)).await
 }

@@ -7,7 +7,6 @@ use drover_protocol::{JoinTokenId, RobotId, join_token::NewJoinToken, page::Page
 use super::{
     Caller,
     audit::{self, Act},
-    event,
     list::{self, Page, Via},
     reach, robot_group,
 };
@@ -96,7 +95,6 @@ fn make(tx: &mut Tx, draft: Draft, cidr: Option<ipnet::IpNet>, secrets: &Secrets
         .map_err(|error| Error::Internal(format!("the entry of a join token cannot be written: {error}")))?;
     tx.put(by_hash(&token.hash), value)?;
     table::insert(tx, &token)?;
-    event::note(tx, token.id.uuid(), "join_token_created", "a join token was made", "coordinator")?;
     Ok((token, text))
 }
 

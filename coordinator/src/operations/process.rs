@@ -206,7 +206,7 @@ fn pin(tx: &mut Tx, caller: &Caller, process: &mut Process, group: &str, version
     Ok(())
 }
 
-/// A process with versions or jobs is kept; delete those first.
+/// A process with jobs is kept; delete those first.
 /// Deletes a process with its versions and events, a page at a time: call until it gives `true`.
 pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<bool> {
     caller.require(Permission::ProcessDelete)?;
@@ -221,8 +221,10 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u6
     if !event::delete_page(tx, process.id.uuid(), DELETE_PAGE)? {
         return Ok(false);
     }
-    for version in process_version::all_of(tx, process.id)? {
-        process_version::remove(tx, &version)?;
+    let versions = process_version::some_of(tx, process.id, DELETE_PAGE)?;
+    versions.iter().try_for_each(|version| process_version::remove(tx, version))?;
+    if versions.len() == DELETE_PAGE {
+        return Ok(false);
     }
     audit::append(tx, caller, Act::new("delete", NOUN, process.id, &process.name).before(&process))?;
     table::delete::<Process>(tx, process.id)?;

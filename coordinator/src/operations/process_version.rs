@@ -102,8 +102,13 @@ pub fn for_job(
 
 /// All versions of a process, oldest first.
 pub fn all_of(reading: &dyn Reading, process: ProcessId) -> Result<Vec<ProcessVersion>> {
+    some_of(reading, process, MAX_VERSIONS)
+}
+
+/// The oldest versions of a process.
+pub fn some_of(reading: &dyn Reading, process: ProcessId, limit: usize) -> Result<Vec<ProcessVersion>> {
     let scan = Scan::of(reading, Kind::ProcessVersionByNumber, process);
-    Ok(scan.indexed(reading, MAX_VERSIONS)?.into_iter().map(|(_, version)| version).collect())
+    Ok(scan.indexed(reading, limit)?.into_iter().map(|(_, version)| version).collect())
 }
 
 pub fn list(
@@ -182,7 +187,7 @@ pub fn create(
 ) -> Result<(Process, ProcessVersion)> {
     check_upload(tx, caller, process, query)?;
     let mut process = process::resolve(tx, process)?;
-    if all_of(tx, process.id)?.len() >= MAX_VERSIONS {
+    if Scan::of(tx, Kind::ProcessVersionByNumber, process.id).pairs(tx, MAX_VERSIONS)?.len() >= MAX_VERSIONS {
         return Err(Error::wrong_state("the process has 10000 versions; delete some first"));
     }
     process.last_version_number += 1;

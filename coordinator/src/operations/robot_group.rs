@@ -134,8 +134,9 @@ pub fn update(
     Ok(group)
 }
 
-/// A group that robots or unfinished jobs refer to is kept.
-pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<()> {
+/// A group that robots, unfinished jobs or triggers refer to is kept. Deletes it with its events, a page at a time: call
+/// until it gives `true`.
+pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<bool> {
     let group = reached(tx, caller, Permission::RobotGroupDelete, text)?;
     table::check_revision(group.revision, revision)?;
     if group.is_all() {
@@ -147,12 +148,16 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
     if has_unfinished_jobs(tx, Target::Group(group.id))? {
         return Err(Error::in_use("jobs for robots of this group wait or run; stop them first"));
     }
-    resource_value::forget_holder(tx, Scope::Group(group.id))?;
-    audit::append(tx, caller, Act::new("delete", NOUN, group.id, &group.name).before(&group))?;
     if is_target_of_trigger(tx, Target::Group(group.id))? {
         return Err(Error::in_use("a trigger starts jobs for robots of this group; change or delete that first"));
     }
-    table::delete::<RobotGroup>(tx, group.id)
+    if !event::delete_page(tx, group.id.uuid(), PAGE)? {
+        return Ok(false);
+    }
+    resource_value::forget_holder(tx, Scope::Group(group.id))?;
+    audit::append(tx, caller, Act::new("delete", NOUN, group.id, &group.name).before(&group))?;
+    table::delete::<RobotGroup>(tx, group.id)?;
+    Ok(true)
 }
 
 /// Whether some trigger starts jobs for this target.

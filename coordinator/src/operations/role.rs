@@ -29,6 +29,8 @@ use crate::{
 const NOUN: &str = "role";
 const MISSING: Error = Error::NotFound("role");
 const MAX_ROLES: usize = 200;
+/// Events that one transaction removes with a role.
+const DELETE_PAGE: usize = 500;
 
 /// A built-in role, or one that people made.
 #[derive(Clone, Debug)]
@@ -262,7 +264,8 @@ pub fn update(tx: &mut Tx, caller: &Caller, text: &str, patch: &RolePatch, revis
 }
 
 /// A role that somebody has is kept.
-pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<()> {
+/// Deletes a role that nobody has, with its events, a page at a time: call until it gives `true`.
+pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -> Result<bool> {
     caller.require_whole(Permission::RoleDelete)?;
     let role = own(tx, caller, text)?;
     table::check_revision(role.revision, revision)?;
@@ -272,6 +275,10 @@ pub fn delete(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u64>) -
         let text = format!("{} and {others} other users have the role; give them another one first", first.login);
         return Err(Error::in_use(text));
     }
+    if !event::delete_page(tx, role.id.uuid(), DELETE_PAGE)? {
+        return Ok(false);
+    }
     audit::append(tx, caller, Act::new("delete", NOUN, role.id, &role.name).before(&role))?;
-    table::delete::<OwnRole>(tx, role.id)
+    table::delete::<OwnRole>(tx, role.id)?;
+    Ok(true)
 }
