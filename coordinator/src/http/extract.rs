@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use drover_protocol::{
+    json::{too_long_number, too_long_text},
     page::PageQuery,
     problem::{Code, FieldError},
 };
@@ -296,7 +297,10 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
     let is_array = bytes.trim_ascii_start().starts_with(b"[");
     // To note the place of each member costs as much as reading it: that is done only where there is a fault to tell.
     if !is_array && let Ok(value) = serde_json::from_slice(bytes) {
-        return Ok(value);
+        return match too_long_number(bytes) {
+            Some(number) => Err(field_fault("", &too_long_text(number))),
+            None => Ok(value),
+        };
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {

@@ -12,6 +12,7 @@ use axum::{
 use drover_protocol::{
     AccountId, JobId, TriggerId,
     job::JobState,
+    json::{too_long_number, too_long_text},
     trigger::{Decision, HookAnswer, HookMode, HookQuery},
 };
 use serde_json::{Map, Value};
@@ -81,9 +82,13 @@ fn members(body: &[u8]) -> Result<Map<String, Value>> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }
-    serde_json::from_slice(body).map_err(|error| {
+    let members = serde_json::from_slice(body).map_err(|error| {
         Error::invalid("", format!("the body must be a JSON object, it becomes the job's input: {error}"))
-    })
+    })?;
+    match too_long_number(body) {
+        Some(number) => Err(Error::invalid("", too_long_text(number))),
+        None => Ok(members),
+    }
 }
 
 /// Call a trigger of the kind webhook

@@ -11,6 +11,23 @@ async fn world() -> World {
     world
 }
 
+/// A number that would lose digits is refused, one by one as in bulk: two accounts must not become one.
+#[tokio::test]
+async fn numbers_that_would_lose_digits_are_refused() {
+    const LONG: &str = r#"{"payload":{"account":40817810099910004312}}"#;
+    let world = world().await;
+    let post = |path: &str, media_type: &str, body: String| {
+        world.call(Method::POST, path).header("content-type", media_type).body(body)
+    };
+    let problem = post("/queues/q/tasks", "application/json", LONG.to_owned()).send().await.invalid(&[""]);
+    assert!(text(&problem, "/errors/0/detail").contains("40817810099910004312"), "{problem}");
+    let lines = format!("{LONG}\n{}", LONG.replace("4312}", "431}"));
+    let answer = post("/queues/q/tasks/bulk", "application/x-ndjson", lines).send().await.expect(200).text();
+    assert!(answer.contains("write it as text"), "{answer}");
+    let kept: Vec<Value> = world.take("q", 5).await.into_iter().map(|task| task["payload"].clone()).collect();
+    assert_eq!(kept, [json!({ "account": 4_081_781_009_991_000_431_u64 })]);
+}
+
 #[tokio::test]
 async fn a_task_is_added_taken_and_succeeds() {
     let world = world().await;
