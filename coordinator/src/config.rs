@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use config::{Config as Sources, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 use crate::{
+    domain::robot::OFFLINE_AFTER_SECONDS,
     http::Proxies,
     mail_client::MailTls,
     nearest::{nearest, unknown_name},
@@ -334,10 +336,14 @@ impl Config {
             sources = sources.add_source(File::from(file).format(FileFormat::Toml));
         }
         // A name without a section (DROVER_URL, DROVER_KEY) is for the command line; the agent has a section of its own.
-        let own = environment
+        let ours: Vec<(String, String)> = environment
             .filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?.to_owned(), value)))
-            .filter(|(name, _)| name.contains("__") && !name.starts_with("AGENT__"))
+            .filter(|(name, _)| !name.starts_with("AGENT__"))
             .collect();
+        if let Some((name, near)) = ours.iter().find_map(|(name, _)| Some((name, with_section(name)?))) {
+            return Err(ConfigError::Unknown { name: format!("{PREFIX}{name}"), near: format!("{PREFIX}{near}") });
+        }
+        let own = ours.into_iter().filter(|(name, _)| name.contains("__")).collect();
         let source = Environment::default().separator("__").source(Some(own));
         let config: Self = sources
             .add_source(source)
@@ -351,6 +357,12 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let refuse = |text: &str| Err(ConfigError::Unusable(text.to_owned()));
+        let port = self.http.listen.rsplit_once(':').map(|(host, port)| (!host.is_empty(), port.parse::<u16>()));
+        if !matches!(port, Some((true, Ok(_)))) {
+            return refuse("http.listen must be an address and a port, such as 127.0.0.1:7070 or [::]:7070");
+        }
+        EnvFilter::try_new(&self.log.level)
+            .map_err(|error| ConfigError::Unusable(format!("log.level cannot be used: {error}")))?;
         if self.sessions.idle_minutes == 0 || self.sessions.lifetime_hours == 0 {
             return refuse("sessions.idle_minutes and sessions.lifetime_hours must be at least 1");
         }
@@ -362,6 +374,10 @@ impl Config {
         }
         if !self.ldap.url.is_empty() && (self.ldap.base_dn.is_empty() || !self.ldap.filter.contains("{login}")) {
             return refuse("ldap.url needs ldap.base_dn, and ldap.filter with {login} in it");
+        }
+        let scheme = url::Url::parse(&self.ldap.url).map(|url| url.scheme().to_owned());
+        if !self.ldap.url.is_empty() && !matches!(scheme.as_deref(), Ok("ldap" | "ldaps" | "ldapi")) {
+            return refuse("ldap.url must be empty or an address such as ldaps://directory.example.com");
         }
         if (1..30).contains(&self.audit.retention_days) {
             return refuse("audit.retention_days must be 0 (for ever) or at least 30");
@@ -400,6 +416,10 @@ impl Config {
             ("retention.deliveries_days", self.retention.deliveries_days, 36_500),
             ("webhooks.timeout_seconds", self.webhooks.timeout_seconds, 300),
             ("telemetry.timeout_seconds", self.telemetry.timeout_seconds, 300),
+            ("sessions.idle_minutes", self.sessions.idle_minutes, 5_256_000),
+            ("sessions.lifetime_hours", self.sessions.lifetime_hours, 87_600),
+            // A robot that is not heard of for a minute counts as offline.
+            ("leases.heartbeat_seconds", leases.heartbeat_seconds, OFFLINE_AFTER_SECONDS / 2),
             ("leases.job_seconds", leases.job_seconds, 86_400),
             ("leases.accept_seconds", leases.accept_seconds, 86_400),
             ("leases.lost_after_seconds", leases.lost_after_seconds, 31_536_000),
@@ -519,6 +539,16 @@ impl Config {
 }
 
 /// Whether a text is an address of HTTP below which paths can be put.
+/// The variable of a setting that was meant by one whose section is set off by one `_`, where two are needed.
+fn with_section(name: &str) -> Option<String> {
+    let defaults: toml::Table = toml::from_str(DEFAULTS).ok()?;
+    let settings = defaults.iter().filter_map(|(section, settings)| Some((section, settings.as_table()?)));
+    let mut names = settings.flat_map(|(section, settings)| settings.keys().map(move |setting| (section, setting)));
+    let (section, setting) =
+        names.find(|(section, setting)| name.eq_ignore_ascii_case(&format!("{section}_{setting}")))?;
+    Some(format!("{section}__{setting}").to_uppercase())
+}
+
 fn is_root(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none())
 }
@@ -593,6 +623,21 @@ mod tests {
         assert!(load(&[("DROVER_WEBHOOKS__TIMEOUT_SECONDS", "0")]).is_err());
         assert!(load(&[("DROVER_MAIL__HOST", "mail.example.com")]).is_err(), "nobody knows whose mail it is");
         assert!(load(&[("DROVER_HTTP__TRUSTED_PROXIES", "10.0.0.0/8,proxy")]).is_err());
+        for (name, value) in [
+            ("DROVER_HTTP__LISTEN", "nonsense"),
+            ("DROVER_HTTP__LISTEN", ":7070"),
+            ("DROVER_LOG__LEVEL", "a=b=c"),
+            ("DROVER_SESSIONS__IDLE_MINUTES", "18446744073709551615"),
+            ("DROVER_LEASES__HEARTBEAT_SECONDS", "300"),
+        ] {
+            assert!(load(&[(name, value)]).is_err(), "{name}={value}");
+        }
+        assert!(load(&[("DROVER_HTTP__LISTEN", "[::1]:0")]).is_ok());
+        let ldap = [("DROVER_LDAP__BASE_DN", "dc=example"), ("DROVER_LDAP__URL", "nonsense")];
+        assert!(load(&ldap).is_err_and(|error| error.to_string().contains("ldaps://")));
+        let error = load(&[("DROVER_HTTP_LISTEN", "127.0.0.1:1")]).expect_err("it would be passed over");
+        let text = "the settings have no DROVER_HTTP_LISTEN; did you mean DROVER_HTTP__LISTEN?";
+        assert_eq!(error.to_string(), text);
         assert!(load(&[("DROVER_HTTP__TRUSTED_PROXIES", "10.0.0.0/8, ::1")]).is_ok());
     }
 

@@ -120,22 +120,25 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let config = Config::load(arguments.config.as_deref(), std::env::vars())?;
+    // A setting is text; what else the environment holds is none of ours.
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let config = Config::load(arguments.config.as_deref(), environment)?;
     if arguments.print_config {
-        print!("{}", config.printed());
-        return Ok(());
+        return say(config.printed().trim_end());
+    }
+    match arguments.command {
+        None | Some(Command::Run | Command::CheckConfig | Command::Openapi | Command::Restore { .. }) => {}
+        Some(_) => start::require_store(&config)?,
     }
     match arguments.command {
         None => bail!("say what to do: `drover-coordinator run` serves, `--help` lists all commands"),
         Some(Command::Run) => serve(&config),
         Some(Command::CheckConfig) => {
-            println!("the settings are fine");
-            Ok(())
+            start::check(&config)?;
+            say("the settings are fine")
         }
-        Some(Command::Openapi) => {
-            println!("{}", drover_coordinator::http::openapi::document_text()?);
-            Ok(())
-        }
+        Some(Command::Openapi) => say(&drover_coordinator::http::openapi::document_text()?),
         Some(Command::Check) => check_store(&config),
         Some(Command::Rebuild { accept_loss }) => rebuild(&config, accept_loss),
         Some(Command::Restore { from, verify, until }) => restore_backup(&config, &from, verify, until),
@@ -143,16 +146,22 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::ExportAccount { account, to, passphrase_file }) => {
             let passphrase = read_passphrase(&passphrase_file)?;
             let taken = archive_runtime()?.block_on(start::export_account(&config, account, passphrase, to))?;
-            println!("{} records and {} blobs were written", taken.records, taken.blobs);
-            Ok(())
+            say(&format!("{} records and {} blobs were written", taken.records, taken.blobs))
         }
         Some(Command::ImportAccount { from, passphrase_file, name }) => {
             let passphrase = read_passphrase(&passphrase_file)?;
             let taken = archive_runtime()?.block_on(start::import_account(&config, from, passphrase, name))?;
-            println!("{} records and {} blobs were taken in; robots join again", taken.records, taken.blobs);
-            Ok(())
+            say(&format!("{} records and {} blobs were taken in; robots join again", taken.records, taken.blobs))
         }
         Some(Command::NewKey { login }) => new_key(&config, &login),
+    }
+}
+
+/// Prints a text. Who reads no further, as `head` does, has read enough.
+fn say(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -167,7 +176,7 @@ fn archive_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn trace(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log.level).context("log.level cannot be used")?;
+    let filter = EnvFilter::try_new(&config.log.level)?;
     let colours = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match config.log.format {
@@ -229,7 +238,7 @@ fn check_store(config: &Config) -> anyhow::Result<()> {
     let (blobs, _) = runtime.block_on(start::open_blobs(config))?;
     runtime.block_on(check_blobs(&*engine.view(), &blobs, &mut report))?;
     check_audit(&*engine.view(), &mut report)?;
-    println!("{report}");
+    say(&report.to_string())?;
     engine.close()?;
     if report.is_sound() {
         Ok(())
@@ -241,19 +250,19 @@ fn check_store(config: &Config) -> anyhow::Result<()> {
 fn rebuild(config: &Config, accept_loss: bool) -> anyhow::Result<()> {
     let engine = Embedded::rebuild(&config.store.path, engine_settings(config), accept_loss)?;
     let report = check::check(&*engine.view())?;
-    println!("the index was made anew\n{report}");
+    say(&format!("the index was made anew\n{report}"))?;
     Ok(engine.close()?)
 }
 
 fn restore_backup(config: &Config, from: &Path, verify: bool, until: Option<Timestamp>) -> anyhow::Result<()> {
     let file = std::fs::File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
     let report: RestoreReport = restore::restore(file, &config.store.path, engine_settings(config), until, verify)?;
-    println!("{report}");
+    say(&report.to_string())?;
     if !report.check.is_sound() {
         bail!("what was restored is not sound; `drover-coordinator rebuild` makes its index anew");
     }
     if !verify {
-        println!("Put the key file of that store at {} before you start.", config.key_file().display());
+        say(&format!("Put the key file of that store at {} before you start.", config.key_file().display()))?;
     }
     Ok(())
 }
@@ -267,7 +276,7 @@ fn new_key(config: &Config, login: &str) -> anyhow::Result<()> {
 fn rotate_key(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let sealed = runtime.block_on(start::rotate_key(config))?;
-    println!("{sealed} secrets were sealed anew; the old sealing key is no longer in {}", config.key_file().display());
-    println!("Keep a copy of the key file. Backups of before need the one of then.");
-    Ok(())
+    let file = config.key_file();
+    say(&format!("{sealed} secrets were sealed anew; the old sealing key is no longer in {}", file.display()))?;
+    say("Keep a copy of the key file. Backups of before need the one of then.")
 }

@@ -104,16 +104,61 @@ pub async fn start(config: &Config) -> anyhow::Result<Running> {
     Ok(Running { app, server, background, engine, new_key, patience })
 }
 
+const NOT_ENCRYPTED: &str =
+    "connections cannot be encrypted (settings http.certificate_file and http.certificate_key_file)";
+
+/// The certificate that the settings name, if they do.
+fn certificate(config: &Config) -> anyhow::Result<Option<Certificate>> {
+    let (certificate, key) = (&config.http.certificate_file, &config.http.certificate_key_file);
+    match certificate.as_os_str().is_empty() {
+        true => Ok(None),
+        false => Certificate::open(certificate, key).map(Some).context(NOT_ENCRYPTED),
+    }
+}
+
 /// Encrypts connections if the settings name a certificate.
 fn encrypted(server: Server, config: &Config) -> anyhow::Result<Server> {
-    let (certificate, key) = (&config.http.certificate_file, &config.http.certificate_key_file);
-    if certificate.as_os_str().is_empty() {
-        return Ok(server);
+    match certificate(config)? {
+        Some(certificate) => server.encrypted(certificate).context(NOT_ENCRYPTED),
+        None => Ok(server),
     }
-    let certificate = Certificate::open(certificate, key);
-    certificate
-        .and_then(|certificate| server.encrypted(certificate))
-        .context("connections cannot be encrypted (settings http.certificate_file and http.certificate_key_file)")
+}
+
+/// What the settings name must be there, as far as that can be seen without starting.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    certificate(config).map(|_| ())
+}
+
+/// For commands about a store that is there: refuses a folder without one, which such a command would fill, and the store of
+/// another user, who could no longer read it afterwards.
+pub fn require_store(config: &Config) -> anyhow::Result<()> {
+    let path = &config.store.path;
+    if config.store.engine == EngineKind::Memory {
+        bail!("store.engine is memory: there is no store");
+    }
+    if !["log", "export", "marker"].iter().any(|name| path.join(name).exists()) {
+        bail!(
+            "there is no store in {} (setting store.path); name the settings that the coordinator runs with, for example \
+             with --config /etc/drover/coordinator.toml",
+            path.display()
+        );
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let owner = std::fs::metadata(path.join("LOCK")).map(|lock| lock.uid());
+        let own = std::fs::metadata("/proc/self").map(|own| own.uid());
+        if let (Ok(owner), Ok(own)) = (owner, own)
+            && owner != own
+        {
+            bail!(
+                "the store in {} is that of the user with the number {owner}, who could not read it any more; call this as \
+                 that user: sudo -u '#{owner}' drover-coordinator …",
+                path.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 async fn open_store(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Blobs, Option<OnDisk>)> {

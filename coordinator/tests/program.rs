@@ -423,6 +423,39 @@ fn bad_settings_are_named() {
     let (good, printed, _) =
         run(program(folder.path()).env("DROVER_BOOTSTRAP__PASSWORD", "hidden-password").arg("--print-config"));
     assert!(good && printed.contains("lost_after_seconds = 300") && !printed.contains("hidden-password"), "{printed}");
+    let mut with_certificate = program(folder.path());
+    with_certificate
+        .env("DROVER_HTTP__CERTIFICATE_FILE", "/none.pem")
+        .env("DROVER_HTTP__CERTIFICATE_KEY_FILE", "/none.key");
+    let (good, _, errors) = run(with_certificate.arg("check-config"));
+    assert!(!good && errors.contains("/none.pem"), "{errors}");
+    // What the environment holds beside the settings is nobody's business, and who reads no further has read enough.
+    let strange = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff");
+    let mut child = program(folder.path()).env("STRANGE", strange).arg("openapi").spawn().expect("it starts");
+    drop(child.stdout.take());
+    assert!(child.wait().expect("it ends").success());
+}
+
+/// A command about a store that is there makes none where the path is wrong, and leaves the store of another user as it is:
+/// with files of root in it that one's service would not start again.
+#[test]
+fn a_store_that_is_not_there_or_of_another_user_is_left_alone() {
+    let folder = folder();
+    let path = folder.path().join("typo");
+    for command in ["check", "rebuild", "new-key", "rotate-key"] {
+        let (good, _, errors) = run(program(&path).arg(command));
+        assert!(!good && errors.contains("there is no store in") && errors.contains("--config"), "{command}: {errors}");
+    }
+    assert!(!path.exists());
+    drop(Coordinator::start(&path));
+    let own = std::fs::metadata(path.join("LOCK")).expect("the lock is there");
+    let other = std::os::unix::fs::MetadataExt::uid(&own) + 12_345;
+    if std::os::unix::fs::chown(path.join("LOCK"), Some(other), None).is_err() {
+        eprintln!("only root can give files away: the other half was not tried");
+        return;
+    }
+    let (good, _, errors) = run(program(&path).arg("check"));
+    assert!(!good && errors.contains(&format!("sudo -u '#{other}'")), "{errors}");
 }
 
 /// `check` also looks whether the blobs are there that records name, and no others.

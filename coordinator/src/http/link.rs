@@ -21,6 +21,7 @@ use super::{
     file,
     once::{self, Answer},
     openapi::Binary,
+    session,
 };
 use crate::{
     app::App,
@@ -68,7 +69,8 @@ pub fn base(app: &App, uri: &Uri, headers: &HeaderMap) -> String {
     }
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(host) = uri.authority().map(|host| host.as_str()).or_else(|| text("host")) else { return String::new() };
-    let scheme = if text("x-forwarded-proto") == Some("https") { "https" } else { "http" };
+    let is_encrypted = session::is_encrypted(app) || text("x-forwarded-proto") == Some("https");
+    let scheme = if is_encrypted { "https" } else { "http" };
     format!("{scheme}://{host}")
 }
 
