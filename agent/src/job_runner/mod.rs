@@ -39,6 +39,11 @@ use crate::{
 
 /// How often a spool is looked at for new lines.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long the upload of an artifact is tried while the coordinator is there and only the upload fails: somebody may mend
+/// that, but the job must come to its end.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(30 * 60);
+/// The same after one that was given up: it will not be the only one.
+const NEXT_UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs jobs through supervisors.
 pub struct ProcessRunner<T, L> {
@@ -213,10 +218,10 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             Ok(found) => found,
             Err(error) => return vec![format!("the artifacts cannot be read and are not uploaded: {error}")],
         };
-        let mut refused = found.refused;
+        let (mut refused, mut patience) = (found.refused, UPLOAD_PATIENCE);
         for artifact in found.artifacts {
             let name = &artifact.name;
-            let sent = self.coordinator.until_answered("artifact", async || {
+            let sent = self.coordinator.until_answered_within(patience, "artifact", async || {
                 // Opened again for each try: the one before has moved on in the file.
                 let file = work_folder::open_plain(&artifact.file).and_then(|file| Ok((file.metadata()?.len(), file)));
                 match file {
@@ -237,7 +242,10 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
                 Err(CallError::Refused { problem }) => {
                     refused.push(format!("the artifact \"{name}\" was refused by the coordinator: {}", problem.detail));
                 }
-                Err(CallError::Unreachable { .. } | CallError::Unauthenticated(_)) => {}
+                Err(error) => {
+                    refused.push(format!("the artifact \"{name}\" could not be uploaded and is given up: {error}"));
+                    patience = NEXT_UPLOAD_PATIENCE;
+                }
             }
         }
         refused
