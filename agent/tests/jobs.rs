@@ -116,6 +116,24 @@ fn a_soft_stop_lets_the_process_end() {
     assert_eq!(coordinator.messages(&job), ["ready", "asked", "file"]);
 }
 
+/// The stop file's place is the job's to spoil; that keeps nobody from stopping it, and no file elsewhere is touched.
+#[test]
+fn a_stop_file_that_is_in_the_way_holds_nobody() {
+    let coordinator = FakeCoordinator::start();
+    let agent = Agent::start(&coordinator);
+    let elsewhere = agent.state.path().join("elsewhere");
+    std::fs::write(&elsewhere, "kept").expect("a file");
+    let link = format!("ln -s '{}' \"$DROVER_STOP_FILE\"", elsewhere.display());
+    for in_the_way in ["mkfifo \"$DROVER_STOP_FILE\"", &link] {
+        let script = format!("{in_the_way}; trap 'exit 5' INT; echo ready; while true; do sleep 0.05; done");
+        let job = coordinator.offer_script(&script);
+        coordinator.wait_for_line(&job, "ready");
+        coordinator.command(&job, "stop");
+        assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Stopped);
+    }
+    assert_eq!(std::fs::read_to_string(&elsewhere).expect("the file"), "kept");
+}
+
 /// Who ignores everything is killed when the grace is over, with all it has started.
 #[test]
 fn who_ignores_the_stop_is_killed_after_its_grace() {

@@ -17,6 +17,8 @@ use drover_protocol::{
 use tokio::sync::Mutex;
 
 mod preparation;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     artifacts,
@@ -138,6 +140,7 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             match self.launcher.start(&run, &self.spec(assignment, server_ahead_ms)) {
                 Ok(supervisor) => Some(supervisor),
                 Err(error) => {
+                    self.sweep(assignment).await;
                     let message = format!("the supervisor of the process could not be started: {error}");
                     return Ok(Box::new(report::not_started(id, CauseCode::LaunchFailed, &message)));
                 }
@@ -150,8 +153,8 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             self.watch(&run, &mut supervisor, control).await?;
         }
         let Some(ended) = launcher::read_ended(&run)? else {
-            let left = self.launcher.sweep(id).await?;
-            tracing::warn!(attempt = %id, left, "the supervisor is gone without a word");
+            tracing::warn!(attempt = %id, "the supervisor is gone without a word");
+            self.sweep(assignment).await;
             let complaint = fs::read_to_string(run.complaints()).unwrap_or_default();
             if !complaint.is_empty() {
                 tracing::warn!(attempt = %id, complaint, "the supervisor had said");
@@ -168,7 +171,7 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         };
         // A supervisor that has seen the end of all its children, orphans included, has left nothing behind.
         if ended.survivors > 0 {
-            self.launcher.sweep(id).await?;
+            self.sweep(assignment).await;
         }
         let work = self.work_folder(id);
         let redactor = Redactor::new(secrets_of(assignment));
@@ -192,6 +195,21 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
                 gone = supervisor.gone() => return gone,
                 Some(request) = control.recv() => asked = Some(request),
                 () = tokio::time::sleep(Duration::from_secs(1)), if asked.is_some() => {}
+            }
+        }
+    }
+
+    /// Ends what a supervisor has left. What nobody can end, as a process that waits for a broken disk, is said and does not
+    /// keep the job from its end. Only while no supervisor writes.
+    async fn sweep(&self, assignment: &Assignment) {
+        let id = id_of(assignment);
+        match self.launcher.sweep(id).await {
+            Ok(0) => {}
+            Ok(left) => tracing::warn!(attempt = %id, left, "processes that a supervisor had left were ended"),
+            Err(error) => {
+                tracing::error!(attempt = %id, %error, "the job is reported all the same");
+                let line = format!("{error}; see to them on the robot's host");
+                self.add_lines(assignment, Level::Error, &[line]);
             }
         }
     }

@@ -233,7 +233,8 @@ pub trait Supervisor {
 pub trait Launcher {
     type Supervisor: Supervisor;
 
-    /// Writes the spec and starts a supervisor, which then starts the command.
+    /// Writes the spec and starts a supervisor, which then starts the command. If that fails, no supervisor is there any more,
+    /// but one may have been for a moment.
     fn start(&self, run: &RunFolder, spec: &Spec) -> io::Result<Self::Supervisor>;
     /// Finds the supervisor that an earlier agent started. If there is none, none can start later.
     fn find(&self, run: &RunFolder) -> io::Result<Found<Self::Supervisor>>;

@@ -36,6 +36,12 @@ impl UnixLauncher {
     pub fn new(program: PathBuf) -> Self {
         Self { program }
     }
+
+    /// Fails if this host does not tell the agent when a process ends: better said at the start than with each job. Needs a
+    /// tokio runtime.
+    pub fn check() -> io::Result<()> {
+        UnixSupervisor::watch(std::process::id()).map(drop)
+    }
 }
 
 /// A supervisor, watched through a file descriptor of the process.
@@ -46,10 +52,10 @@ pub struct UnixSupervisor {
 }
 
 impl UnixSupervisor {
-    fn watch(pid: u32, child: Option<Child>) -> io::Result<Self> {
+    fn watch(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { pidfd: registered(pidfd)?, child })
+        Ok(Self { pidfd: registered(pidfd)?, child: None })
     }
 }
 
@@ -83,7 +89,7 @@ impl Launcher for UnixLauncher {
     fn start(&self, run: &RunFolder, spec: &Spec) -> io::Result<UnixSupervisor> {
         durable::replace(&run.spec(), &serde_json::to_vec(spec)?)?;
         let complaints = OpenOptions::new().append(true).create(true).mode(0o600).open(run.complaints())?;
-        let child = Command::new(&self.program)
+        let mut child = Command::new(&self.program)
             .arg(SUPERVISE)
             .arg(&run.0)
             .env_clear()
@@ -92,7 +98,18 @@ impl Launcher for UnixLauncher {
             .stdout(Stdio::null())
             .stderr(complaints)
             .spawn()?;
-        UnixSupervisor::watch(child.id(), Some(child))
+        match UnixSupervisor::watch(child.id()) {
+            Ok(mut supervisor) => {
+                supervisor.child = Some(child);
+                Ok(supervisor)
+            }
+            Err(error) => {
+                // Nobody would see it end: it must not go on with what is reported as not started.
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
     }
 
     fn find(&self, run: &RunFolder) -> io::Result<Found<UnixSupervisor>> {
@@ -137,27 +154,34 @@ impl Launcher for UnixLauncher {
     }
 
     async fn sweep(&self, id: AttemptId) -> io::Result<u32> {
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..500 {
-            let carriers = tree::carriers(id)?;
-            if carriers.is_empty() {
-                return Ok(u32::try_from(seen.len()).unwrap_or(u32::MAX));
-            }
-            for pid in carriers {
-                seen.insert(pid);
-                if let Err(error) = tree::signal(pid, libc::SIGKILL) {
-                    tracing::warn!(pid, %error, "a left-over process cannot be ended");
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Err(io::Error::other(format!("processes of {id} could not be ended")))
+        end_carriers(&[format!("DROVER_JOB_ID={}", id.job_id), format!("DROVER_ATTEMPT={}", id.attempt)]).await
     }
+}
+
+/// Ends every process that carries all these variables, each as `NAME=value`, in its environment; returns how many there were.
+pub async fn end_carriers(variables: &[String]) -> io::Result<u32> {
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..500 {
+        let carriers = tree::carriers(variables)?;
+        if carriers.is_empty() {
+            return Ok(u32::try_from(seen.len()).unwrap_or(u32::MAX));
+        }
+        for pid in carriers {
+            let is_new = seen.insert(pid);
+            if let Err(error) = tree::signal(pid, libc::SIGKILL)
+                && is_new
+            {
+                tracing::warn!(pid, %error, "a left-over process cannot be ended");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(io::Error::other(format!("processes with {} could not be ended", variables.join(" "))))
 }
 
 fn living(run: &RunFolder) -> io::Result<Option<UnixSupervisor>> {
     let Some(identity) = read_json::<Identity>(&run.identity())? else { return Ok(None) };
-    let supervisor = match UnixSupervisor::watch(identity.pid, None) {
+    let supervisor = match UnixSupervisor::watch(identity.pid) {
         Ok(supervisor) => supervisor,
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
         Err(error) => return Err(error),
