@@ -305,6 +305,23 @@ fn a_job_cannot_spoil_the_package_of_the_next() {
     }
 }
 
+/// A cached package that the disk has damaged is fetched again.
+#[test]
+fn a_damaged_package_is_fetched_again() {
+    let coordinator = FakeCoordinator::start();
+    let agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("echo whole");
+    coordinator.wait_for_end(&job);
+    let cache = agent.state.path().join("work").join("packages");
+    for entry in std::fs::read_dir(cache).expect("the cache").flatten() {
+        let length = std::fs::read(entry.path()).expect("a package").len();
+        std::fs::write(entry.path(), vec![0; length]).expect("damaged");
+    }
+    let job = coordinator.offer_script("echo whole");
+    assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
+    assert_eq!(coordinator.messages(&job), ["whole"]);
+}
+
 #[test]
 fn the_hosts_policy_has_the_last_word() {
     let coordinator = FakeCoordinator::start();

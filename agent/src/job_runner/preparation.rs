@@ -77,9 +77,21 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
                         return Err(error.into());
                     }
                 }
+                Err(PackageError::Invalid(why)) if self.remove_damaged_package(version).await? => {
+                    tracing::warn!(why, "a cached package was damaged; it is fetched again");
+                    if target.exists() {
+                        fs::remove_dir_all(&target)?;
+                    }
+                }
                 done => return done,
             }
         }
+    }
+
+    async fn remove_damaged_package(&self, version: &AssignedVersion) -> io::Result<bool> {
+        let lock = self.lock(&version.sha256);
+        let _one_at_a_time = lock.lock().await;
+        self.packages.remove_damaged(version).await
     }
 
     fn check_policy(&self, assignment: &Assignment) -> Result<(), Unready> {
