@@ -57,7 +57,7 @@ pub struct ProcessRunner<T, L> {
     account: Option<Account>,
     packages: PackageCache,
     environments: PythonEnvironments,
-    /// One at a time per package and per environment.
+    /// One at a time per package, per environment, and per attempt that is tidied away.
     locks: RefCell<HashMap<String, Rc<Mutex<()>>>>,
 }
 
@@ -274,6 +274,10 @@ impl<T: Transport, L: Launcher> JobRunner for ProcessRunner<T, L> {
     type Lines = SpoolLines;
 
     async fn prepare(&self, assignment: &Assignment) -> Result<(), Box<Finish>> {
+        let tidied = self.locks.borrow().get(&id_of(assignment).to_string()).cloned();
+        if let Some(tidied) = tidied {
+            drop(tidied.lock().await);
+        }
         let Err(unready) = self.get_ready(assignment).await else { return Ok(()) };
         let redactor = Redactor::new(secrets_of(assignment));
         let mut lines = unready.tail;
@@ -373,11 +377,16 @@ impl<T: Transport, L: Launcher> JobRunner for ProcessRunner<T, L> {
                 found.extend(entry.file_name().to_str().and_then(|name| name.parse::<AttemptId>().ok()));
             }
         }
-        for id in found.into_iter().filter(|id| !known.contains(id)) {
+        // All at once: one that cannot be ended keeps none of the others.
+        let tidied = found.into_iter().filter(|id| !known.contains(id)).map(async |id| {
+            let lock = self.lock(&id.to_string());
+            let _not_prepared = lock.lock().await;
             tracing::info!(attempt = %id, "removing what is left of a job that is over");
             self.abandon(id).await;
             self.discard(id).await;
-        }
+            self.locks.borrow_mut().remove(&id.to_string());
+        });
+        futures::future::join_all(tidied).await;
     }
 }
 

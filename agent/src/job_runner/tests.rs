@@ -6,6 +6,7 @@ use drover_protocol::{
     Timestamp,
     job::{Outcome, Usage},
 };
+use futures::FutureExt;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -133,4 +134,18 @@ async fn processes_that_cannot_be_ended_do_not_keep_a_job_from_its_end() {
         assert_eq!(report.outcome, outcome);
         assert_eq!(lines, ["processes could not be ended; see to them on the robot's host"]);
     }
+}
+
+/// An attempt that comes again while its left-overs are still being removed waits until they are, and keeps what is its own.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_prepared_in_a_folder_that_is_being_tidied() {
+    let state = tempfile::tempdir().expect("a folder");
+    let (runner, assignment) = (runner(&state), assignment());
+    let (mut tidy, mut prepare) = (std::pin::pin!(runner.tidy(&[])), std::pin::pin!(runner.prepare(&assignment)));
+    assert!(tidy.as_mut().now_or_never().is_none(), "it is tried again");
+    assert!(prepare.as_mut().now_or_never().is_none(), "it waits");
+    runner.launcher.may_sweep.set(true);
+    let ((), prepared) = futures::join!(tidy, prepare);
+    assert!(prepared.is_err_and(|report| report.cause.code == CauseCode::PackageInvalid));
+    assert!(runner.run_folder(id_of(&assignment)).spool().exists(), "the reason is in its log");
 }
