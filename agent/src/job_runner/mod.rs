@@ -30,7 +30,7 @@ use crate::{
     launcher::{self, Account, EndMode, EndRequest, Found, Launcher, RunFolder, Supervisor},
     output::Record,
     package::PackageCache,
-    python::PythonEnvironments,
+    python::{Builder, PythonEnvironments},
     redact::Redactor,
     report,
     runner::{Control, JobRunner, LineSource},
@@ -84,11 +84,14 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         durable::create_private_folder(&work)?;
         durable::create_private_folder(&work.join("jobs"))?;
         let packages = PackageCache::open(&work.join("packages"), settings.cache.packages_bytes)?;
+        let allowed = &settings.policy.environment;
+        let variables = work_folder::builder_environment(std::env::vars(), allowed, account.as_ref());
         let environments = PythonEnvironments::open(
             &work.join("environments"),
             &settings.python,
             settings.cache.environments_bytes,
             Duration::from_secs(settings.limits.environment_build_seconds),
+            Builder { account: account.clone(), variables },
         )?;
         if account.is_some() {
             for folder in [work.clone(), work.join("jobs"), work.join("environments")] {

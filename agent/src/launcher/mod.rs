@@ -34,7 +34,9 @@ pub use supervisor::supervise;
 #[cfg(target_os = "linux")]
 use supervisor::{complain, until_there_is_room};
 #[cfg(target_os = "linux")]
-pub use unix::{UnixLauncher, allow_passage, give_to, process_account};
+pub use unix::{
+    UnixLauncher, allow_passage, end_carriers, end_with_agent, give_to, process_account, run_as, take_back,
+};
 
 /// The first argument of the agent's own program that makes it a supervisor; the second is the run folder.
 pub const SUPERVISE: &str = "supervise";

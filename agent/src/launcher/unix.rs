@@ -6,22 +6,24 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::fs::{OpenOptionsExt, PermissionsExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use rustix::{
-    fs::{FlockOperation, flock},
-    process::{Pid, PidfdFlags, pidfd_open},
+    fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, chownat, flock, openat, statat},
+    process::{Gid, Pid, PidfdFlags, Uid, getegid, geteuid, pidfd_open},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    Account, EndMode, EndRequest, Found, Identity, Launcher, RunFolder, SUPERVISE, Spec, Supervisor, read_json, tree,
+    Account, EndMode, EndRequest, Found, Identity, Launcher, RunFolder, SUPERVISE, Spec, Supervisor, read_json,
+    system::{become_account, end_with},
+    tree,
 };
 use crate::{attempt::AttemptId, durable};
 
@@ -219,17 +221,60 @@ pub fn process_account(name: &str) -> io::Result<Account> {
 }
 
 /// Gives a folder and all in it to an account.
-pub fn give_to(path: &std::path::Path, account: &Account) -> io::Result<()> {
-    std::os::unix::fs::lchown(path, Some(account.uid), Some(account.gid))?;
-    if fs::symlink_metadata(path)?.is_dir() {
-        for entry in fs::read_dir(path)? {
-            give_to(&entry?.path(), account)?;
+pub fn give_to(path: &Path, account: &Account) -> io::Result<()> {
+    give_all(path, account.uid, account.gid)
+}
+
+/// Makes a folder and all in it the agent's own again.
+pub fn take_back(path: &Path) -> io::Result<()> {
+    give_all(path, geteuid().as_raw(), getegid().as_raw())
+}
+
+fn give_all(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+    give_entries(&File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)?, uid, gid)
+}
+
+/// By descriptors, not by paths: whoever owns it until now may put links in place of folders meanwhile.
+fn give_entries(folder: &impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if [c".", c".."].contains(&name) {
+            continue;
+        }
+        chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        if statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileType::from_raw_mode(stat.st_mode))?
+            == FileType::Directory
+        {
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            give_entries(&openat(folder, name, flags, Mode::empty())?, uid.as_raw(), gid.as_raw())?;
         }
     }
     Ok(())
 }
 
+/// Has a program run as an account.
+pub fn run_as(command: &mut tokio::process::Command, account: &Account) {
+    let account = account.clone();
+    // SAFETY: between fork and exec only async-signal-safe calls are made and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || become_account(&account));
+    }
+}
+
+/// Has a program be killed when the agent is. Comes after [`run_as`], which would undo it; the program must be started by the
+/// agent's main thread, whose end is what counts.
+pub fn end_with_agent(command: &mut tokio::process::Command) {
+    let agent = std::process::id();
+    // SAFETY: between fork and exec only async-signal-safe calls are made and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || end_with(agent));
+    }
+}
+
 /// Makes a folder that others may pass through but not list.
-pub fn allow_passage(path: &std::path::Path) -> io::Result<()> {
+pub fn allow_passage(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o711))
 }
