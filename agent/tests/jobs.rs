@@ -331,6 +331,24 @@ fn the_hosts_policy_has_the_last_word() {
     assert_eq!((report.outcome, report.cause.code), (Outcome::Failed, CauseCode::HostPolicy));
 }
 
+/// What a proxy in between does not let through is not tried for ever: the job ends, and says what is missing.
+#[test]
+fn a_proxys_limit_does_not_keep_a_job_from_its_end() {
+    let coordinator = FakeCoordinator::start();
+    coordinator.lock().most_body_bytes = Some(50_000);
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script(
+        r#"text=$(head -c 60000 /dev/zero | tr '\0' x); echo "\"$text\"" > "$DROVER_OUTPUT"
+        echo "$text" > "$DROVER_ARTIFACTS/large"; echo small > "$DROVER_ARTIFACTS/small""#,
+    );
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Failed, CauseCode::OutputInvalid), "{report:?}");
+    assert!(report.cause.message.contains("proxy"), "{report:?}");
+    let messages = coordinator.messages(&job);
+    assert!(messages.iter().any(|line| line.contains("\"large\"") && line.contains("proxy")), "{messages:?}");
+    assert_eq!(coordinator.lock().files.keys().collect::<Vec<_>>(), ["small"]);
+}
+
 #[test]
 fn refused_artifacts_are_told_in_the_log() {
     let coordinator = FakeCoordinator::start();
