@@ -37,7 +37,15 @@ pub fn find(folder: &Path, redactor: &Redactor) -> io::Result<Found> {
     };
     let mut open = vec![root.clone()];
     while let Some(next) = open.pop() {
-        let mut entries: Vec<_> = fs::read_dir(&next)?.collect::<io::Result<_>>()?;
+        let mut entries: Vec<_> = match fs::read_dir(&next).and_then(Iterator::collect) {
+            Ok(entries) => entries,
+            Err(error) if next == root => return Err(error),
+            Err(error) => {
+                let name = name_of(&next, &root, redactor);
+                found.refused.push(format!("the artifacts in \"{name}\" cannot be read and are not uploaded: {error}"));
+                continue;
+            }
+        };
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let path = entry.path();
@@ -101,5 +109,17 @@ mod tests {
         let names: Vec<&str> = found.artifacts.iter().map(|artifact| artifact.name.as_str()).collect();
         assert_eq!(names, ["a & b%.txt", "inside", "sub/deep/***.csv"]);
         assert_eq!(found.refused.len(), 3, "{:?}", found.refused);
+    }
+
+    /// A folder that cannot be read, here because its path is longer than the system takes, costs no others.
+    #[test]
+    fn a_folder_that_cannot_be_read_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let script = "echo 1 > z; name=$(printf %0200d 0); for n in $(seq 25); do mkdir $name; cd -P $name; done";
+        let made = std::process::Command::new("bash").args(["-c", script]).current_dir(folder.path()).output();
+        assert!(made.expect("bash").status.success());
+        let found = find(folder.path(), &Redactor::new([""])).expect("readable");
+        let names: Vec<&str> = found.artifacts.iter().map(|artifact| artifact.name.as_str()).collect();
+        assert_eq!((names, found.refused.len()), (vec!["z"], 1));
     }
 }

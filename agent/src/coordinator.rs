@@ -1,7 +1,11 @@
 //! The agent's calls, typed: what is asked, what is answered, and what a refusal means. How often something is tried again
 //! is decided by the callers, with one exception: [`Coordinator::until_answered`], for what must get through.
 
-use std::{cell::RefCell, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use drover_protocol::{
@@ -14,7 +18,7 @@ use drover_protocol::{
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     attempt::AttemptId,
@@ -25,6 +29,8 @@ use crate::{
 /// No answer that is read whole is larger: an assignment carries at most 1 MiB of input per job.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 const SHORT: Duration = Duration::from_secs(30);
+/// What could not be read so often in a row was not cut by chance: it is what was sent.
+const MOST_UNREAD: u32 = 5;
 
 /// Why a call did not do what it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +38,9 @@ pub enum CallError {
     /// No answer, one that cannot be understood, or "not now". Trying again helps.
     #[error("{why}")]
     Unreachable { why: String, retry_after_ms: Option<u64> },
+    /// The coordinator could not read the request, which was cut on its way most likely. Trying again helps then.
+    #[error("{}: {}", problem.title, problem.detail)]
+    Unread { problem: Box<Problem> },
     /// The key is not accepted.
     #[error("the coordinator does not accept this robot's key: {0}")]
     Unauthenticated(String),
@@ -62,6 +71,8 @@ pub struct Coordinator<T> {
     key: RefCell<Option<Arc<str>>>,
     /// Told when a call succeeds: whoever waits to try again need not wait longer.
     recovered: Notify,
+    /// When a call has last succeeded; at first, the start.
+    reached_at: Cell<Instant>,
     jitter: RefCell<Jitter>,
 }
 
@@ -69,7 +80,8 @@ impl<T: Transport> Coordinator<T> {
     /// `key` is the robot's; join goes without. `seed` is for the jitter of retries.
     pub fn new(transport: T, key: Option<&str>, seed: u64) -> Self {
         let jitter = RefCell::new(Jitter::new(seed));
-        Self { transport, key: RefCell::new(key.map(Arc::from)), recovered: Notify::new(), jitter }
+        let reached_at = Cell::new(Instant::now());
+        Self { transport, key: RefCell::new(key.map(Arc::from)), recovered: Notify::new(), reached_at, jitter }
     }
 
     /// Uses another key from now on.
@@ -163,18 +175,41 @@ impl<T: Transport> Coordinator<T> {
     pub async fn until_answered<R>(
         &self,
         what: &str,
+        call: impl AsyncFnMut() -> Result<R, CallError>,
+    ) -> Result<R, CallError> {
+        self.until_answered_within(Duration::MAX, what, call).await
+    }
+
+    /// The same, but gives up with the last error when it has failed for so long although the coordinator is there. The time
+    /// between two failures counts if another call has succeeded meanwhile.
+    pub async fn until_answered_within<R>(
+        &self,
+        patience: Duration,
+        what: &str,
         mut call: impl AsyncFnMut() -> Result<R, CallError>,
     ) -> Result<R, CallError> {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut unread) = (Backoff::default(), 0);
+        let (mut in_vain, mut failed_at) = (Duration::ZERO, Instant::now());
         loop {
-            match call().await {
-                Err(error @ (CallError::Unreachable { .. } | CallError::Unauthenticated(_))) => {
-                    let wait = backoff.next(&mut self.jitter.borrow_mut(), error.retry_after_ms());
-                    tracing::debug!(what, %error, wait_ms = wait.as_millis(), "it is tried again");
-                    self.pause(wait, error.retry_after_ms().is_some()).await;
+            let error = match call().await {
+                Err(CallError::Unread { problem }) if unread == MOST_UNREAD => {
+                    return Err(CallError::Refused { problem });
                 }
-                answer => return answer,
+                Err(CallError::Refused { problem }) => return Err(CallError::Refused { problem }),
+                Err(error) => error,
+                Ok(answer) => return Ok(answer),
+            };
+            unread = if matches!(error, CallError::Unread { .. }) { unread + 1 } else { 0 };
+            if self.reached_at.get() > failed_at {
+                in_vain += failed_at.elapsed();
             }
+            if in_vain >= patience {
+                return Err(error);
+            }
+            failed_at = Instant::now();
+            let wait = backoff.next(&mut self.jitter.borrow_mut(), error.retry_after_ms());
+            tracing::debug!(what, %error, wait_ms = wait.as_millis(), "it is tried again");
+            self.pause(wait, error.retry_after_ms().is_some()).await;
         }
     }
 
@@ -225,6 +260,7 @@ impl<T: Transport> Coordinator<T> {
         };
         let answer = self.transport.call(request).await.map_err(|error| CallError::unreachable(error.0))?;
         if answer.status.is_success() {
+            self.reached_at.set(Instant::now());
             self.recovered.notify_waiters();
             return Ok(answer);
         }
@@ -277,24 +313,39 @@ async fn decode<A: DeserializeOwned>(answer: Response) -> Result<A, CallError> {
 
 async fn refusal(answer: Response) -> CallError {
     let (status, retry_after_ms) = (answer.status, retry_after_ms(&answer.headers));
-    let problem = read_whole(answer.body).await.ok().and_then(|body| serde_json::from_slice::<Problem>(&body).ok());
+    let body = tokio::time::timeout(SHORT, read_whole(answer.body)).await;
+    let problem = body.ok().and_then(Result::ok).and_then(|body| serde_json::from_slice::<Problem>(&body).ok());
     let Some(problem) = problem else {
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            // A proxy has a limit of its own, and the same request would never get past it.
+            return CallError::Refused { problem: Box::new(too_large_on_the_way()) };
+        }
         let why = format!("status {} without a description that the coordinator would give", status.as_u16());
         return CallError::Unreachable { why, retry_after_ms };
     };
     match problem.code {
         Code::Unauthenticated => CallError::Unauthenticated(problem.detail),
-        // Server-side trouble passes, and so does a key's lack of permission or a full disk when somebody mends it. What the
-        // agent sends is well-formed: a request that could not be read was cut on its way.
-        Code::TooManyRequests
-        | Code::Internal
-        | Code::Unavailable
-        | Code::OutOfSpace
-        | Code::Forbidden
-        | Code::BadRequest => {
+        // What the agent sends is well-formed: a request that could not be read was cut on its way.
+        Code::BadRequest => CallError::Unread { problem: Box::new(problem) },
+        // Server-side trouble passes, and so does a key's lack of permission or a full disk when somebody mends it.
+        Code::TooManyRequests | Code::Internal | Code::Unavailable | Code::OutOfSpace | Code::Forbidden => {
             CallError::Unreachable { why: format!("{}: {}", problem.title, problem.detail), retry_after_ms }
         }
         _ => CallError::Refused { problem: Box::new(problem) },
+    }
+}
+
+fn too_large_on_the_way() -> Problem {
+    Problem {
+        code: Code::TooLarge,
+        title: Code::TooLarge.title().to_owned(),
+        status: Code::TooLarge.status(),
+        detail: "something between the agent and the coordinator, such as a proxy, takes no request of this size"
+            .to_owned(),
+        request_id: String::new(),
+        errors: Vec::new(),
+        id: None,
+        next_seq: None,
     }
 }
 
@@ -306,7 +357,97 @@ fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use futures::stream;
+    use serde_json::json;
+
     use super::*;
+    use crate::transport::TransportError;
+
+    /// Heartbeats get through unless the coordinator is away until that time; nothing else ever does.
+    struct OnlyHeartbeats {
+        away_until: Instant,
+        status: StatusCode,
+        body: &'static str,
+    }
+
+    impl Transport for OnlyHeartbeats {
+        async fn call(&self, request: Request) -> Result<Response, TransportError> {
+            if self.away_until > Instant::now() {
+                return Err(TransportError("away".to_owned()));
+            }
+            let (status, body) = match request.path.ends_with("/heartbeat") {
+                true => {
+                    let robot = json!({"state": "idle", "paused": null});
+                    let answer = json!({"server_time": "2026-11-23T08:00:00.000Z", "lease_seconds": 60, "next_in_seconds": 20,
+                        "jobs": [], "robot": robot, "config": {"capacity": 1}});
+                    (StatusCode::OK, answer.to_string())
+                }
+                false => (self.status, self.body.to_owned()),
+            };
+            let body = stream::iter([Ok(Bytes::from(body))]).boxed_local();
+            Ok(Response { status, headers: HeaderMap::new(), body })
+        }
+    }
+
+    fn id() -> AttemptId {
+        "0192f6c4-7a10-7cc3-98c4-dc0c0c07398f-1".parse().expect("an id")
+    }
+
+    /// Tries a call of which nothing ever gets through, with heartbeats beside it; tells the error and after how long.
+    async fn in_vain(transport: OnlyHeartbeats, patience: Duration) -> (CallError, Duration) {
+        let coordinator = Coordinator::new(transport, Some("key"), 1);
+        let began = Instant::now();
+        let beating = async {
+            loop {
+                let heartbeat =
+                    Heartbeat { host: None, health: drover_protocol::robot::Health::default(), jobs: Vec::new() };
+                let _ = coordinator.heartbeat(&heartbeat).await;
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            }
+        };
+        let trying = coordinator
+            .until_answered_within(patience, "a call", async || coordinator.accept(id(), String::new()).await);
+        tokio::select! {
+            () = beating => unreachable!("it beats for ever"),
+            tried = trying => (tried.expect_err("nothing gets through"), began.elapsed()),
+        }
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// What never gets through is given up, but only the time counts in which the coordinator is there.
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_beside_heartbeats_is_given_up() {
+        for away in [Duration::ZERO, 600 * MINUTE] {
+            let transport =
+                OnlyHeartbeats { away_until: Instant::now() + away, status: StatusCode::BAD_GATEWAY, body: "<html>" };
+            let (error, after) = in_vain(transport, 30 * MINUTE).await;
+            assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
+            assert!(after > away + 28 * MINUTE && after < away + 45 * MINUTE, "{away:?}: {after:?}");
+        }
+    }
+
+    /// What could not be read was cut once or twice; after that it is refused.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_never_read_is_refused() {
+        let body = r#"{"type": "bad_request", "title": "", "status": 400, "detail": "", "request_id": ""}"#;
+        let transport = OnlyHeartbeats { away_until: Instant::now(), status: StatusCode::BAD_REQUEST, body };
+        let (error, after) = in_vain(transport, Duration::MAX).await;
+        assert!(matches!(&error, CallError::Refused { problem } if problem.code == Code::BadRequest), "{error}");
+        assert!(after > Duration::from_secs(2) && after < 5 * MINUTE, "{after:?}");
+    }
+
+    /// A proxy's limit is one: its page says no more than its status, and that is enough.
+    #[tokio::test(start_paused = true)]
+    async fn a_proxys_limit_is_a_refusal() {
+        let transport = OnlyHeartbeats {
+            away_until: Instant::now(),
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            body: "<html>too large",
+        };
+        let (error, _) = in_vain(transport, Duration::MAX).await;
+        assert!(matches!(&error, CallError::Refused { problem } if problem.code == Code::TooLarge), "{error}");
+    }
 
     #[test]
     fn parts_of_paths_are_encoded() {

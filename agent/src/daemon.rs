@@ -97,7 +97,12 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
         if !known.is_empty() {
             tracing::info!(attempts = known.len(), "going on with what an earlier agent has left");
         }
-        self.parts.runner.tidy(&known).await;
+        let runner = Rc::clone(&self.parts.runner);
+        // Nothing waits for it: what is left may be hard to end or to remove, and no lease must run out for that.
+        self.start(async move {
+            runner.tidy(&known).await;
+            None
+        });
         let mut events = vec![Event::Recovered(loaded)];
         let mut signals_open = true;
         loop {
@@ -123,6 +128,8 @@ impl<T: Transport + 'static, R: JobRunner + 'static, J: Journal> Daemon<T, R, J>
             while let Some(Some(done)) = self.pending.next().now_or_never() {
                 events.extend(done);
             }
+            // What else has happened may call a poll off. An answer that it has got by then must not be taken for one to the next.
+            events.sort_by_key(|event| !matches!(event, Event::NextAnswered(_)));
         }
     }
 

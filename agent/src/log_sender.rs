@@ -113,7 +113,7 @@ async fn send_chunk<T: Transport>(
                 _ => shrink(&mut chunk, &problem),
             },
             // `until_answered` does not return these.
-            Err(CallError::Unreachable { .. } | CallError::Unauthenticated(_)) => {}
+            Err(CallError::Unreachable { .. } | CallError::Unread { .. } | CallError::Unauthenticated(_)) => {}
         }
     }
 }
@@ -128,5 +128,81 @@ fn shrink(chunk: &mut LogChunk, problem: &Problem) {
         let message =
             format!("the coordinator refused this line: {}", problem.detail.chars().take(500).collect::<String>());
         *line = NewLogLine { time: line.time, level: Level::Warning, message, fields: serde_json::Map::new() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, io, rc::Rc};
+
+    use bytes::Bytes;
+    use drover_protocol::Timestamp;
+    use futures::{StreamExt, stream};
+    use serde_json::json;
+
+    use super::*;
+    use crate::transport::{Body, Request, Response, TransportError};
+
+    /// Takes lines, but cannot read a chunk with a certain one in it.
+    #[derive(Clone, Default)]
+    struct CannotRead {
+        lines: Rc<RefCell<Vec<String>>>,
+    }
+
+    impl Transport for CannotRead {
+        async fn call(&self, request: Request) -> Result<Response, TransportError> {
+            let Body::Bytes(body) = request.body else { panic!("no chunk") };
+            let body = match request.headers.contains_key("content-encoding") {
+                true => zstd::decode_all(body.as_ref()).expect("zstd"),
+                false => body.to_vec(),
+            };
+            let chunk: LogChunk = serde_json::from_slice(&body).expect("a chunk");
+            let mut lines = self.lines.borrow_mut();
+            assert_eq!(chunk.first_seq, lines.len() as u64 + 1, "no line is missing");
+            let (status, answer) = if chunk.lines.iter().any(|line| line.message == "line 13") {
+                (400, json!({"type": "bad_request", "title": "", "status": 400, "detail": "odd", "request_id": ""}))
+            } else {
+                lines.extend(chunk.lines.into_iter().map(|line| line.message));
+                (200, json!({"next_seq": lines.len() + 1}))
+            };
+            let body = stream::iter([Ok(Bytes::from(answer.to_string()))]).boxed_local();
+            let status = http::StatusCode::from_u16(status).expect("a status");
+            Ok(Response { status, headers: http::HeaderMap::new(), body })
+        }
+    }
+
+    struct Given(Vec<Record>);
+
+    impl LineSource for Given {
+        async fn read(&mut self, from_seq: u64, max_lines: usize, _: usize) -> io::Result<Vec<Record>> {
+            let from = usize::try_from(from_seq).expect("small") - 1;
+            Ok(self.0.iter().skip(from).take(max_lines).cloned().collect())
+        }
+
+        async fn changed(&mut self) {
+            std::future::pending().await
+        }
+
+        fn acknowledge(&mut self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A line that the coordinator never can read is found and replaced; all others arrive, and sending comes to its end.
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_is_never_read_is_replaced() {
+        let transport = CannotRead::default();
+        let coordinator = Coordinator::new(transport.clone(), Some("key"), 1);
+        let id = "0192f6c4-7a10-7cc3-98c4-dc0c0c07398f-1".parse().expect("an id");
+        let line = |n: u64| Record::new(Timestamp::EPOCH, Level::Info, format!("line {n}"));
+        let (_open, closed) = watch::channel(true);
+        let sent = send_lines(&coordinator, id, Given((1..=40).map(line).collect()), closed, |_| {}).await;
+        assert_eq!(sent, Sent::All);
+        let lines = transport.lines.borrow();
+        assert_eq!(lines.len(), 40);
+        for (n, text) in (1..).zip(lines.iter()) {
+            let replaced = n == 13 && text.contains("refused this line: odd");
+            assert!(replaced || *text == line(n).line.message, "{n}: {text}");
+        }
     }
 }

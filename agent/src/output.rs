@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use drover_protocol::{
     Timestamp,
     job::Progress,
+    json::is_too_deep,
     log::{Level, MAX_FIELDS_BYTES, MAX_MESSAGE_BYTES, NewLogLine},
 };
 use serde::{Deserialize, Serialize};
@@ -226,7 +227,9 @@ fn parse_structured(line: &[u8]) -> Option<Structured> {
     if line.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }
-    let Ok(Value::Object(mut members)) = serde_json::from_slice(line) else { return None };
+    // Its fields travel inside of other documents, whose readers have a limit of their own.
+    let parsed = serde_json::from_slice(line).ok().filter(|parsed| !is_too_deep(parsed));
+    let Some(Value::Object(mut members)) = parsed else { return None };
     let Some(Value::String(message)) = members.remove("message") else { return None };
     let level = match members.remove("level") {
         None => Level::Info,
@@ -371,6 +374,19 @@ mod tests {
         }
         let line = br#"{"message":"on stderr it is only text"}"#;
         assert_eq!(messages(&read(Origin::Stderr, &[line]))[0].as_bytes(), line);
+    }
+
+    /// What is nested too deep for those who pass it on is text like any other, and what is not goes all the way.
+    #[test]
+    fn what_is_nested_too_deep_stays_a_plain_line() {
+        let nested = |depth: usize| format!(r#"{{"message":"m","n":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+        for depth in [65, 100, 124, 125, 126] {
+            assert_eq!(messages(&read(Origin::Stdout, &[nested(depth).as_bytes()])), [nested(depth)], "{depth}");
+        }
+        let record = read(Origin::Stdout, &[nested(64).as_bytes()]).remove(0);
+        assert_eq!(record.line.message, "m");
+        let spooled: Record = serde_json::from_slice(&serde_json::to_vec(&record).expect("JSON")).expect("readable");
+        assert_eq!(spooled, record);
     }
 
     #[test]

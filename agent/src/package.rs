@@ -1,9 +1,10 @@
 //! Packages: fetched by digest into a cache, verified, unpacked into the folder of a job.
 //!
 //! The cache holds the zip files as they came. Each attempt unpacks its own copy, so that no process can spoil what the next
-//! one gets; damage of a cached file is found by the checksums inside of it.
+//! one gets; damage of a cached file is found by the checksums inside of it, and mended by fetching it again.
 
 use std::{
+    cell::Cell,
     collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
@@ -15,7 +16,7 @@ use std::{
 use drover_protocol::{agent::AssignedVersion, job::CauseCode};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, time::Instant};
 
 use crate::{
     coordinator::{CallError, Coordinator},
@@ -25,7 +26,7 @@ use crate::{
 
 /// Most entries of one package.
 const MAX_ENTRIES: usize = 200_000;
-/// How long the download is tried while the coordinator cannot be reached.
+/// How long the download is tried while nothing of it is received.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Why a package cannot be used.
@@ -49,6 +50,13 @@ impl PackageError {
             Self::Invalid(_) => CauseCode::PackageInvalid,
         }
     }
+}
+
+/// How many bytes of a download were there at the most, and since when: what only comes again is no progress.
+#[derive(Clone, Copy)]
+struct Received {
+    most: u64,
+    at: Instant,
 }
 
 /// Fetched packages, kept for the next job.
@@ -77,6 +85,18 @@ impl PackageCache {
             let _ = fs::remove_file(&path);
         }
         Ok(removed)
+    }
+
+    /// A version could not be unpacked: removes its zip file if the disk has damaged that, so that it is fetched again. Returns
+    /// whether it did. Not to be called while the same digest is fetched.
+    pub async fn remove_damaged(&self, version: &AssignedVersion) -> io::Result<bool> {
+        let path = self.path(version);
+        match digest_of(path.clone()).await {
+            Ok(digest) if digest == version.sha256.to_ascii_lowercase() => Ok(false),
+            Ok(_) => fs::remove_file(&path).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The zip file of a version, from the cache or fetched; it stays readable if it is evicted meanwhile. Not to be called for
@@ -119,9 +139,10 @@ impl PackageCache {
         version: &AssignedVersion,
         partial: &Path,
     ) -> Result<(), PackageError> {
+        let received = Cell::new(Received { most: 0, at: Instant::now() });
         let work = async {
             loop {
-                match self.download_piece(coordinator, version, partial).await {
+                match self.download_piece(coordinator, version, partial, &received).await {
                     Err(PackageError::Unavailable(why)) => {
                         tracing::warn!(%why, "the download of a package was interrupted; it goes on");
                         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -130,9 +151,18 @@ impl PackageCache {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| {
-            Err(PackageError::Unavailable("the coordinator could not be reached for 15 minutes".to_owned()))
-        })
+        let mut work = std::pin::pin!(work);
+        loop {
+            let patience_ends = received.get().at + PATIENCE;
+            match tokio::time::timeout_at(patience_ends, &mut work).await {
+                Ok(done) => return done,
+                Err(_) if received.get().at + PATIENCE > patience_ends => {}
+                Err(_) => {
+                    let why = format!("nothing of it was received for {} minutes", PATIENCE.as_secs() / 60);
+                    return Err(PackageError::Unavailable(why));
+                }
+            }
+        }
     }
 
     async fn download_piece<T: Transport>(
@@ -140,6 +170,7 @@ impl PackageCache {
         coordinator: &Coordinator<T>,
         version: &AssignedVersion,
         partial: &Path,
+        received: &Cell<Received>,
     ) -> Result<(), PackageError> {
         let have = fs::metadata(partial).map_or(0, |metadata| metadata.len());
         if have == version.size_bytes && have > 0 {
@@ -173,6 +204,9 @@ impl PackageCache {
                 return Err(PackageError::Invalid("more bytes were received than announced".to_owned()));
             }
             file.write_all(&chunk).await?;
+            if size > received.get().most {
+                received.set(Received { most: size, at: Instant::now() });
+            }
         }
         file.flush().await?;
         file.sync_all().await?;
@@ -338,9 +372,12 @@ fn checked_name(name: &str) -> Result<PathBuf, PackageError> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use futures::stream;
     use zip::write::SimpleFileOptions;
 
     use super::*;
+    use crate::transport::{Request, Response, TransportError};
 
     fn zip_of(entries: &[(&str, &[u8])]) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().expect("a file");
@@ -401,6 +438,48 @@ mod tests {
         let result = unpacked(&[("bomb", &zeros)], 1_000_000);
         assert!(matches!(result, Err(PackageError::Invalid(why)) if why.contains("1000000 bytes")));
         assert!(unpacked(&[("all", &zeros[..1_000_000])], 1_000_000).is_ok(), "exactly the limit is allowed");
+    }
+
+    /// Gives a package out in pieces with pauses in between, whatever part is asked for.
+    struct Slow {
+        pieces: u32,
+        pause: Duration,
+    }
+
+    impl Transport for Slow {
+        async fn call(&self, _: Request) -> Result<Response, TransportError> {
+            let pause = self.pause;
+            let pieces = stream::iter(0..self.pieces).then(move |_| async move {
+                tokio::time::sleep(pause).await;
+                Ok(Bytes::from_static(b"piece"))
+            });
+            Ok(Response { status: http::StatusCode::OK, headers: http::HeaderMap::new(), body: pieces.boxed_local() })
+        }
+    }
+
+    async fn fetched(transport: Slow, content: &[u8]) -> Result<File, PackageError> {
+        let version = serde_json::from_value(serde_json::json!({
+            "id": "0192f6c4-7a10-7cc3-98c4-dc0c0c07398f", "number": 1, "sha256": hex(&Sha256::digest(content)),
+            "size_bytes": content.len(), "manifest": {"source": "inferred", "name": null, "run": {"command": ["x"]}}
+        }));
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = PackageCache::open(folder.path(), u64::MAX).expect("a cache");
+        cache.fetch(&Coordinator::new(transport, None, 1), &version.expect("a version")).await
+    }
+
+    /// A slow way is no reason to give up, however long it takes; one on which nothing new comes is.
+    #[tokio::test(start_paused = true)]
+    async fn a_download_may_take_as_long_as_it_goes_on() {
+        let content = b"piece".repeat(20);
+        let began = Instant::now();
+        fetched(Slow { pieces: 20, pause: PATIENCE / 3 }, &content).await.expect("it comes to its end");
+        assert!(began.elapsed() >= PATIENCE * 6);
+        for slow in [Slow { pieces: 1, pause: PATIENCE * 2 }, Slow { pieces: 3, pause: PATIENCE / 10 }] {
+            let began = Instant::now();
+            let failed = fetched(slow, &content).await;
+            assert!(matches!(failed, Err(PackageError::Unavailable(why)) if why.contains("15 minutes")));
+            assert!(began.elapsed() < PATIENCE * 2);
+        }
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Python environments: one per hash of the requirements, built once, shared by the jobs that need it.
+//!
+//! Building one runs code of packages: it happens as the account and with the variables that processes have. What is built
+//! belongs to the agent, so that no job can change what the next one gets.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     ffi::OsString,
     fs, io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -14,12 +18,15 @@ use tokio::process::Command;
 
 use crate::{
     durable,
+    launcher::{self, Account},
     package::hex,
     tool::{has_program, run_captured, tail_of},
 };
 
 /// Written last; without it an environment is not complete.
 const COMPLETE: &str = ".complete";
+/// The variable by which programs are known that build an environment; its value is the folder.
+const MARK: &str = "DROVER_ENVIRONMENT";
 const MAX_REQUIREMENTS_BYTES: u64 = 1024 * 1024;
 
 /// The environments of this host.
@@ -28,6 +35,16 @@ pub struct PythonEnvironments {
     python: String,
     limit_bytes: u64,
     build_timeout: Duration,
+    builder: Builder,
+}
+
+/// Who builds environments.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    /// `None`: the agent's own.
+    pub account: Option<Account>,
+    /// All variables that the building programs get.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// An environment could not be made.
@@ -50,9 +67,15 @@ pub struct Ready {
 }
 
 impl PythonEnvironments {
-    pub fn open(folder: &Path, python: &str, limit_bytes: u64, build_timeout: Duration) -> io::Result<Self> {
+    pub fn open(
+        folder: &Path,
+        python: &str,
+        limit_bytes: u64,
+        build_timeout: Duration,
+        builder: Builder,
+    ) -> io::Result<Self> {
         durable::create_private_folder(folder)?;
-        Ok(Self { folder: folder.to_owned(), python: python.to_owned(), limit_bytes, build_timeout })
+        Ok(Self { folder: folder.to_owned(), python: python.to_owned(), limit_bytes, build_timeout, builder })
     }
 
     /// What an environment for these requirements is called; `None` if nothing is required.
@@ -93,7 +116,7 @@ impl PythonEnvironments {
 
     async fn version(&self) -> Result<Vec<u8>, PythonError> {
         let asked = Command::new(&self.python)
-            .args(["-c", "import sys, sysconfig; print(sys.version, sys.prefix, sysconfig.get_platform())"])
+            .args(["-I", "-c", "import sys, sysconfig; print(sys.version, sys.prefix, sysconfig.get_platform())"])
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()
@@ -129,8 +152,14 @@ impl PythonEnvironments {
             return Ok(Ready { name: name.to_owned(), folder });
         }
         self.make_room(in_use)?;
+        // An agent that was killed in the middle may have left programs that still write to it.
+        launcher::end_carriers(&[mark(&folder)]).await?;
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
+        }
+        if let Some(account) = &self.builder.account {
+            fs::DirBuilder::new().mode(0o755).create(&folder)?;
+            launcher::give_to(&folder, account)?;
         }
         let build = self.build(&folder, package, requirements);
         match tokio::time::timeout(self.build_timeout, build).await {
@@ -148,6 +177,10 @@ impl PythonEnvironments {
                 return Err(PythonError::Build { why, tail: Vec::new() });
             }
         }
+        if self.builder.account.is_some() {
+            launcher::end_carriers(&[mark(&folder)]).await?;
+            launcher::take_back(&folder)?;
+        }
         let size = size_of_folder(&folder);
         durable::write(&folder.join(COMPLETE), &size.to_le_bytes())?;
         Ok(Ready { name: name.to_owned(), folder })
@@ -159,25 +192,35 @@ impl PythonEnvironments {
             words.iter().map(OsString::from).chain(paths.iter().map(|path| path.as_os_str().to_owned())).collect()
         };
         if has_program("uv") {
-            self.tool("uv", &words(&["venv", "--quiet", "--python", &self.python], &[folder]), package).await?;
+            let arguments = words(&["venv", "--quiet", "--python", &self.python], &[folder]);
+            self.tool("uv", &arguments, package, folder).await?;
             let mut arguments = words(&["pip", "install", "--quiet", "--python"], &[&inside]);
             arguments.extend(words(&["-r", requirements], &[]));
-            self.tool("uv", &arguments, package).await
+            self.tool("uv", &arguments, package, folder).await
         } else {
-            self.tool(&self.python, &words(&["-m", "venv"], &[folder]), package).await?;
-            let arguments = words(
-                &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "-r", requirements],
-                &[],
-            );
-            self.tool(&inside.to_string_lossy(), &arguments, package).await
+            // Isolated (-I): in the package's folder Python would take a module of that for its own.
+            self.tool(&self.python, &words(&["-I", "-m", "venv"], &[folder]), package, folder).await?;
+            let mut arguments = words(&["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"], &[]);
+            arguments.extend(words(&["--no-input", "-r", requirements], &[]));
+            self.tool(&inside.to_string_lossy(), &arguments, package, folder).await
         }
     }
 
-    /// Runs a tool in the package's folder; what it said is kept for the error only.
-    async fn tool(&self, program: &str, arguments: &[OsString], folder: &Path) -> Result<(), PythonError> {
+    /// Runs a tool in the package's folder, which paths in requirements start from; what it said is kept for the error only.
+    async fn tool(
+        &self,
+        program: &str,
+        arguments: &[OsString],
+        package: &Path,
+        folder: &Path,
+    ) -> Result<(), PythonError> {
         let failed = |why: String, tail: Vec<String>| PythonError::Build { why, tail };
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(folder).stdin(Stdio::null());
+        command.args(arguments).current_dir(package).stdin(Stdio::null());
+        command.env_clear().envs(&self.builder.variables).env(MARK, folder);
+        if let Some(account) = &self.builder.account {
+            launcher::run_as(&mut command, account);
+        }
         match run_captured(command).await {
             Ok((status, _)) if status.success() => Ok(()),
             Ok((status, said)) => {
@@ -214,6 +257,11 @@ impl PythonEnvironments {
     }
 }
 
+/// What the programs that build this environment carry among their variables.
+fn mark(folder: &Path) -> String {
+    format!("{MARK}={}", folder.to_string_lossy())
+}
+
 /// The size of a folder with all in it; of a mark, the size that is written in it.
 fn size_of_folder(path: &Path) -> u64 {
     if path.ends_with(COMPLETE) {
@@ -228,4 +276,98 @@ fn size_of_folder(path: &Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    /// A Python that only notes how it was called.
+    const NOTING: &str = r#"#!/bin/sh
+echo "$(id -u) in $(basename "$PWD") with ${PIP_INDEX_URL-none} ${CARGO_MANIFEST_DIR-none}: $*" >> "$(dirname "$0")/../calls"
+if test "$3" = venv; then mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; fi
+"#;
+
+    struct Host {
+        folder: tempfile::TempDir,
+        environments: PythonEnvironments,
+    }
+
+    impl Host {
+        fn new(account: Option<Account>) -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (root, python) = (folder.path(), folder.path().join("bin/python"));
+            for inner in ["bin", "package"] {
+                fs::create_dir(root.join(inner)).expect("a folder");
+                fs::set_permissions(root.join(inner), fs::Permissions::from_mode(0o755)).expect("rights");
+            }
+            fs::write(&python, NOTING).expect("a script");
+            fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("rights");
+            fs::write(root.join("package/requirements.txt"), "x").expect("a file");
+            let variables = ["PATH", "PIP_INDEX_URL"].map(str::to_owned).into_iter();
+            let variables = variables.zip([std::env::var("PATH").expect("a PATH"), "own".to_owned()]).collect();
+            let (builder, python) = (Builder { account, variables }, python.to_str().expect("UTF-8").to_owned());
+            let (folder_of_all, timeout) = (root.join("environments"), Duration::from_secs(60));
+            let environments = PythonEnvironments::open(&folder_of_all, &python, u64::MAX, timeout, builder);
+            for passed in [root, &folder_of_all] {
+                launcher::allow_passage(passed).expect("rights");
+            }
+            Self { environments: environments.expect("a folder"), folder }
+        }
+
+        async fn get(&self) -> Result<Ready, PythonError> {
+            self.environments.get("e", &self.folder.path().join("package"), "requirements.txt", &HashSet::new()).await
+        }
+    }
+
+    /// Building is done as the account of the jobs, with their variables, and with no module of the package; what comes of it
+    /// is the agent's.
+    #[tokio::test]
+    async fn an_environment_is_built_with_the_rights_of_jobs() {
+        let is_root = rustix::process::geteuid().is_root();
+        let account = is_root.then(|| launcher::process_account("nobody").expect("an account"));
+        if has_program("uv") || !is_root {
+            eprintln!("SKIPPED in part: run the tests as root, and without uv");
+        }
+        if has_program("uv") {
+            return;
+        }
+        let uid = account.as_ref().map_or(rustix::process::geteuid().as_raw(), |account| account.uid);
+        let host = Host::new(account);
+        let calls = host.folder.path().join("environments/e/calls");
+        // The first call notes beside the agent's own Python, the second inside of the environment.
+        let first = host.folder.path().join("calls");
+        fs::write(&first, "").expect("a file");
+        fs::set_permissions(&first, fs::Permissions::from_mode(0o666)).expect("rights");
+        let ready = host.get().await.expect("built");
+        let called = fs::read_to_string(first).expect("a file") + &fs::read_to_string(&calls).expect("a file");
+        let folder = ready.folder.display();
+        assert_eq!(
+            called,
+            format!(
+                "{uid} in package with own none: -I -m venv {folder}\n{uid} in package with own none: -I -m pip install \
+                 --quiet --disable-pip-version-check --no-input -r requirements.txt\n"
+            )
+        );
+        for path in [&ready.folder, &calls, &ready.folder.join("bin/python"), &ready.folder.join(COMPLETE)] {
+            assert_eq!(fs::metadata(path).expect("it is there").uid(), rustix::process::geteuid().as_raw());
+        }
+    }
+
+    /// What an agent that was killed has left building is ended before the environment is made anew.
+    #[tokio::test]
+    async fn a_build_that_was_left_is_ended() {
+        let host = Host::new(None);
+        let folder = host.folder.path().join("environments/e");
+        let sleep =
+            |folder: &Path| std::process::Command::new("sleep").arg("60").env(MARK, folder).spawn().expect("a process");
+        let (mut left, mut other) = (sleep(&folder), sleep(&folder.with_extension("other")));
+        let built = host.get().await;
+        let ended = left.try_wait().expect("a child");
+        other.kill().expect("the other one still runs");
+        other.wait().expect("a child");
+        assert!(ended.is_some_and(|status| !status.success()) && (built.is_ok() || has_program("uv")));
+    }
 }

@@ -40,7 +40,8 @@ pub trait JobRunner {
     /// Removes the files of an attempt that is over.
     async fn discard(&self, id: AttemptId);
 
-    /// Ends and removes everything of attempts that are not in `known`: what a crash between two steps left behind.
+    /// Ends and removes everything of attempts that are not in `known`: what a crash between two steps left behind. May take
+    /// long; an attempt that is prepared meanwhile and had left something waits until that is gone.
     async fn tidy(&self, known: &[AttemptId]);
 }
 

@@ -23,6 +23,7 @@ const HEADER_BYTES: u64 = 8;
 /// No frame is longer: message and fields have limits far below. A longer length is damage.
 const MAX_FRAME_BYTES: u32 = 4 * 1024 * 1024;
 const SUFFIX: &str = ".spool";
+const DAMAGED: &str = "this line was damaged on the robot's host and cannot be read";
 
 fn segment_path(folder: &Path, first_seq: u64) -> PathBuf {
     folder.join(format!("{first_seq:020}{SUFFIX}"))
@@ -56,7 +57,8 @@ fn read_frame(file: &File, offset: u64, end: u64) -> io::Result<Option<(Vec<u8>,
     let [a, b, c, d, e, f, g, h] = header;
     let (length, crc) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
     let after = offset + HEADER_BYTES + u64::from(length);
-    if length > MAX_FRAME_BYTES || after > end {
+    // After a power cut there may be zeros where a frame was to be: they are no empty frame.
+    if length == 0 || length > MAX_FRAME_BYTES || after > end {
         return Ok(None);
     }
     let mut payload = vec![0; length as usize];
@@ -219,36 +221,42 @@ impl Reader {
         if self.segment.as_ref().is_none_or(|segment| segment.seq > from_seq) {
             self.open_segment_of(from_seq)?;
         }
-        let mut bytes = 0;
+        let (mut bytes, mut no_frame_at) = (0, None);
         while batch.records.len() < max_lines && bytes < max_bytes {
             let Some(segment) = &mut self.segment else { break };
             let end = segment.file.metadata()?.len();
-            match read_frame(&segment.file, segment.offset, end)? {
+            let payload = match read_frame(&segment.file, segment.offset, end)? {
                 Some((payload, after)) => {
-                    (segment.offset, segment.seq) = (after, segment.seq + 1);
-                    if segment.seq > from_seq {
-                        bytes += payload.len();
-                        batch.records.push(serde_json::from_slice(&payload)?);
-                    }
+                    segment.offset = after;
+                    Some(payload)
                 }
                 None => {
-                    let next = segment.seq;
-                    self.sync()?;
                     // The next segment is made only after this one is complete.
-                    if segment_path(&self.folder, next).exists() && !self.is_current(next) {
-                        self.open_segment_of(next)?;
-                    } else {
+                    let Some(next) = segments(&self.folder)?.into_iter().find(|&first| first > segment.first_seq)
+                    else {
                         break;
+                    };
+                    if segment.seq >= next {
+                        self.sync()?;
+                        self.open_segment_of(next)?;
+                        continue;
                     }
+                    // The writer may have completed both since the frame was looked for.
+                    if no_frame_at.replace(segment.offset) != Some(segment.offset) {
+                        continue;
+                    }
+                    None
                 }
+            };
+            segment.seq += 1;
+            if segment.seq > from_seq {
+                bytes += payload.as_ref().map_or(DAMAGED.len(), Vec::len);
+                let record = payload.and_then(|payload| serde_json::from_slice(&payload).ok());
+                batch.records.push(record.unwrap_or_else(damaged));
             }
         }
         self.sync()?;
         Ok(batch)
-    }
-
-    fn is_current(&self, first_seq: u64) -> bool {
-        self.segment.as_ref().is_some_and(|segment| segment.first_seq == first_seq)
     }
 
     fn open_segment_of(&mut self, seq: u64) -> io::Result<()> {
@@ -283,6 +291,11 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Takes the place of a line, whose number must not stay empty.
+fn damaged() -> Record {
+    Record::new(Timestamp::EPOCH, Level::Warning, DAMAGED)
 }
 
 /// Reads a small file whole; refuses one over `limit` bytes.
@@ -356,6 +369,62 @@ mod tests {
         assert_eq!(all(&mut Reader::new(folder.path()), 1).len(), 1, "half a line is not given out");
         Writer::open(folder.path()).and_then(|mut writer| writer.append(&[line(9)])).expect("it goes on");
         assert_eq!(all(&mut Reader::new(folder.path()), 1), [line(1).line.message, line(9).line.message]);
+    }
+
+    /// Zeros at the end, as a power cut leaves them, are no lines, neither for the reader nor for the next writer.
+    #[test]
+    fn zeros_at_the_end_are_no_lines() {
+        let folder = tempfile::tempdir().expect("a folder");
+        Writer::open(folder.path()).and_then(|mut writer| writer.append(&[line(1)])).expect("room");
+        let path = segment_path(folder.path(), 1);
+        let length = fs::metadata(&path).expect("it is there").len();
+        OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(length + 4096)).expect("longer");
+        assert_eq!(all(&mut Reader::new(folder.path()), 1), [line(1).line.message]);
+        Writer::open(folder.path()).and_then(|mut writer| writer.append(&[line(2)])).expect("it goes on");
+        assert_eq!(all(&mut Reader::new(folder.path()), 1), [line(1).line.message, line(2).line.message]);
+    }
+
+    /// Lines that cannot be read are named, and those after them keep their numbers, wherever a reader starts.
+    #[test]
+    fn damage_is_named_and_hides_nothing_after_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = Writer::open(folder.path()).expect("a spool");
+        for n in 1..=200 {
+            writer.append(&[line(n)]).expect("room");
+        }
+        let second = segments(folder.path()).expect("readable")[1];
+        let path = segment_path(folder.path(), 1);
+        let mut content = fs::read(&path).expect("the segment");
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        fs::write(&path, content).expect("damaged");
+        let lines = all(&mut Reader::new(folder.path()), 1);
+        assert_eq!(lines.len(), 200);
+        for (n, text) in (1..).zip(&lines) {
+            assert!(*text == line(n).line.message || (n < second && text.contains("damaged")), "{n}: {text}");
+        }
+        let whole = lines.iter().position(|text| text.contains("damaged")).expect("a damaged line");
+        assert!(whole > 10, "lines before the damage are read");
+        assert_eq!(
+            all(&mut Reader::new(folder.path()), second - 3),
+            lines[usize::try_from(second).expect("small") - 4..]
+        );
+    }
+
+    /// A record that is not understood does not end the reading.
+    #[test]
+    fn a_record_that_is_no_line_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut writer = Writer::open(folder.path()).expect("a spool");
+        writer.append(&[line(1), line(2)]).expect("room");
+        let path = segment_path(folder.path(), 1);
+        let mut content = fs::read(&path).expect("the segment");
+        let length = u32::from_le_bytes([content[0], content[1], content[2], content[3]]) as usize;
+        content[8] = b'[';
+        let crc = crc32c::crc32c(&content[8..8 + length]);
+        content[4..8].copy_from_slice(&crc.to_le_bytes());
+        fs::write(&path, content).expect("damaged");
+        assert_eq!(all(&mut Reader::new(folder.path()), 1), [DAMAGED.to_owned(), line(2).line.message]);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::{cell::RefCell, io, process::ExitStatus, process::Stdio, time::Duration
 
 use tokio::{io::AsyncReadExt, process::Command};
 
+use crate::launcher;
+
 /// The end of what a tool said, for the job's log.
 const TAIL_LINES: usize = 60;
 const KEPT_BYTES: usize = 64 * 1024;
@@ -25,9 +27,10 @@ impl Drop for Group {
 }
 
 /// Runs a command to its end; returns the last part of what it said on either output. When this is dropped, the command and
-/// its children are killed; what it leaves behind after its end (a display server, say) lives on.
+/// its children are killed, and when the agent is killed, at least the command; what it leaves behind after its end (a display server, say) lives on.
 pub async fn run_captured(mut command: Command) -> io::Result<(ExitStatus, Vec<u8>)> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    launcher::end_with_agent(&mut command);
     let mut child = command.spawn()?;
     let mut group = Group(child.id().and_then(|id| libc::pid_t::try_from(id).ok()));
     let (out, err) = (RefCell::default(), RefCell::default());

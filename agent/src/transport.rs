@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::stream::{LocalBoxStream, StreamExt};
 use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::watch;
 
 /// What is sent along.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ pub struct Connection {
     pub ca_file: String,
 }
 
-/// Longest silence while an answer is awaited or read; longer than any long poll.
+/// Longest silence while a file is sent, or an answer awaited or read; longer than any long poll.
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// HTTP and HTTPS by reqwest.
@@ -104,7 +105,8 @@ pub fn server_root(given: &str) -> Result<String, ConnectionError> {
 impl HttpTransport {
     /// Sets the client up; opens no connection yet.
     pub fn new(connection: &Connection) -> Result<Self, ConnectionError> {
-        // The silence that is allowed counts from the sending of a request: an upload may take longer than that.
+        // The client counts the silence from the sending of a request: an upload may take longer than that (see
+        // `unless_silent`).
         let client = Self::client(connection, Some(READ_TIMEOUT))?;
         let uploads = Self::client(connection, None)?;
         Ok(Self { client, uploads, server: server_root(&connection.server)? })
@@ -172,21 +174,41 @@ impl Transport for HttpTransport {
         if let Some(timeout) = request.timeout {
             builder = builder.timeout(timeout);
         }
+        let (sent, sending) = watch::channel(());
         builder = match request.body {
             Body::Empty => builder,
             Body::Bytes(bytes) => builder.body(bytes),
             Body::File(file, length) => {
                 let stream = tokio_util::io::ReaderStream::with_capacity(file, 64 * 1024);
+                let stream = stream.inspect(move |_| sent.send_replace(()));
                 builder.header(http::header::CONTENT_LENGTH, length).body(reqwest::Body::wrap_stream(stream))
             }
         };
         let failed = |error: reqwest::Error| TransportError(describe(&error.without_url()));
-        let answer = builder.send().await.map_err(failed)?;
+        let answer = unless_silent(builder.send(), sending).await?.map_err(failed)?;
         Ok(Response {
             status: answer.status(),
             headers: answer.headers().clone(),
             body: answer.bytes_stream().map(move |chunk| chunk.map_err(failed)).boxed_local(),
         })
+    }
+}
+
+/// Waits for the head of an answer; gives up when for too long neither that has come nor a piece of the body was taken.
+async fn unless_silent<T>(
+    answer: impl Future<Output = T>,
+    mut sending: watch::Receiver<()>,
+) -> Result<T, TransportError> {
+    let (mut answer, mut is_sending) = (std::pin::pin!(answer), true);
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return Ok(answer),
+            taken = sending.changed(), if is_sending => is_sending = taken.is_ok(),
+            () = tokio::time::sleep(READ_TIMEOUT) => {
+                return Err(TransportError(format!("nothing moved for {} seconds", READ_TIMEOUT.as_secs())));
+            }
+        }
     }
 }
 
@@ -217,6 +239,23 @@ mod tests {
         for bad in ["", "h:7070", "ftp://h", "http://", "http://u:p@h", "http://h/?a=b"] {
             assert!(server_root(bad).is_err(), "{bad}");
         }
+    }
+
+    /// An upload may take as long as it moves; one that was taken whole and is never answered is given up.
+    #[tokio::test(start_paused = true)]
+    async fn only_silence_ends_an_upload() {
+        let began = tokio::time::Instant::now();
+        let (sent, sending) = watch::channel(());
+        let pieces = async {
+            for _ in 0..10 {
+                tokio::time::sleep(READ_TIMEOUT * 2 / 3).await;
+                sent.send_replace(());
+            }
+            drop(sent);
+        };
+        let (given_up, ()) = futures::join!(unless_silent(std::future::pending::<()>(), sending), pieces);
+        assert!(given_up.is_err());
+        assert_eq!(began.elapsed().as_secs(), READ_TIMEOUT.as_secs() * 20 / 3 + READ_TIMEOUT.as_secs());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The folder that a process works in, and the variables that tell it where everything is.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -128,6 +129,35 @@ pub fn open_plain(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not an ordinary file")) }
 }
 
+/// What the host's owner lets through of the agent's own variables.
+fn allowed_variables(
+    inherited: impl Iterator<Item = (String, String)>,
+    allowed: &[String],
+    account: Option<&Account>,
+) -> BTreeMap<String, String> {
+    let mut variables: BTreeMap<String, String> = inherited
+        .filter(|(name, _)| {
+            !name.starts_with("DROVER_") && allowed.iter().any(|pattern| matches_pattern(pattern, name))
+        })
+        .collect();
+    if let Some(account) = account {
+        for (name, value) in [("HOME", &account.home), ("USER", &account.name), ("LOGNAME", &account.name)] {
+            variables.insert(name.to_owned(), value.clone());
+        }
+    }
+    variables
+}
+
+/// The whole environment of what builds Python environments: what a process gets of the agent's, and their own settings.
+pub fn builder_environment(
+    inherited: impl Iterator<Item = (String, String)>,
+    allowed: &[String],
+    account: Option<&Account>,
+) -> BTreeMap<String, String> {
+    let own = ["PIP_*", "UV_*"].map(str::to_owned);
+    allowed_variables(inherited, &[allowed, &own].concat(), account)
+}
+
 /// The whole environment of a process. `inherited` is the agent's own.
 pub fn environment(
     assignment: &Assignment,
@@ -139,16 +169,7 @@ pub fn environment(
 ) -> Vec<(String, String)> {
     let job = &assignment.job;
     let path = |path: PathBuf| path.to_string_lossy().into_owned();
-    let mut variables: std::collections::BTreeMap<String, String> = inherited
-        .filter(|(name, _)| {
-            !name.starts_with("DROVER_") && allowed.iter().any(|pattern| matches_pattern(pattern, name))
-        })
-        .collect();
-    if let Some(account) = account {
-        for (name, value) in [("HOME", &account.home), ("USER", &account.name), ("LOGNAME", &account.name)] {
-            variables.insert(name.to_owned(), value.clone());
-        }
-    }
+    let mut variables = allowed_variables(inherited, allowed, account);
     let own = [
         // Lines are to be seen when they are printed, not when a buffer is full.
         ("PYTHONUNBUFFERED", "1".to_owned()),

@@ -116,6 +116,24 @@ fn a_soft_stop_lets_the_process_end() {
     assert_eq!(coordinator.messages(&job), ["ready", "asked", "file"]);
 }
 
+/// The stop file's place is the job's to spoil; that keeps nobody from stopping it, and no file elsewhere is touched.
+#[test]
+fn a_stop_file_that_is_in_the_way_holds_nobody() {
+    let coordinator = FakeCoordinator::start();
+    let agent = Agent::start(&coordinator);
+    let elsewhere = agent.state.path().join("elsewhere");
+    std::fs::write(&elsewhere, "kept").expect("a file");
+    let link = format!("ln -s '{}' \"$DROVER_STOP_FILE\"", elsewhere.display());
+    for in_the_way in ["mkfifo \"$DROVER_STOP_FILE\"", &link] {
+        let script = format!("{in_the_way}; trap 'exit 5' INT; echo ready; while true; do sleep 0.05; done");
+        let job = coordinator.offer_script(&script);
+        coordinator.wait_for_line(&job, "ready");
+        coordinator.command(&job, "stop");
+        assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Stopped);
+    }
+    assert_eq!(std::fs::read_to_string(&elsewhere).expect("the file"), "kept");
+}
+
 /// Who ignores everything is killed when the grace is over, with all it has started.
 #[test]
 fn who_ignores_the_stop_is_killed_after_its_grace() {
@@ -287,6 +305,23 @@ fn a_job_cannot_spoil_the_package_of_the_next() {
     }
 }
 
+/// A cached package that the disk has damaged is fetched again.
+#[test]
+fn a_damaged_package_is_fetched_again() {
+    let coordinator = FakeCoordinator::start();
+    let agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script("echo whole");
+    coordinator.wait_for_end(&job);
+    let cache = agent.state.path().join("work").join("packages");
+    for entry in std::fs::read_dir(cache).expect("the cache").flatten() {
+        let length = std::fs::read(entry.path()).expect("a package").len();
+        std::fs::write(entry.path(), vec![0; length]).expect("damaged");
+    }
+    let job = coordinator.offer_script("echo whole");
+    assert_eq!(coordinator.wait_for_end(&job).outcome, Outcome::Succeeded);
+    assert_eq!(coordinator.messages(&job), ["whole"]);
+}
+
 #[test]
 fn the_hosts_policy_has_the_last_word() {
     let coordinator = FakeCoordinator::start();
@@ -294,6 +329,24 @@ fn the_hosts_policy_has_the_last_word() {
     let job = coordinator.offer_script("echo never");
     let report = coordinator.wait_for_end(&job);
     assert_eq!((report.outcome, report.cause.code), (Outcome::Failed, CauseCode::HostPolicy));
+}
+
+/// What a proxy in between does not let through is not tried for ever: the job ends, and says what is missing.
+#[test]
+fn a_proxys_limit_does_not_keep_a_job_from_its_end() {
+    let coordinator = FakeCoordinator::start();
+    coordinator.lock().most_body_bytes = Some(50_000);
+    let _agent = Agent::start(&coordinator);
+    let job = coordinator.offer_script(
+        r#"text=$(head -c 60000 /dev/zero | tr '\0' x); echo "\"$text\"" > "$DROVER_OUTPUT"
+        echo "$text" > "$DROVER_ARTIFACTS/large"; echo small > "$DROVER_ARTIFACTS/small""#,
+    );
+    let report = coordinator.wait_for_end(&job);
+    assert_eq!((report.outcome, report.cause.code), (Outcome::Failed, CauseCode::OutputInvalid), "{report:?}");
+    assert!(report.cause.message.contains("proxy"), "{report:?}");
+    let messages = coordinator.messages(&job);
+    assert!(messages.iter().any(|line| line.contains("\"large\"") && line.contains("proxy")), "{messages:?}");
+    assert_eq!(coordinator.lock().files.keys().collect::<Vec<_>>(), ["small"]);
 }
 
 #[test]

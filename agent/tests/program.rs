@@ -167,6 +167,37 @@ fn python_requirements_become_a_cached_environment() {
     assert_eq!(environments.count(), 1);
 }
 
+/// Where processes run as another account, so does what builds their environments, with no module of the package in Python's
+/// place; and no process can change what the next one gets.
+#[test]
+fn an_environment_is_built_and_used_by_another_account() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED, nothing is tested here: only root can run processes as another account");
+        return;
+    }
+    let coordinator = FakeCoordinator::start();
+    let work = tempfile::tempdir().expect("a folder");
+    let work_dir = work.path().to_str().expect("UTF-8");
+    let _agent = Agent::start_with(
+        &coordinator,
+        &[("DROVER_AGENT__POLICY__RUN_AS", "nobody"), ("DROVER_AGENT__WORK_DIR", work_dir)],
+    );
+    let main = b"import os, sys, tiny\nprint(tiny.GREETING, os.getuid() > 0, os.access(sys.prefix, os.W_OK))\n";
+    let files: &[(&str, &[u8])] = &[
+        ("main.py", main),
+        ("venv.py", b"raise SystemExit('not Python\'s')"),
+        ("pip.py", b"raise SystemExit('not Python\'s')"),
+        ("requirements.txt", b"./tiny-1.0-py3-none-any.whl\n"),
+        ("tiny-1.0-py3-none-any.whl", &wheel()),
+    ];
+    for _ in 0..2 {
+        let job = coordinator.offer(files, with_python);
+        let report = coordinator.wait_for_end(&job);
+        assert_eq!(report.outcome, Outcome::Succeeded, "{report:?} {:?}", coordinator.messages(&job));
+        assert_eq!(coordinator.messages(&job), ["hello from the wheel True False"]);
+    }
+}
+
 #[test]
 fn requirements_that_cannot_be_installed_are_told() {
     let coordinator = FakeCoordinator::start();

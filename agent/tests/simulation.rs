@@ -5,7 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     io,
-    rc::Rc,
+    rc::{Rc, Weak},
     time::Duration,
 };
 
@@ -47,6 +47,8 @@ struct World {
     accepted: RefCell<BTreeSet<String>>,
     lines: RefCell<BTreeMap<String, Vec<String>>>,
     finished: RefCell<BTreeMap<String, Value>>,
+    /// Lives as long as a poll is on its way.
+    poll: RefCell<Weak<()>>,
     /// When each process was started; a second start is the worst that can happen.
     started: RefCell<BTreeMap<AttemptId, Instant>>,
     trace: RefCell<Vec<String>>,
@@ -90,6 +92,11 @@ struct Network(Rc<World>);
 impl Transport for Network {
     async fn call(&self, request: Request) -> Result<Response, TransportError> {
         let world = &self.0;
+        let on_its_way = Rc::new(());
+        if request.path.ends_with("/next") {
+            let before = world.poll.replace(Rc::downgrade(&on_its_way));
+            assert_eq!(before.strong_count(), 0, "there is one poll at a time");
+        }
         let delay = 1 + world.jitter.borrow_mut().below(80);
         tokio::time::sleep(Duration::from_millis(delay)).await;
         if world.chance(world.losses.get()) {
@@ -238,7 +245,10 @@ impl JobRunner for SimulatedHost {
 
     async fn discard(&self, _: AttemptId) {}
 
-    async fn tidy(&self, _: &[AttemptId]) {}
+    /// Something is left that cannot be removed. Nothing waits for that.
+    async fn tidy(&self, _: &[AttemptId]) {
+        std::future::pending().await
+    }
 }
 
 impl LineSource for SimulatedLines {
@@ -317,6 +327,7 @@ fn simulate(seed: u64) -> Vec<String> {
         accepted: RefCell::default(),
         lines: RefCell::default(),
         finished: RefCell::default(),
+        poll: RefCell::default(),
         started: RefCell::default(),
         trace: RefCell::default(),
     });

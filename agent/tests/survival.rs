@@ -212,6 +212,17 @@ fn a_wrong_clock_decides_nothing() {
     }
 }
 
+/// What the agent runs for its own purposes is killed with it: the next agent does it again.
+#[test]
+fn a_killed_agent_takes_its_hooks_along() {
+    let coordinator = FakeCoordinator::start();
+    let mut agent = Agent::start_with(&coordinator, &[("DROVER_AGENT__HOOKS__BEFORE_JOB", "sleep,7777.13")]);
+    coordinator.offer_script("echo never");
+    wait_until("the hook", || (processes_with("sleep\x007777.13") == 1).then_some(()));
+    agent.kill();
+    wait_until("its end", || (processes_with("sleep\x007777.13") == 0).then_some(()));
+}
+
 /// A journal entry torn by a power cut or spoiled by the disk: the job is ended and reported lost, and the agent works on.
 #[test]
 fn a_damaged_journal_entry_is_answered_for() {

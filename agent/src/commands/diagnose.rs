@@ -14,6 +14,7 @@ use drover_agent::{
     durable,
     host::disk_free_bytes,
     identity::{self, Identity},
+    launcher::UnixLauncher,
     tool::has_program,
     transport::{Body, HttpTransport, Request, Transport, server_root},
 };
@@ -232,6 +233,10 @@ async fn key(transport: HttpTransport, identity: &Identity, report: &mut Report)
 }
 
 fn programs(settings: &Settings, report: &mut Report) {
+    match UnixLauncher::check() {
+        Ok(()) => report.line(Finding::Ok, "processes", "the host tells when one ends"),
+        Err(error) => report.line(Finding::Fail, "processes", format!("{} ({error})", super::UNWATCHED)),
+    }
     let python = std::path::Path::new(&settings.python);
     if has_program(&settings.python) || (python.is_absolute() && python.exists()) {
         report.line(Finding::Ok, "python", format!("\"{}\" is there", settings.python));

@@ -98,7 +98,7 @@ fn explain(error: &CallError, server: &str) -> anyhow::Error {
         CallError::Unauthenticated(detail) => anyhow::anyhow!(
             "the join token is not accepted: {detail}. It may be mistyped, expired or used up; make a new one with `drover join-token create`"
         ),
-        CallError::Refused { problem } => match problem.code {
+        CallError::Refused { problem } | CallError::Unread { problem } => match problem.code {
             Code::NotFound => {
                 anyhow::anyhow!("{server} does not know how to join: {}; is the address right?", problem.detail)
             }

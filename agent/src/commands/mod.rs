@@ -10,6 +10,9 @@ pub mod join;
 pub mod run;
 pub mod service;
 
+/// Why no job can run where [`launcher::UnixLauncher::check`] fails.
+pub const UNWATCHED: &str = "this host does not tell when a process ends; Linux 5.3 or later is needed, and in a container rules (seccomp) that allow pidfd_open";
+
 /// Says whether the settings can be used.
 pub fn check_config(settings: &Settings) -> anyhow::Result<ExitCode> {
     let connection = connection(settings, &settings.server);

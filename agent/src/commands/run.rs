@@ -57,6 +57,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let clock = Clock::system();
     let transport = HttpTransport::new(&super::connection(&settings, &server))?;
     let coordinator = Rc::new(Coordinator::new(transport, Some(&identity.key), seed));
+    UnixLauncher::check().context(super::UNWATCHED)?;
     let launcher = UnixLauncher::new(PathBuf::from(OWN_PROGRAM));
     let core_settings = CoreSettings {
         capacity: (settings.capacity > 0).then_some(settings.capacity),

@@ -42,9 +42,8 @@ impl Core {
             }
             Err(error) => {
                 let wait = wait_after(&error, &mut self.beat_backoff, &mut self.jitter);
-                // A lease must not run out only because the wait was long.
-                self.beat_at =
-                    after(now, if error.retry_after_ms().is_some() { wait } else { wait.min(self.beat_every_ms) });
+                // A lease must not run out only because the wait was long, whoever asked for it: that may have been a proxy.
+                self.beat_at = after(now, wait.min(self.beat_every_ms));
             }
         }
     }

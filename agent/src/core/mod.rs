@@ -241,7 +241,7 @@ fn after(now: Timestamp, wait_ms: u64) -> Timestamp {
 fn wait_after(error: &CallError, backoff: &mut Backoff, jitter: &mut Jitter) -> u64 {
     let wait = backoff.next_ms(jitter, error.retry_after_ms());
     match error {
-        CallError::Unreachable { .. } => wait,
+        CallError::Unreachable { .. } | CallError::Unread { .. } => wait,
         CallError::Unauthenticated(_) | CallError::Refused { .. } => wait.max(UNAUTHENTICATED_WAIT_MS),
     }
 }

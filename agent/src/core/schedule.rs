@@ -13,6 +13,9 @@ use crate::{launcher::EndMode, report};
 /// the end to be confirmed.
 const DELIVERY_AFTER_ABORT_MS: u64 = 5_000;
 
+/// One answer brings no more jobs than this: with the largest inputs it is still one that the agent reads.
+const MOST_AT_ONCE: u32 = 32;
+
 impl Core {
     pub(super) fn keep_time(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         if !self.recovered || self.exited {
@@ -139,7 +142,11 @@ impl Core {
             known.dedup();
             known.truncate(MAX_JOBS);
             self.polling = Some(free);
-            actions.push(Action::Next { free, known, wait_seconds: self.settings.poll_seconds });
+            actions.push(Action::Next {
+                free: free.min(MOST_AT_ONCE),
+                known,
+                wait_seconds: self.settings.poll_seconds,
+            });
         }
     }
 

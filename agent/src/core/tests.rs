@@ -289,6 +289,29 @@ fn failing_calls_wait_longer_and_success_starts_over() {
     assert!(core.poll_at.since(now).as_millis() >= 60_000, "a key that is not accepted is tried slowly");
 }
 
+/// A proxy's maintenance page may ask for any wait: the leases are renewed as ever, while polls obey.
+#[test]
+fn no_wait_makes_a_heartbeat_late() {
+    let mut core = core_in("Running");
+    core.handle(beat(1, None), at(0));
+    let busy = || CallError::Unreachable { why: "503".to_owned(), retry_after_ms: Some(900_000) };
+    core.handle(Event::NextAnswered(Err(busy())), at(1));
+    core.handle(Event::Tick, at(20_000));
+    core.handle(Event::HeartbeatAnswered(Err(busy())), at(20_001));
+    assert!(core.beat_at <= at(40_001), "{:?}", core.beat_at);
+    assert!(core.poll_at >= at(600_000), "{:?}", core.poll_at);
+}
+
+/// However much room there is, one poll asks for no more than one answer can bring.
+#[test]
+fn a_large_host_asks_in_steps() {
+    let mut core = core_in("nothing");
+    core.handle(Event::NextAnswered(Ok(None)), at(1));
+    core.handle(beat(1000, None), at(2));
+    let actions: Vec<String> = core.handle(Event::NextAnswered(Ok(None)), at(3)).iter().map(word).collect();
+    assert_eq!(actions, ["next(free 32, known 0)"]);
+}
+
 #[test]
 fn the_jobs_own_deadlines_are_kept_by_the_agent_alone() {
     for (field, mode, code) in

@@ -17,6 +17,8 @@ use drover_protocol::{
 use tokio::sync::Mutex;
 
 mod preparation;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     artifacts,
@@ -28,7 +30,7 @@ use crate::{
     launcher::{self, Account, EndMode, EndRequest, Found, Launcher, RunFolder, Supervisor},
     output::Record,
     package::PackageCache,
-    python::PythonEnvironments,
+    python::{Builder, PythonEnvironments},
     redact::Redactor,
     report,
     runner::{Control, JobRunner, LineSource},
@@ -39,6 +41,11 @@ use crate::{
 
 /// How often a spool is looked at for new lines.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long the upload of an artifact is tried while the coordinator is there and only the upload fails: somebody may mend
+/// that, but the job must come to its end.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(30 * 60);
+/// The same after one that was given up: it will not be the only one.
+const NEXT_UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs jobs through supervisors.
 pub struct ProcessRunner<T, L> {
@@ -50,7 +57,7 @@ pub struct ProcessRunner<T, L> {
     account: Option<Account>,
     packages: PackageCache,
     environments: PythonEnvironments,
-    /// One at a time per package and per environment.
+    /// One at a time per package, per environment, and per attempt that is tidied away.
     locks: RefCell<HashMap<String, Rc<Mutex<()>>>>,
 }
 
@@ -77,11 +84,14 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         durable::create_private_folder(&work)?;
         durable::create_private_folder(&work.join("jobs"))?;
         let packages = PackageCache::open(&work.join("packages"), settings.cache.packages_bytes)?;
+        let allowed = &settings.policy.environment;
+        let variables = work_folder::builder_environment(std::env::vars(), allowed, account.as_ref());
         let environments = PythonEnvironments::open(
             &work.join("environments"),
             &settings.python,
             settings.cache.environments_bytes,
             Duration::from_secs(settings.limits.environment_build_seconds),
+            Builder { account: account.clone(), variables },
         )?;
         if account.is_some() {
             for folder in [work.clone(), work.join("jobs"), work.join("environments")] {
@@ -133,6 +143,7 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             match self.launcher.start(&run, &self.spec(assignment, server_ahead_ms)) {
                 Ok(supervisor) => Some(supervisor),
                 Err(error) => {
+                    self.sweep(assignment).await;
                     let message = format!("the supervisor of the process could not be started: {error}");
                     return Ok(Box::new(report::not_started(id, CauseCode::LaunchFailed, &message)));
                 }
@@ -145,8 +156,8 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             self.watch(&run, &mut supervisor, control).await?;
         }
         let Some(ended) = launcher::read_ended(&run)? else {
-            let left = self.launcher.sweep(id).await?;
-            tracing::warn!(attempt = %id, left, "the supervisor is gone without a word");
+            tracing::warn!(attempt = %id, "the supervisor is gone without a word");
+            self.sweep(assignment).await;
             let complaint = fs::read_to_string(run.complaints()).unwrap_or_default();
             if !complaint.is_empty() {
                 tracing::warn!(attempt = %id, complaint, "the supervisor had said");
@@ -163,7 +174,7 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         };
         // A supervisor that has seen the end of all its children, orphans included, has left nothing behind.
         if ended.survivors > 0 {
-            self.launcher.sweep(id).await?;
+            self.sweep(assignment).await;
         }
         let work = self.work_folder(id);
         let redactor = Redactor::new(secrets_of(assignment));
@@ -191,6 +202,21 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         }
     }
 
+    /// Ends what a supervisor has left. What nobody can end, as a process that waits for a broken disk, is said and does not
+    /// keep the job from its end. Only while no supervisor writes.
+    async fn sweep(&self, assignment: &Assignment) {
+        let id = id_of(assignment);
+        match self.launcher.sweep(id).await {
+            Ok(0) => {}
+            Ok(left) => tracing::warn!(attempt = %id, left, "processes that a supervisor had left were ended"),
+            Err(error) => {
+                tracing::error!(attempt = %id, %error, "the job is reported all the same");
+                let line = format!("{error}; see to them on the robot's host");
+                self.add_lines(assignment, Level::Error, &[line]);
+            }
+        }
+    }
+
     /// Adds lines of the agent's own to the job's log. Only while no supervisor writes.
     fn add_lines(&self, assignment: &Assignment, level: Level, lines: &[String]) {
         let redactor = Redactor::new(secrets_of(assignment));
@@ -213,10 +239,10 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
             Ok(found) => found,
             Err(error) => return vec![format!("the artifacts cannot be read and are not uploaded: {error}")],
         };
-        let mut refused = found.refused;
+        let (mut refused, mut patience) = (found.refused, UPLOAD_PATIENCE);
         for artifact in found.artifacts {
             let name = &artifact.name;
-            let sent = self.coordinator.until_answered("artifact", async || {
+            let sent = self.coordinator.until_answered_within(patience, "artifact", async || {
                 // Opened again for each try: the one before has moved on in the file.
                 let file = work_folder::open_plain(&artifact.file).and_then(|file| Ok((file.metadata()?.len(), file)));
                 match file {
@@ -237,7 +263,10 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
                 Err(CallError::Refused { problem }) => {
                     refused.push(format!("the artifact \"{name}\" was refused by the coordinator: {}", problem.detail));
                 }
-                Err(CallError::Unreachable { .. } | CallError::Unauthenticated(_)) => {}
+                Err(error) => {
+                    refused.push(format!("the artifact \"{name}\" could not be uploaded and is given up: {error}"));
+                    patience = NEXT_UPLOAD_PATIENCE;
+                }
             }
         }
         refused
@@ -248,6 +277,10 @@ impl<T: Transport, L: Launcher> JobRunner for ProcessRunner<T, L> {
     type Lines = SpoolLines;
 
     async fn prepare(&self, assignment: &Assignment) -> Result<(), Box<Finish>> {
+        let tidied = self.locks.borrow().get(&id_of(assignment).to_string()).cloned();
+        if let Some(tidied) = tidied {
+            drop(tidied.lock().await);
+        }
         let Err(unready) = self.get_ready(assignment).await else { return Ok(()) };
         let redactor = Redactor::new(secrets_of(assignment));
         let mut lines = unready.tail;
@@ -347,11 +380,16 @@ impl<T: Transport, L: Launcher> JobRunner for ProcessRunner<T, L> {
                 found.extend(entry.file_name().to_str().and_then(|name| name.parse::<AttemptId>().ok()));
             }
         }
-        for id in found.into_iter().filter(|id| !known.contains(id)) {
+        // All at once: one that cannot be ended keeps none of the others.
+        let tidied = found.into_iter().filter(|id| !known.contains(id)).map(async |id| {
+            let lock = self.lock(&id.to_string());
+            let _not_prepared = lock.lock().await;
             tracing::info!(attempt = %id, "removing what is left of a job that is over");
             self.abandon(id).await;
             self.discard(id).await;
-        }
+            self.locks.borrow_mut().remove(&id.to_string());
+        });
+        futures::future::join_all(tidied).await;
     }
 }
 

@@ -45,10 +45,10 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
         run.create().map_err(disk)?;
         work.create(assignment).map_err(disk)?;
         self.ready_package(&assignment.version, &work).await.map_err(|error| Unready::new(error.code(), error))?;
-        self.ready_environment(assignment, &run, &work).await?;
         if let Some(account) = &self.account {
             launcher::give_to(&work.0, account).map_err(disk)?;
         }
+        self.ready_environment(assignment, &run, &work).await?;
         self.hook("before_job", &self.settings.hooks.before_job, assignment, None).await.map_err(|(why, tail)| {
             Unready { code: CauseCode::EnvironmentFailed, message: format!("the host's before_job hook {why}"), tail }
         })
@@ -77,9 +77,21 @@ impl<T: Transport, L: Launcher> ProcessRunner<T, L> {
                         return Err(error.into());
                     }
                 }
+                Err(PackageError::Invalid(why)) if self.remove_damaged_package(version).await? => {
+                    tracing::warn!(why, "a cached package was damaged; it is fetched again");
+                    if target.exists() {
+                        fs::remove_dir_all(&target)?;
+                    }
+                }
                 done => return done,
             }
         }
+    }
+
+    async fn remove_damaged_package(&self, version: &AssignedVersion) -> io::Result<bool> {
+        let lock = self.lock(&version.sha256);
+        let _one_at_a_time = lock.lock().await;
+        self.packages.remove_damaged(version).await
     }
 
     fn check_policy(&self, assignment: &Assignment) -> Result<(), Unready> {

@@ -34,7 +34,9 @@ pub use supervisor::supervise;
 #[cfg(target_os = "linux")]
 use supervisor::{complain, until_there_is_room};
 #[cfg(target_os = "linux")]
-pub use unix::{UnixLauncher, allow_passage, give_to, process_account};
+pub use unix::{
+    UnixLauncher, allow_passage, end_carriers, end_with_agent, give_to, process_account, run_as, take_back,
+};
 
 /// The first argument of the agent's own program that makes it a supervisor; the second is the run folder.
 pub const SUPERVISE: &str = "supervise";
@@ -233,7 +235,8 @@ pub trait Supervisor {
 pub trait Launcher {
     type Supervisor: Supervisor;
 
-    /// Writes the spec and starts a supervisor, which then starts the command.
+    /// Writes the spec and starts a supervisor, which then starts the command. If that fails, no supervisor is there any more,
+    /// but one may have been for a moment.
     fn start(&self, run: &RunFolder, spec: &Spec) -> io::Result<Self::Supervisor>;
     /// Finds the supervisor that an earlier agent started. If there is none, none can start later.
     fn find(&self, run: &RunFolder) -> io::Result<Found<Self::Supervisor>>;

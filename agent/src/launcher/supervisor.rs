@@ -5,8 +5,9 @@
 //! its child. It is done when the kernel says that it has no child left.
 
 use std::{
+    collections::BTreeSet,
     fmt::Display,
-    fs::{self, File},
+    fs::File,
     io::{self, Read, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -93,8 +94,8 @@ enum Stage {
     Asked(Instant),
     /// SIGTERM was sent; kill at this time.
     Terminated(Instant),
-    /// SIGKILL is sent until nothing is left.
-    Killing,
+    /// SIGKILL is sent, from this time on, until nothing is left.
+    Killing(Instant),
 }
 
 struct Supervision {
@@ -109,6 +110,8 @@ struct Supervision {
     main_pid: u32,
     main: Option<ExitStatus>,
     looked: Instant,
+    /// Processes of which was said that they cannot be signalled.
+    complained: BTreeSet<u32>,
 }
 
 impl Supervision {
@@ -125,6 +128,7 @@ impl Supervision {
             main_pid: 0,
             main: None,
             looked: now,
+            complained: BTreeSet::new(),
         }
     }
 
@@ -135,7 +139,7 @@ impl Supervision {
             Err(error) => return self.not_launched(&error),
         }
         self.look_at_control()?;
-        while self.main.is_none() {
+        while self.main.is_none() && !self.is_hopeless() {
             self.wait_for_something()?;
             self.collect()?;
             self.keep_deadlines()?;
@@ -153,12 +157,11 @@ impl Supervision {
             self.outputs.say(Level::Error, text);
         }
         self.outputs.close()?;
-        let status = self.main.expect("the loop above ends only with a status");
         Ok(Ended {
             at: wall_clock(),
             launch_error: None,
-            code: status.code(),
-            signal: status.signal(),
+            code: self.main.and_then(|status| status.code()),
+            signal: self.main.and_then(|status| status.signal()),
             out_of_memory: tree::out_of_memory_kills() > memory_kills,
             interference: self.interference,
             usage: usage(),
@@ -277,10 +280,15 @@ impl Supervision {
             return Ok(());
         }
         self.interference = Interference::Stopped(cause);
-        if let Err(error) = fs::write(&self.spec.stop_file, b"") {
-            complain(format_args!("the stop file cannot be made: {error}"));
-        }
         self.stage = Stage::Asked(Instant::now() + Duration::from_millis(self.spec.stop_grace_ms));
+        // The folder is the job's. Only what is not there is opened: a pipe would hold the supervisor, and a link might lead
+        // to somebody else's file.
+        match File::create_new(&self.spec.stop_file) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                complain(format_args!("the stop file cannot be made: {error}"));
+            }
+            _ => {}
+        }
         // SAFETY: takes no pointers. The command leads a group of its own, which exists until it has been collected.
         unsafe {
             libc::kill(-libc::pid_t::try_from(self.main_pid).unwrap_or(0), libc::SIGINT);
@@ -289,22 +297,29 @@ impl Supervision {
     }
 
     fn begin_hard_end(&mut self, interference: Interference) -> io::Result<()> {
-        if matches!(self.stage, Stage::Killing) {
+        if matches!(self.stage, Stage::Killing(_)) {
             return Ok(());
         }
         if matches!(self.interference, Interference::None | Interference::Stopped(_)) {
             self.interference = interference;
         }
-        self.stage = Stage::Killing;
+        self.stage = Stage::Killing(Instant::now());
         Ok(())
     }
 
+    /// True if the tree was killed for so long in vain that it must be told without its end: the kernel lets nobody end a
+    /// process that waits for a broken disk.
+    fn is_hopeless(&self) -> bool {
+        matches!(self.stage, Stage::Killing(since) if since.elapsed() >= GIVE_UP_AFTER)
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
-        let mut deadlines = vec![self.timeout()];
+        // A timeout that has done its work is not waited for.
+        let mut deadlines = vec![self.timeout().filter(|_| matches!(self.stage, Stage::Running | Stage::Asked(_)))];
         deadlines.push(match self.stage {
             Stage::Running => None,
             Stage::Asked(at) | Stage::Terminated(at) => Some(at),
-            Stage::Killing => Some(Instant::now() + Duration::from_millis(10)),
+            Stage::Killing(_) => Some(Instant::now() + Duration::from_millis(10)),
         });
         let now = Instant::now();
         for limit_ms in [self.spec.stop_in_ms, self.spec.abort_in_ms] {
@@ -348,10 +363,10 @@ impl Supervision {
                 self.terminate()
             }
             Stage::Terminated(at) if at <= now => {
-                self.stage = Stage::Killing;
+                self.stage = Stage::Killing(now);
                 self.signal_tree(libc::SIGKILL)
             }
-            Stage::Killing => self.signal_tree(libc::SIGKILL),
+            Stage::Killing(_) => self.signal_tree(libc::SIGKILL),
             Stage::Running | Stage::Asked(_) | Stage::Terminated(_) => Ok(()),
         }
     }
@@ -361,9 +376,11 @@ impl Supervision {
         self.signal_tree(libc::SIGTERM)
     }
 
-    fn signal_tree(&self, signal: i32) -> io::Result<()> {
+    fn signal_tree(&mut self, signal: i32) -> io::Result<()> {
         for pid in tree::descendants(std::process::id())? {
-            if let Err(error) = tree::signal(pid, signal) {
+            if let Err(error) = tree::signal(pid, signal)
+                && self.complained.insert(pid)
+            {
                 complain(format_args!("process {pid} cannot be signalled: {error}"));
             }
         }
@@ -412,7 +429,8 @@ impl Supervision {
 
     /// Kills until the kernel says that no child is left; returns how many could not be ended.
     fn kill_all(&mut self) -> io::Result<u32> {
-        let until = Instant::now() + GIVE_UP_AFTER;
+        let since = if let Stage::Killing(since) = self.stage { since } else { Instant::now() };
+        let until = since + GIVE_UP_AFTER;
         while self.collect()? {
             if Instant::now() >= until {
                 return Ok(u32::try_from(tree::descendants(std::process::id())?.len()).unwrap_or(u32::MAX));
@@ -427,4 +445,57 @@ impl Supervision {
 
 fn agent_cause(code: CauseCode, message: &str) -> Cause {
     Cause { by: "agent".to_owned(), code, message: message.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launcher::Limits;
+
+    fn supervision(folder: &Path, timeout_ms: Option<u64>) -> Supervision {
+        let run = RunFolder(folder.to_owned());
+        let spec = Spec {
+            id: "0192f6c4-7a10-7cc3-98c4-dc0c0c07398f-1".parse().expect("an id"),
+            command: Vec::new(),
+            folder: folder.to_owned(),
+            environment: Vec::new(),
+            stop_file: folder.join("stop"),
+            secrets: Vec::new(),
+            log_level: Level::Info,
+            timeout_ms,
+            stop_in_ms: None,
+            abort_in_ms: None,
+            stop_grace_ms: 0,
+            kill_wait_ms: 0,
+            spool_limit_bytes: 0,
+            account: None,
+            limits: Limits::default(),
+        };
+        let spool = spool::Writer::open(&run.spool()).expect("a spool");
+        let signals = File::open("/dev/null").expect("a file");
+        Supervision::new(run, spec, spool, signals.into())
+    }
+
+    /// A timeout that was kept does not keep the supervisor busy while the process uses its time to end.
+    #[test]
+    fn a_timeout_is_waited_for_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut supervision = supervision(folder.path(), Some(0));
+        assert!(supervision.next_deadline().is_some_and(|at| at <= Instant::now()));
+        let ends = Instant::now() + Duration::from_secs(60);
+        supervision.stage = Stage::Terminated(ends);
+        assert_eq!(supervision.next_deadline(), Some(ends));
+    }
+
+    /// What SIGKILL does not end is given up after a while, and not before.
+    #[test]
+    fn killing_is_given_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut supervision = supervision(folder.path(), None);
+        assert!(!supervision.is_hopeless());
+        for (since, hopeless) in [(GIVE_UP_AFTER, true), (GIVE_UP_AFTER / 2, false)] {
+            supervision.stage = Stage::Killing(Instant::now().checked_sub(since).expect("the host runs for longer"));
+            assert_eq!(supervision.is_hopeless(), hopeless, "{since:?}");
+        }
+    }
 }

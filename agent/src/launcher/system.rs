@@ -60,18 +60,33 @@ pub(super) fn prepare_child(supervisor: u32, account: Option<&Account>, limits: 
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         set_limit(libc::RLIMIT_AS, limits.memory_bytes)?;
         set_limit(libc::RLIMIT_NOFILE, limits.open_files)?;
-        if let Some(account) = account
-            && (libc::setgroups(account.groups.len(), account.groups.as_ptr()) != 0
-                || libc::setgid(account.gid) != 0
-                || libc::setuid(account.uid) != 0)
-        {
-            return Err(io::Error::last_os_error());
-        }
-        // After the change of the account, which would clear it: when the supervisor is killed, so is the command.
+    }
+    if let Some(account) = account {
+        become_account(account)?;
+    }
+    // After the change of the account, which would clear it: when the supervisor is killed, so is the command.
+    end_with(supervisor)
+}
+
+/// Runs in the child between fork and exec, as [`prepare_child`].
+pub(super) fn become_account(account: &Account) -> io::Result<()> {
+    // SAFETY: all calls are async-signal-safe; the pointer and the count are those of a live vector.
+    let done = unsafe {
+        libc::setgroups(account.groups.len(), account.groups.as_ptr()) == 0
+            && libc::setgid(account.gid) == 0
+            && libc::setuid(account.uid) == 0
+    };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Runs in the child between fork and exec, as [`prepare_child`]: when the parent is killed, so is the child.
+pub(super) fn end_with(parent: u32) -> io::Result<()> {
+    // SAFETY: all calls are async-signal-safe and take no pointers.
+    unsafe {
         if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
             return Err(io::Error::last_os_error());
         }
-        if u32::try_from(libc::getppid()) != Ok(supervisor) {
+        if u32::try_from(libc::getppid()) != Ok(parent) {
             libc::_exit(125);
         }
     }

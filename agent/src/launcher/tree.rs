@@ -3,7 +3,6 @@
 use std::{collections::HashMap, fs, io};
 
 use super::Identity;
-use crate::attempt::AttemptId;
 
 /// What `/proc/<pid>/stat` says.
 struct Stat {
@@ -53,15 +52,15 @@ pub fn descendants(root: u32) -> io::Result<Vec<u32>> {
     Ok(found)
 }
 
-/// All living processes that carry this attempt in their environment.
-pub fn carriers(id: AttemptId) -> io::Result<Vec<u32>> {
-    let job = format!("DROVER_JOB_ID={}", id.job_id);
-    let attempt = format!("DROVER_ATTEMPT={}", id.attempt);
+/// All living processes that carry all these variables, each as `NAME=value`, in their environment.
+pub fn carriers(variables: &[String]) -> io::Result<Vec<u32>> {
     let mut found = Vec::new();
     for pid in all_pids()? {
         let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { continue };
         let has = |wanted: &str| environment.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes());
-        if has(&job) && has(&attempt) && stat(pid).is_some_and(|stat| stat.state != b'Z' && stat.state != b'X') {
+        if variables.iter().all(|wanted| has(wanted))
+            && stat(pid).is_some_and(|stat| stat.state != b'Z' && stat.state != b'X')
+        {
             found.push(pid);
         }
     }

@@ -6,22 +6,24 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::fs::{OpenOptionsExt, PermissionsExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use rustix::{
-    fs::{FlockOperation, flock},
-    process::{Pid, PidfdFlags, pidfd_open},
+    fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, chownat, flock, openat, statat},
+    process::{Gid, Pid, PidfdFlags, Uid, getegid, geteuid, pidfd_open},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    Account, EndMode, EndRequest, Found, Identity, Launcher, RunFolder, SUPERVISE, Spec, Supervisor, read_json, tree,
+    Account, EndMode, EndRequest, Found, Identity, Launcher, RunFolder, SUPERVISE, Spec, Supervisor, read_json,
+    system::{become_account, end_with},
+    tree,
 };
 use crate::{attempt::AttemptId, durable};
 
@@ -36,6 +38,12 @@ impl UnixLauncher {
     pub fn new(program: PathBuf) -> Self {
         Self { program }
     }
+
+    /// Fails if this host does not tell the agent when a process ends: better said at the start than with each job. Needs a
+    /// tokio runtime.
+    pub fn check() -> io::Result<()> {
+        UnixSupervisor::watch(std::process::id()).map(drop)
+    }
 }
 
 /// A supervisor, watched through a file descriptor of the process.
@@ -46,10 +54,10 @@ pub struct UnixSupervisor {
 }
 
 impl UnixSupervisor {
-    fn watch(pid: u32, child: Option<Child>) -> io::Result<Self> {
+    fn watch(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { pidfd: registered(pidfd)?, child })
+        Ok(Self { pidfd: registered(pidfd)?, child: None })
     }
 }
 
@@ -83,7 +91,7 @@ impl Launcher for UnixLauncher {
     fn start(&self, run: &RunFolder, spec: &Spec) -> io::Result<UnixSupervisor> {
         durable::replace(&run.spec(), &serde_json::to_vec(spec)?)?;
         let complaints = OpenOptions::new().append(true).create(true).mode(0o600).open(run.complaints())?;
-        let child = Command::new(&self.program)
+        let mut child = Command::new(&self.program)
             .arg(SUPERVISE)
             .arg(&run.0)
             .env_clear()
@@ -92,7 +100,18 @@ impl Launcher for UnixLauncher {
             .stdout(Stdio::null())
             .stderr(complaints)
             .spawn()?;
-        UnixSupervisor::watch(child.id(), Some(child))
+        match UnixSupervisor::watch(child.id()) {
+            Ok(mut supervisor) => {
+                supervisor.child = Some(child);
+                Ok(supervisor)
+            }
+            Err(error) => {
+                // Nobody would see it end: it must not go on with what is reported as not started.
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
     }
 
     fn find(&self, run: &RunFolder) -> io::Result<Found<UnixSupervisor>> {
@@ -137,27 +156,34 @@ impl Launcher for UnixLauncher {
     }
 
     async fn sweep(&self, id: AttemptId) -> io::Result<u32> {
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..500 {
-            let carriers = tree::carriers(id)?;
-            if carriers.is_empty() {
-                return Ok(u32::try_from(seen.len()).unwrap_or(u32::MAX));
-            }
-            for pid in carriers {
-                seen.insert(pid);
-                if let Err(error) = tree::signal(pid, libc::SIGKILL) {
-                    tracing::warn!(pid, %error, "a left-over process cannot be ended");
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Err(io::Error::other(format!("processes of {id} could not be ended")))
+        end_carriers(&[format!("DROVER_JOB_ID={}", id.job_id), format!("DROVER_ATTEMPT={}", id.attempt)]).await
     }
+}
+
+/// Ends every process that carries all these variables, each as `NAME=value`, in its environment; returns how many there were.
+pub async fn end_carriers(variables: &[String]) -> io::Result<u32> {
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..500 {
+        let carriers = tree::carriers(variables)?;
+        if carriers.is_empty() {
+            return Ok(u32::try_from(seen.len()).unwrap_or(u32::MAX));
+        }
+        for pid in carriers {
+            let is_new = seen.insert(pid);
+            if let Err(error) = tree::signal(pid, libc::SIGKILL)
+                && is_new
+            {
+                tracing::warn!(pid, %error, "a left-over process cannot be ended");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(io::Error::other(format!("processes with {} could not be ended", variables.join(" "))))
 }
 
 fn living(run: &RunFolder) -> io::Result<Option<UnixSupervisor>> {
     let Some(identity) = read_json::<Identity>(&run.identity())? else { return Ok(None) };
-    let supervisor = match UnixSupervisor::watch(identity.pid, None) {
+    let supervisor = match UnixSupervisor::watch(identity.pid) {
         Ok(supervisor) => supervisor,
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
         Err(error) => return Err(error),
@@ -195,17 +221,60 @@ pub fn process_account(name: &str) -> io::Result<Account> {
 }
 
 /// Gives a folder and all in it to an account.
-pub fn give_to(path: &std::path::Path, account: &Account) -> io::Result<()> {
-    std::os::unix::fs::lchown(path, Some(account.uid), Some(account.gid))?;
-    if fs::symlink_metadata(path)?.is_dir() {
-        for entry in fs::read_dir(path)? {
-            give_to(&entry?.path(), account)?;
+pub fn give_to(path: &Path, account: &Account) -> io::Result<()> {
+    give_all(path, account.uid, account.gid)
+}
+
+/// Makes a folder and all in it the agent's own again.
+pub fn take_back(path: &Path) -> io::Result<()> {
+    give_all(path, geteuid().as_raw(), getegid().as_raw())
+}
+
+fn give_all(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+    give_entries(&File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)?, uid, gid)
+}
+
+/// By descriptors, not by paths: whoever owns it until now may put links in place of folders meanwhile.
+fn give_entries(folder: &impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if [c".", c".."].contains(&name) {
+            continue;
+        }
+        chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        if statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileType::from_raw_mode(stat.st_mode))?
+            == FileType::Directory
+        {
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            give_entries(&openat(folder, name, flags, Mode::empty())?, uid.as_raw(), gid.as_raw())?;
         }
     }
     Ok(())
 }
 
+/// Has a program run as an account.
+pub fn run_as(command: &mut tokio::process::Command, account: &Account) {
+    let account = account.clone();
+    // SAFETY: between fork and exec only async-signal-safe calls are made and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || become_account(&account));
+    }
+}
+
+/// Has a program be killed when the agent is. Comes after [`run_as`], which would undo it; the program must be started by the
+/// agent's main thread, whose end is what counts.
+pub fn end_with_agent(command: &mut tokio::process::Command) {
+    let agent = std::process::id();
+    // SAFETY: between fork and exec only async-signal-safe calls are made and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || end_with(agent));
+    }
+}
+
 /// Makes a folder that others may pass through but not list.
-pub fn allow_passage(path: &std::path::Path) -> io::Result<()> {
+pub fn allow_passage(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o711))
 }

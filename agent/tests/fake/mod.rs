@@ -70,6 +70,8 @@ pub struct Fake {
     pub ranges: Vec<String>,
     pub stale: HashSet<String>,
     pub refuse_files: bool,
+    /// A proxy in between refuses longer bodies, in its own words.
+    pub most_body_bytes: Option<usize>,
     /// Calls, by the last word of their address or `files`, of which the next one is cut on its way.
     pub cut: HashSet<&'static str>,
     /// Uploads of files begin and never get an answer; how many have.
@@ -250,6 +252,14 @@ async fn guard(State(state): State<Shared>, request: Request, next: Next) -> Res
             |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         (text("user-agent"), text("authorization"))
     };
+    let length =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let most = lock(&state).most_body_bytes;
+    if most.zip(length).is_some_and(|(most, length)| length > most) {
+        // Taken all the same, so that the answer is not lost with the connection.
+        let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+        return (StatusCode::PAYLOAD_TOO_LARGE, "<html>Request Entity Too Large</html>").into_response();
+    }
     {
         let mut fake = lock(&state);
         if fake.away {
