@@ -4,7 +4,7 @@
 use drover_protocol::{
     agent::{ErrorFile, Finish, MAX_CAUSE_BYTES, MAX_ERROR_BYTES, MAX_ERROR_CODE_BYTES},
     job::{Cause, CauseCode, ErrorKind, Exit, JobError, Outcome},
-    json::{MAX_DEPTH, is_too_deep},
+    json::{MAX_DEPTH, is_too_deep, too_long_number, too_long_text},
     problem::{Code, Problem},
 };
 use serde_json::Value;
@@ -245,6 +245,9 @@ pub fn parse_output(content: &[u8]) -> ResultFile<Value> {
     if content.iter().all(u8::is_ascii_whitespace) {
         return ResultFile::Unusable("output.json is empty; write a JSON value or no file".to_owned());
     }
+    if let Some(number) = too_long_number(content) {
+        return ResultFile::Unusable(format!("output.json: {}", too_long_text(number)));
+    }
     match serde_json::from_slice::<Value>(content) {
         Err(error) => ResultFile::Unusable(format!("output.json is not valid JSON: {error}")),
         Ok(value) if is_too_deep(&value) => {
@@ -354,6 +357,8 @@ mod tests {
     fn sizes_are_bounded_and_said() {
         let large = serde_json::to_vec(&"x".repeat(MAX_OUTPUT_BYTES)).expect("JSON");
         assert!(matches!(parse_output(&large), ResultFile::Unusable(reason) if reason.contains("DROVER_ARTIFACTS")));
+        let long = br#"{"account": 40817810099910004312}"#;
+        assert!(matches!(parse_output(long), ResultFile::Unusable(reason) if reason.contains("write it as text")));
         let pretty = format!("[{}1]", " ".repeat(2 * MAX_OUTPUT_BYTES));
         assert_eq!(parse_output(pretty.as_bytes()), ResultFile::Content(json!([1])));
         let report = not_started(id(), CauseCode::EnvironmentFailed, &"é".repeat(100_000));

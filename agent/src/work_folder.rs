@@ -188,5 +188,6 @@ pub fn environment(
         ("TRACEPARENT", trace_parent(assignment.job.id, assignment.attempt)),
     ];
     variables.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    variables.extend(robot.ca_file.clone().map(|file| ("DROVER_CA_FILE".to_owned(), file)));
     variables.into_iter().collect()
 }

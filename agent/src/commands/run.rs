@@ -66,7 +66,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     };
     let probe = Box::new(SystemProbe::new(&settings, &server));
     let journal = FileJournal::new(&state.join("journal"));
-    let robot = RobotFacts { server: server.clone(), name: identity.robot_name.clone() };
+    let ca_file = Some(settings.ca_file.clone()).filter(|file| !file.is_empty());
+    let robot = RobotFacts { server: server.clone(), name: identity.robot_name.clone(), ca_file };
     let runner = ProcessRunner::new(Rc::clone(&coordinator), launcher, settings, robot, clock, account)
         .context("the work folders cannot be made")?;
     let parts = Parts {

@@ -67,6 +67,8 @@ pub struct RobotFacts {
     /// The coordinator's root, without `/api/v1`.
     pub server: String,
     pub name: String,
+    /// Certificate authorities to trust besides those of the host, if a file with some is set.
+    pub ca_file: Option<String>,
 }
 
 impl<T: Transport, L: Launcher> ProcessRunner<T, L> {

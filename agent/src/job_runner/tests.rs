@@ -84,7 +84,7 @@ fn runner(state: &tempfile::TempDir) -> ProcessRunner<NoNetwork, Powerless> {
     let environment = [("DROVER_AGENT__STATE_DIR".to_owned(), state)];
     let settings = Settings::load(None, environment.into_iter().collect()).expect("valid");
     let coordinator = Rc::new(Coordinator::new(NoNetwork, None, 1));
-    let robot = RobotFacts { server: "http://h".to_owned(), name: "r".to_owned() };
+    let robot = RobotFacts { server: "http://h".to_owned(), name: "r".to_owned(), ca_file: None };
     let runner = ProcessRunner::new(coordinator, Powerless::default(), settings, robot, Clock::system(), None);
     let runner = runner.expect("folders");
     runner.run_folder(id_of(&assignment())).create().expect("a folder");

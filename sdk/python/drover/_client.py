@@ -65,7 +65,7 @@ class Answer:
 class Client:
     """A connection to one coordinator with one key. Threads may share it: each has a connection of its own."""
 
-    def __init__(self, url: str, key: str, *, retry_seconds: float = RETRY_SECONDS):
+    def __init__(self, url: str, key: str, *, retry_seconds: float = RETRY_SECONDS, ca_file: str | None = None):
         parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise NotConnected(f"{url!r} is not an address such as https://drover.example.com: mend DROVER_URL")
@@ -75,6 +75,7 @@ class Client:
         if self._prefix.endswith(API):
             self._prefix = self._prefix[: -len(API)]
         self._key = key.strip()
+        self._ca_file = ca_file
         self._retry_seconds = retry_seconds
         self._own = threading.local()
         self._open_ones: set[http.client.HTTPConnection] = set()
@@ -101,7 +102,7 @@ class Client:
                 "no coordinator is known: under Drover the agent sets DROVER_URL and DROVER_TOKEN; "
                 "by hand set DROVER_URL and DROVER_KEY"
             )
-        return Client(url, key)
+        return Client(url, key, ca_file=environment.get("DROVER_CA_FILE"))
 
     def call(
         self,
@@ -246,6 +247,8 @@ class Client:
                 return http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80, **_SETTINGS)
             return http.client.HTTPConnection(host, port or 80, **_SETTINGS)
         context = ssl.create_default_context()
+        if self._ca_file:
+            context.load_verify_locations(self._ca_file)
         if proxy is None:
             return http.client.HTTPSConnection(host, port or 443, context=context, **_SETTINGS)
         through = http.client.HTTPSConnection(proxy.hostname or "", proxy.port or 80, context=context, **_SETTINGS)

@@ -13,6 +13,7 @@ import pathlib
 import signal
 import socket
 import struct
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -111,7 +112,7 @@ class CoordinatorCase(unittest.TestCase):
 class Scripted:
     """A server that answers each request by the next step of a script, and keeps what it was asked."""
 
-    def __init__(self, case, *steps):
+    def __init__(self, case, *steps, certificate=None):
         self.steps = list(steps)
         self.seen = []
         script = self
@@ -133,10 +134,14 @@ class Scripted:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        if certificate:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         case.addCleanup(self.server.server_close)
         case.addCleanup(self.server.shutdown)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server.server_port}"
 
 
 def answer(body, status=200, **headers):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import subprocess
 import tempfile
 import time
 import unittest
@@ -18,6 +19,20 @@ from .support import CoordinatorCase, Scripted, answer, cut, cut_within, problem
 
 def client_of(server, retry_seconds=20.0):
     return Client(server.url, "a-key", retry_seconds=retry_seconds)
+
+
+class Certificates(unittest.TestCase):
+    def test_an_authority_that_the_agent_names_is_trusted_beside_those_of_the_host(self):
+        with tempfile.TemporaryDirectory() as folder:
+            files = [f"{folder}/certificate.pem", f"{folder}/key.pem"]
+            make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=127.0.0.1"
+            names = ["-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]]
+            subprocess.run([*make.split(), *names], check=True, capture_output=True)
+            server = Scripted(self, answer({"id": 1}), certificate=files)
+            environment = {"DROVER_URL": server.url, "DROVER_TOKEN": "a-key", "DROVER_CA_FILE": files[0]}
+            self.assertEqual(Client.from_environment(environment).call("GET", ("tasks", "1")), {"id": 1})
+            with self.assertRaisesRegex(drover.Unreachable, "certificate verify failed"):
+                client_of(server, 0.5).call("GET", ("tasks", "1"))
 
 
 class Repetitions(unittest.TestCase):
