@@ -5,7 +5,10 @@ use std::{
     io::{self, Read},
 };
 
-use drover_protocol::Timestamp;
+use drover_protocol::{
+    Timestamp,
+    json::{too_long_number, too_long_text},
+};
 use jiff::{Span, SpanRelativeTo, civil, tz::TimeZone};
 use serde_json::{Map, Value};
 
@@ -126,9 +129,19 @@ fn add_members(object: &mut Map<String, Value>, members: &[(String, String)]) {
     }
 }
 
-/// What reads as JSON is meant so (12, true, null, "12"); anything else is a text.
+/// What reads as JSON is meant so (12, true, null, "12"); anything else is a text, and so is what JSON would not keep as
+/// it is written: the number of an account.
 pub fn json_or_text(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+    exact_json(text.as_bytes()).unwrap_or_else(|_| Value::String(text.to_owned()))
+}
+
+/// Reads JSON, and refuses a number that would lose digits. The reason follows the name of what is read.
+pub fn exact_json(text: &[u8]) -> Result<Value, String> {
+    let value = serde_json::from_slice(text).map_err(|error| format!("is not JSON: {error}"))?;
+    match too_long_number(text) {
+        None => Ok(value),
+        Some(number) => Err(format!("cannot be kept as it is: {}", too_long_text(number))),
+    }
 }
 
 /// Any JSON: a text, `@file`, or `-` for standard input; members win over those of an object.
@@ -154,8 +167,7 @@ pub fn json_file(path: impl AsRef<std::path::Path>) -> Result<Value, Error> {
 }
 
 fn parse_json(text: &str, name: &str) -> Result<Value, Error> {
-    serde_json::from_str(text.trim_start_matches('\u{feff}'))
-        .map_err(|error| Error::Usage(format!("{name} is not JSON: {error}")))
+    exact_json(text.trim_start_matches('\u{feff}').as_bytes()).map_err(|why| Error::Usage(format!("{name} {why}")))
 }
 
 /// Asks a person; without one, the answer is no.
@@ -185,10 +197,9 @@ fn read_text(text: &str) -> Result<String, Error> {
 }
 
 fn parse_object(text: &str) -> Result<Map<String, Value>, Error> {
-    match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
-        Ok(Value::Object(members)) => Ok(members),
-        Ok(_) => Err(Error::Usage("the input must be a JSON object such as {\"limit\": 100}".to_owned())),
-        Err(error) => Err(Error::Usage(format!("the input is not JSON: {error}"))),
+    match parse_json(text, "the input")? {
+        Value::Object(members) => Ok(members),
+        _ => Err(Error::Usage("the input must be a JSON object such as {\"limit\": 100}".to_owned())),
     }
 }
 
@@ -237,6 +248,19 @@ mod tests {
         let expected = serde_json::json!({"limit": 5, "deep": {"a": []}, "name": "Müller & Co"});
         assert_eq!(input.map(Value::Object), Some(expected));
         assert!(matches!(job_input(None, &[]), Ok(None)));
+    }
+
+    /// Numbers of accounts have twenty digits, of which a reader of JSON keeps sixteen.
+    #[test]
+    fn a_number_that_would_lose_digits_is_a_text_or_refused() {
+        let long = "40817810099910004312";
+        assert_eq!(json_or_text(long), Value::from(long));
+        assert_eq!(json_or_text("18446744073709551615"), Value::from(u64::MAX));
+        let input = format!("{{\"no\": {long}}}");
+        assert!(matches!(job_input(Some(&input), &[]), Err(Error::Usage(why)) if why.contains(long)));
+        assert!(matches!(json_with_members(Some(&input), &[]), Err(Error::Usage(why)) if why.contains(long)));
+        let members = [("no".to_owned(), long.to_owned())];
+        assert_eq!(json_with_members(None, &members).ok(), Some(Some(serde_json::json!({"no": long}))));
     }
 
     #[test]

@@ -237,7 +237,8 @@ fn given(kind: ResourceKind, args: &ValueArgs) -> Result<Value, Error> {
         }
         (_, None) => Err(Error::Usage("give the --value: the value itself, @FILE, or - for standard input".to_owned())),
         (ResourceKind::Text, Some(text)) => Ok(read(text)?.into()),
-        (_, Some(text)) => serde_json::from_str(read(text)?.trim()).map_err(wrong),
+        (_, Some(text)) => values::exact_json(read(text)?.trim().as_bytes())
+            .map_err(|why| Error::Usage(format!("the value of a resource of the kind {} {why}", word(kind)))),
     }
 }
 
