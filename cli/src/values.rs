@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read},
+    io::{self, BufRead, IsTerminal, Read},
 };
 
 use drover_protocol::{
@@ -16,6 +16,8 @@ use crate::{clock, error::Error};
 
 /// More than the API takes (1 MiB), so that the coordinator says the limit; less than what would fill the memory.
 const MAX_JSON_BYTES: u64 = 16 * 1024 * 1024;
+/// More than any password has.
+const MAX_SECRET_LINE_BYTES: u64 = 64 * 1024;
 
 /// `90`, `90s`, `15m`, `1h30m`, `7d` as whole seconds.
 pub fn seconds(text: &str) -> Result<u64, String> {
@@ -172,7 +174,7 @@ fn parse_json(text: &str, name: &str) -> Result<Value, Error> {
 
 /// Asks a person; without one, the answer is no.
 pub fn confirmed(question: &str) -> Result<bool, Error> {
-    if !console::user_attended_stderr() || !io::IsTerminal::is_terminal(&io::stdin()) {
+    if !console::user_attended_stderr() || !io::stdin().is_terminal() {
         return Ok(false);
     }
     let terminal = console::Term::stderr();
@@ -203,17 +205,51 @@ fn parse_object(text: &str) -> Result<Map<String, Value>, Error> {
     }
 }
 
-/// The text of a secret: prompted for without echo on a terminal, else the first line of standard input.
+/// A password or key: prompted for without echo on a terminal, else the next line of standard input.
 pub fn secret(prompt: &str) -> Result<String, Error> {
-    let terminal = console::Term::stderr();
-    let text = if console::user_attended_stderr() && io::IsTerminal::is_terminal(&io::stdin()) {
-        terminal.write_str(prompt).and_then(|()| terminal.read_secure_line())
-    } else {
-        let mut line = String::new();
-        io::BufRead::read_line(&mut io::BufReader::new(io::stdin().take(64 * 1024)), &mut line).map(|_| line)
+    let text = match prompted(prompt)? {
+        Some(text) => text,
+        None => {
+            let mut line = String::new();
+            // What this buffer has read beyond the line is there for the next password.
+            let read = io::stdin().lock().take(MAX_SECRET_LINE_BYTES).read_line(&mut line);
+            read.map_err(Error::file("read", "standard input"))?;
+            line
+        }
     };
-    let text = text.map_err(Error::file("read", "standard input"))?.trim().to_owned();
-    if text.is_empty() { Err(Error::Usage("nothing was given on standard input".to_owned())) } else { Ok(text) }
+    some_secret(&text)
+}
+
+/// A secret of any kind: prompted for without echo on a terminal, else all of standard input. A key in PEM form has many
+/// lines.
+pub fn whole_secret(prompt: &str) -> Result<String, Error> {
+    match prompted(prompt)? {
+        Some(text) => some_secret(&text),
+        None => some_secret(&read_text("-")?),
+    }
+}
+
+/// What a person types without echo; `None` if nobody is there to be asked.
+fn prompted(prompt: &str) -> Result<Option<String>, Error> {
+    if !console::user_attended_stderr() || !io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let terminal = console::Term::stderr();
+    let text = terminal.write_str(prompt).and_then(|()| terminal.read_secure_line());
+    text.map(Some).map_err(Error::file("read", "standard input"))
+}
+
+fn some_secret(text: &str) -> Result<String, Error> {
+    match without_last_break(text) {
+        "" => Err(Error::Usage("nothing was given on standard input".to_owned())),
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// A text as it was meant that a file or a program has ended with a line break. Blanks may belong to a password.
+pub fn without_last_break(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -261,6 +297,13 @@ mod tests {
         assert!(matches!(json_with_members(Some(&input), &[]), Err(Error::Usage(why)) if why.contains(long)));
         let members = [("no".to_owned(), long.to_owned())];
         assert_eq!(json_with_members(None, &members).ok(), Some(Some(serde_json::json!({"no": long}))));
+    }
+
+    #[test]
+    fn one_line_break_is_no_part_of_a_secret() {
+        for (given, kept) in [("a\nb\n", "a\nb"), (" a \r\n", " a "), ("a\n\n", "a\n"), ("a", "a"), ("\n", "")] {
+            assert_eq!(without_last_break(given), kept, "{given:?}");
+        }
     }
 
     #[test]
