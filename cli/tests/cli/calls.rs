@@ -205,6 +205,18 @@ fn publishing_makes_the_process_and_sends_the_package_of_the_folder() {
     assert_eq!(text, "print(1)\n");
 }
 
+/// What is no package makes no process, which would then have no version.
+#[test]
+fn a_folder_that_is_no_package_is_refused_before_anything_is_sent() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir(folder.path().join("work")).expect("a folder");
+    fs::write(folder.path().join("work/process.toml"), "").expect("a file");
+    let server = Server::scripted(Vec::new());
+    let output = run(&server, &["process", "publish", folder.path().to_str().expect("UTF-8")]);
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("process.toml"), "{}", stderr(&output));
+    assert!(server.seen().is_empty());
+}
+
 /// A package that was changed on its way is not taken for published.
 #[test]
 fn publishing_compares_the_digest() {
