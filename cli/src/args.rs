@@ -42,7 +42,7 @@ pub struct Connection {
     /// API key
     #[arg(long, global = true, env = "DROVER_KEY", value_name = "KEY", hide_env_values = true)]
     pub key: Option<String>,
-    /// Print exactly the JSON that the API answers, for scripts
+    /// Print exactly the JSON that the API answers, for scripts; a long list in pages, one per line
     #[arg(long, global = true)]
     pub json: bool,
 }

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use drover_protocol::{API_BASE, problem::Problem};
 use reqwest::{
-    Body, Method, RequestBuilder, Response, StatusCode,
+    Body, ClientBuilder, Method, RequestBuilder, Response, StatusCode,
     header::{
         ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, RANGE,
         RETRY_AFTER,
@@ -34,11 +34,19 @@ const MAX_RETRY_AFTER_SECONDS: u64 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest silence within an answer: longer than any long poll and than the pulse of an event stream.
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long an answer may take that goes through all there is before its first byte.
+const LONG_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A file that is sent more slowly is given up.
+const SLOWEST_BYTES_PER_SECOND: u64 = 16 * 1024;
+/// A connection that died without a word is found out, also while nothing is to be said.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// A connection to one coordinator with one key.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
+    /// Allows silence: the one that [`READ_TIMEOUT`] limits counts from the sending of a request, however fast it is sent.
+    patient: reqwest::Client,
     root: Url,
     key: Option<HeaderValue>,
 }
@@ -75,6 +83,8 @@ pub struct Call<'a> {
     key_is_offered: bool,
     last_event_id: Option<String>,
     rest: Option<(u64, HeaderValue)>,
+    /// The answer may take longer than [`READ_TIMEOUT`].
+    is_long: bool,
 }
 
 /// A whole answer that is no error.
@@ -91,21 +101,14 @@ impl Answer {
 impl Client {
     /// A client for the coordinator at `root` (without `/api/v1`). Nothing is sent yet.
     pub fn new(root: Url, key: Option<&str>) -> Result<Self, Error> {
+        Self::with_read_timeout(root, key, READ_TIMEOUT)
+    }
+
+    fn with_read_timeout(root: Url, key: Option<&str>, read_timeout: Duration) -> Result<Self, Error> {
         let key = key.map(bearer).transpose()?;
-        let builder = || {
-            reqwest::Client::builder()
-                .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(CONNECT_TIMEOUT)
-                .read_timeout(READ_TIMEOUT)
-                .referer(false)
-        };
-        let http = match builder().build() {
-            Ok(http) => http,
-            // A host without any certificate authority can still speak plain HTTP.
-            Err(_) if root.scheme() == "http" => builder().tls_certs_only([]).build().map_err(not_prepared)?,
-            Err(error) => return Err(not_prepared(error)),
-        };
-        Ok(Self { http, root, key })
+        let http = http_client(&root, |builder| builder.read_timeout(read_timeout))?;
+        let patient = http_client(&root, |builder| builder)?;
+        Ok(Self { http, patient, root, key })
     }
 
     /// Address of the coordinator, without `/api/v1`.
@@ -162,6 +165,7 @@ impl Client {
             key_is_offered: false,
             last_event_id: None,
             rest: None,
+            is_long: false,
         }
     }
 
@@ -228,6 +232,12 @@ impl Call<'_> {
     /// Only what comes from this byte on, if the content is still the one with this tag; else all of it.
     pub fn rest_from(mut self, start: u64, tag: HeaderValue) -> Self {
         self.rest = Some((start, tag));
+        self
+    }
+
+    /// The coordinator goes through all there is before it answers.
+    pub fn long(mut self) -> Self {
+        self.is_long = true;
         self
     }
 
@@ -302,7 +312,12 @@ impl Call<'_> {
     }
 
     async fn request(&self) -> Result<RequestBuilder, Error> {
-        let mut request = self.client.http.request(self.method.clone(), self.url.clone());
+        let is_sent_long = matches!(self.payload, Payload::File { .. } | Payload::Lines(_));
+        let http = if self.is_long || is_sent_long { &self.client.patient } else { &self.client.http };
+        let mut request = http.request(self.method.clone(), self.url.clone());
+        if self.is_long {
+            request = request.timeout(LONG_TIMEOUT);
+        }
         if let Some(key) = &self.client.key {
             request = request.header(AUTHORIZATION, key.clone());
         }
@@ -334,7 +349,8 @@ impl Call<'_> {
                 if let Some(digest) = sha256 {
                     request = request.header("Content-Digest", digest.clone());
                 }
-                request.header(CONTENT_LENGTH, size_bytes).body(body)
+                let most = READ_TIMEOUT + Duration::from_secs(size_bytes / SLOWEST_BYTES_PER_SECOND);
+                request.header(CONTENT_LENGTH, size_bytes).timeout(most).body(body)
             }
         })
     }
@@ -362,6 +378,22 @@ impl Call<'_> {
                 hint: "Check the address given by --server or DROVER_URL, and the proxy.".to_owned(),
             },
         }
+    }
+}
+
+fn http_client(root: &Url, set: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<reqwest::Client, Error> {
+    let builder = || {
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEPALIVE)
+            .referer(false);
+        set(builder)
+    };
+    match builder().build() {
+        // A host without any certificate authority can still speak plain HTTP.
+        Err(_) if root.scheme() == "http" => builder().tls_certs_only([]).build().map_err(not_prepared),
+        built => built.map_err(not_prepared),
     }
 }
 
@@ -408,6 +440,8 @@ pub fn reason(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+
     use super::*;
 
     fn client(root: &str) -> Client {
@@ -418,6 +452,33 @@ mod tests {
     fn names_with_any_character_stay_one_segment() {
         let url = client("http://host/sub/").api_address(&["processes", "a/b ?#%ё"]).expect("an address");
         assert_eq!(url.as_str(), "http://host/sub/api/v1/processes/a%2Fb%20%3F%23%25%D1%91");
+    }
+
+    /// What is sent may take its time, as long as something is sent; an answer to anything else may not.
+    #[tokio::test]
+    async fn an_upload_outlasts_the_silence_that_answers_are_allowed() {
+        const ALLOWED: Duration = Duration::from_millis(50);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let root = format!("http://{}", listener.local_addr().expect("an address"));
+        let router = axum::Router::new().fallback(async |body: Bytes| {
+            if body.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            body
+        });
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let client = Client::with_read_timeout(root.parse().expect("a URL"), None, ALLOWED).expect("a client");
+        let slow = || {
+            let pieces = futures::stream::iter(["a", "b", "c"]).then(async |piece| {
+                tokio::time::sleep(ALLOWED).await;
+                Ok::<_, std::io::Error>(piece)
+            });
+            Ok(Body::wrap_stream(pieces))
+        };
+        let call = client.post(&["tasks"]).expect("a call").lines(Box::new(slow));
+        assert_eq!(call.send().await.expect("an answer").body, "abc");
+        let silent = client.patch(&["tasks"]).expect("a call").send().await.err().expect("it is silent").to_string();
+        assert!(silent.contains("timed out"), "{silent}");
     }
 
     #[test]

@@ -18,6 +18,9 @@ const MANIFEST: &str = "process.toml";
 const IGNORE_FILE: &str = ".droverignore";
 /// Names files and folders that lie elsewhere and are packed as well, one a line.
 const INCLUDE_FILE: &str = ".droverinclude";
+/// Files that say how a process is run which has no [`MANIFEST`]; so does a suite of Robot Framework.
+const MAIN_FILES: [&str; 4] = ["robot.yaml", "main.py", "main.sh", "main.ps1"];
+const SUITE_SUFFIX: &str = ".robot";
 const MAX_MANIFEST_BYTES: u64 = 1024 * 1024;
 /// Folders that are never part of a process, whatever `.droverignore` says.
 const SKIPPED_FOLDERS: [&str; 9] =
@@ -58,6 +61,7 @@ impl Package {
         let file = File::open(path).map_err(Error::file("read", path))?;
         let mut archive = ZipArchive::new(file).map_err(not_a_zip)?;
         let file_count = archive.len();
+        check_that_something_is_run(path, archive.file_names().flatten())?;
         let manifest = match archive.by_name(MANIFEST) {
             Ok(entry) => {
                 let mut text = String::new();
@@ -76,6 +80,7 @@ impl Package {
         if files.is_empty() {
             return Err(Error::Usage(format!("{} has no files to publish", folder.display())));
         }
+        check_that_something_is_run(folder, files.iter().map(|(name, _)| name))?;
         let manifest = match File::open(root.join(MANIFEST)) {
             Ok(file) => {
                 let mut text = String::new();
@@ -93,6 +98,21 @@ impl Package {
     fn new(file: PackageFile, manifest: Section, fallback: &OsStr, file_count: usize) -> Self {
         let name = manifest.name.unwrap_or_else(|| fallback.to_string_lossy().into_owned());
         Self { file, name, description: manifest.description.unwrap_or_default(), file_count }
+    }
+}
+
+/// The coordinator judges the whole package, but only when its process is there: what is surely none makes no process.
+fn check_that_something_is_run(source: &Path, mut names: impl Iterator<Item = impl AsRef<str>>) -> Result<(), Error> {
+    let is_run = |name: &str| {
+        name == MANIFEST || MAIN_FILES.contains(&name) || (name.ends_with(SUITE_SUFFIX) && !name.contains('/'))
+    };
+    match names.any(|name| is_run(name.as_ref())) {
+        true => Ok(()),
+        false => Err(Error::Usage(format!(
+            "{} is no package: at its root lies neither {MANIFEST} nor a file that is run without one ({}, *{SUITE_SUFFIX})",
+            source.display(),
+            MAIN_FILES.join(", ")
+        ))),
     }
 }
 

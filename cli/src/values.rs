@@ -2,10 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read},
+    io::{self, BufRead, IsTerminal, Read},
 };
 
-use drover_protocol::Timestamp;
+use drover_protocol::{
+    Timestamp,
+    json::{too_long_number, too_long_text},
+};
 use jiff::{Span, SpanRelativeTo, civil, tz::TimeZone};
 use serde_json::{Map, Value};
 
@@ -13,6 +16,8 @@ use crate::{clock, error::Error};
 
 /// More than the API takes (1 MiB), so that the coordinator says the limit; less than what would fill the memory.
 const MAX_JSON_BYTES: u64 = 16 * 1024 * 1024;
+/// More than any password has.
+const MAX_SECRET_LINE_BYTES: u64 = 64 * 1024;
 
 /// `90`, `90s`, `15m`, `1h30m`, `7d` as whole seconds.
 pub fn seconds(text: &str) -> Result<u64, String> {
@@ -126,9 +131,19 @@ fn add_members(object: &mut Map<String, Value>, members: &[(String, String)]) {
     }
 }
 
-/// What reads as JSON is meant so (12, true, null, "12"); anything else is a text.
+/// What reads as JSON is meant so (12, true, null, "12"); anything else is a text, and so is what JSON would not keep as
+/// it is written: the number of an account.
 pub fn json_or_text(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+    exact_json(text.as_bytes()).unwrap_or_else(|_| Value::String(text.to_owned()))
+}
+
+/// Reads JSON, and refuses a number that would lose digits. The reason follows the name of what is read.
+pub fn exact_json(text: &[u8]) -> Result<Value, String> {
+    let value = serde_json::from_slice(text).map_err(|error| format!("is not JSON: {error}"))?;
+    match too_long_number(text) {
+        None => Ok(value),
+        Some(number) => Err(format!("cannot be kept as it is: {}", too_long_text(number))),
+    }
 }
 
 /// Any JSON: a text, `@file`, or `-` for standard input; members win over those of an object.
@@ -154,13 +169,12 @@ pub fn json_file(path: impl AsRef<std::path::Path>) -> Result<Value, Error> {
 }
 
 fn parse_json(text: &str, name: &str) -> Result<Value, Error> {
-    serde_json::from_str(text.trim_start_matches('\u{feff}'))
-        .map_err(|error| Error::Usage(format!("{name} is not JSON: {error}")))
+    exact_json(text.trim_start_matches('\u{feff}').as_bytes()).map_err(|why| Error::Usage(format!("{name} {why}")))
 }
 
 /// Asks a person; without one, the answer is no.
 pub fn confirmed(question: &str) -> Result<bool, Error> {
-    if !console::user_attended_stderr() || !io::IsTerminal::is_terminal(&io::stdin()) {
+    if !console::user_attended_stderr() || !io::stdin().is_terminal() {
         return Ok(false);
     }
     let terminal = console::Term::stderr();
@@ -185,24 +199,57 @@ fn read_text(text: &str) -> Result<String, Error> {
 }
 
 fn parse_object(text: &str) -> Result<Map<String, Value>, Error> {
-    match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
-        Ok(Value::Object(members)) => Ok(members),
-        Ok(_) => Err(Error::Usage("the input must be a JSON object such as {\"limit\": 100}".to_owned())),
-        Err(error) => Err(Error::Usage(format!("the input is not JSON: {error}"))),
+    match parse_json(text, "the input")? {
+        Value::Object(members) => Ok(members),
+        _ => Err(Error::Usage("the input must be a JSON object such as {\"limit\": 100}".to_owned())),
     }
 }
 
-/// The text of a secret: prompted for without echo on a terminal, else the first line of standard input.
+/// A password or key: prompted for without echo on a terminal, else the next line of standard input.
 pub fn secret(prompt: &str) -> Result<String, Error> {
-    let terminal = console::Term::stderr();
-    let text = if console::user_attended_stderr() && io::IsTerminal::is_terminal(&io::stdin()) {
-        terminal.write_str(prompt).and_then(|()| terminal.read_secure_line())
-    } else {
-        let mut line = String::new();
-        io::BufRead::read_line(&mut io::BufReader::new(io::stdin().take(64 * 1024)), &mut line).map(|_| line)
+    let text = match prompted(prompt)? {
+        Some(text) => text,
+        None => {
+            let mut line = String::new();
+            // What this buffer has read beyond the line is there for the next password.
+            let read = io::stdin().lock().take(MAX_SECRET_LINE_BYTES).read_line(&mut line);
+            read.map_err(Error::file("read", "standard input"))?;
+            line
+        }
     };
-    let text = text.map_err(Error::file("read", "standard input"))?.trim().to_owned();
-    if text.is_empty() { Err(Error::Usage("nothing was given on standard input".to_owned())) } else { Ok(text) }
+    some_secret(&text)
+}
+
+/// A secret of any kind: prompted for without echo on a terminal, else all of standard input. A key in PEM form has many
+/// lines.
+pub fn whole_secret(prompt: &str) -> Result<String, Error> {
+    match prompted(prompt)? {
+        Some(text) => some_secret(&text),
+        None => some_secret(&read_text("-")?),
+    }
+}
+
+/// What a person types without echo; `None` if nobody is there to be asked.
+fn prompted(prompt: &str) -> Result<Option<String>, Error> {
+    if !console::user_attended_stderr() || !io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let terminal = console::Term::stderr();
+    let text = terminal.write_str(prompt).and_then(|()| terminal.read_secure_line());
+    text.map(Some).map_err(Error::file("read", "standard input"))
+}
+
+fn some_secret(text: &str) -> Result<String, Error> {
+    match without_last_break(text) {
+        "" => Err(Error::Usage("nothing was given on standard input".to_owned())),
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// A text as it was meant that a file or a program has ended with a line break. Blanks may belong to a password.
+pub fn without_last_break(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -237,6 +284,26 @@ mod tests {
         let expected = serde_json::json!({"limit": 5, "deep": {"a": []}, "name": "Müller & Co"});
         assert_eq!(input.map(Value::Object), Some(expected));
         assert!(matches!(job_input(None, &[]), Ok(None)));
+    }
+
+    /// Numbers of accounts have twenty digits, of which a reader of JSON keeps sixteen.
+    #[test]
+    fn a_number_that_would_lose_digits_is_a_text_or_refused() {
+        let long = "40817810099910004312";
+        assert_eq!(json_or_text(long), Value::from(long));
+        assert_eq!(json_or_text("18446744073709551615"), Value::from(u64::MAX));
+        let input = format!("{{\"no\": {long}}}");
+        assert!(matches!(job_input(Some(&input), &[]), Err(Error::Usage(why)) if why.contains(long)));
+        assert!(matches!(json_with_members(Some(&input), &[]), Err(Error::Usage(why)) if why.contains(long)));
+        let members = [("no".to_owned(), long.to_owned())];
+        assert_eq!(json_with_members(None, &members).ok(), Some(Some(serde_json::json!({"no": long}))));
+    }
+
+    #[test]
+    fn one_line_break_is_no_part_of_a_secret() {
+        for (given, kept) in [("a\nb\n", "a\nb"), (" a \r\n", " a "), ("a\n\n", "a\n"), ("a", "a"), ("\n", "")] {
+            assert_eq!(without_last_break(given), kept, "{given:?}");
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ async fn show_list(session: &Session, filter: &FilterArgs, args: &ListArgs) -> R
 }
 
 async fn verify(session: &Session) -> Result<(), Error> {
-    let answer = session.client.get(&["audit", "verify"])?.send().await?;
+    let answer = session.client.get(&["audit", "verify"])?.long().send().await?;
     let found: AuditVerification = answer.decode()?;
     if !session.out.raw(&answer)? {
         for problem in &found.problems {

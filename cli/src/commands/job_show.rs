@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     client::Answer,
-    commands::{job::NOUN, process},
+    commands::{MAX_PAGE, job::NOUN, process},
     error::Error,
     output::{
         Shown, Tone, duration_ms, job_state, labels, moment, moment_opt, note, number, outcome_tone, paint, size,
@@ -134,12 +134,11 @@ pub async fn result(session: &Session, job: &Job) -> Result<(), Error> {
     let mut rows: Vec<(&str, Shown)> = end_in_words(job);
     rows.push(("output", job.output.as_ref().map(pretty).unwrap_or_default().into()));
     let id = job.id.to_string();
-    let files: Page<StoredFile> = files_of(session, &id).await?.decode()?;
-    let listed: Vec<String> =
-        files.items.iter().map(|file| format!("{}  {}", file.path, size(file.size_bytes))).collect();
+    let (files, _) = files_of(session, &id).await?;
+    let listed: Vec<String> = files.iter().map(|file| format!("{}  {}", file.path, size(file.size_bytes))).collect();
     rows.push(("artifacts", listed.join("\n").into()));
     session.out.fields(rows)?;
-    if !files.items.is_empty() {
+    if !files.is_empty() {
         note(&format!("Download them: drover job download {id}"));
     }
     Ok(())
@@ -202,35 +201,52 @@ pub async fn attempts(session: &Session, id: &str) -> Result<(), Error> {
     session.out.table(&["ATTEMPT", "ROBOT", "OUTCOME", "ASSIGNED", "ENDED", "WHY"], rows.collect())
 }
 
-/// The files of a job, at most a thousand.
-async fn files_of(session: &Session, id: &str) -> Result<Answer, Error> {
+/// The files of a job, and the pages in which they came.
+async fn files_of(session: &Session, id: &str) -> Result<(Vec<StoredFile>, Vec<Answer>), Error> {
     let folder = format!("jobs/{id}");
-    session.client.get(&["storages", &folder, "files"])?.query("limit", 1000).send().await
+    let (mut files, mut pages, mut cursor) = (Vec::new(), Vec::new(), None::<String>);
+    loop {
+        let call = session.client.get(&["storages", &folder, "files"])?.query("limit", MAX_PAGE);
+        let answer = call.query_opt("cursor", cursor).send().await?;
+        let page: Page<StoredFile> = answer.decode()?;
+        files.extend(page.items);
+        pages.push(answer);
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            return Ok((files, pages));
+        }
+    }
+}
+
+/// With `--json` prints the pages as they came, one per line, and is true.
+fn raw_pages(session: &Session, pages: &[Answer]) -> Result<bool, Error> {
+    for page in pages {
+        session.out.raw(page)?;
+    }
+    Ok(session.out.is_json())
 }
 
 pub async fn artifacts(session: &Session, id: &str) -> Result<(), Error> {
-    let answer = files_of(session, id).await?;
-    if session.out.raw(&answer)? {
+    let (files, pages) = files_of(session, id).await?;
+    if raw_pages(session, &pages)? {
         return Ok(());
     }
-    let files: Page<StoredFile> = answer.decode()?;
-    if files.items.is_empty() {
+    if files.is_empty() {
         return session.out.line("This job has left no files (so far).");
     }
-    let rows = files.items.into_iter().map(|file| {
+    let rows = files.into_iter().map(|file| {
         vec![file.path.into(), number(size(file.size_bytes)), file.content_type.into(), file.sha256.into()]
     });
     session.out.table(&["FILE", "SIZE", "TYPE", "SHA-256"], rows.collect())
 }
 
 pub async fn download(session: &Session, args: DownloadArgs) -> Result<(), Error> {
-    let answer = files_of(session, &args.job).await?;
-    let files: Page<StoredFile> = answer.decode()?;
-    if let Some(missing) = args.files.iter().find(|name| files.items.iter().all(|file| file.path != **name)) {
+    let (files, pages) = files_of(session, &args.job).await?;
+    if let Some(missing) = args.files.iter().find(|name| files.iter().all(|file| file.path != **name)) {
         return Err(Error::Usage(format!("job {} has no file {missing}; see 'drover job artifacts'", args.job)));
     }
     let folder = args.dir.unwrap_or_else(|| PathBuf::from(&args.job));
-    let wanted = files.items.iter().filter(|file| args.files.is_empty() || args.files.contains(&file.path));
+    let wanted = files.iter().filter(|file| args.files.is_empty() || args.files.contains(&file.path));
     let mut count = 0;
     for file in wanted {
         let target = folder.join(safe_path(&file.path)?);
@@ -245,7 +261,7 @@ pub async fn download(session: &Session, args: DownloadArgs) -> Result<(), Error
         }
         count += 1;
     }
-    if !session.out.raw(&answer)? && count == 0 {
+    if !raw_pages(session, &pages)? && count == 0 {
         session.out.line("This job has left no files (so far).")?;
     }
     Ok(())

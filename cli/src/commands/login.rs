@@ -35,7 +35,7 @@ pub async fn login(connection: &Connection, args: LoginArgs) -> Result<(), Error
     }
     let key = match &connection.key {
         Some(key) => key.trim().to_owned(),
-        None => values::secret("API key (it is not shown): ")?,
+        None => values::secret("API key (it is not shown): ")?.trim().to_owned(),
     };
     let out = Output::new(connection.json);
     let answer = Client::new(server.clone(), Some(&key))?.get(&["account", "me"])?.send().await?;

@@ -120,25 +120,26 @@ where
     F: for<'a> Fn(&'a Session) -> Result<Call<'a>, Error>,
 {
     let mut items = Vec::new();
+    let mut count = 0;
     let mut cursor = args.cursor.clone();
     loop {
-        let wanted = if args.all { MAX_PAGE } else { args.limit - items.len() as u32 };
+        let wanted = if args.all { MAX_PAGE } else { args.limit - count };
         let page_call = call(session)?.query("limit", wanted.min(MAX_PAGE)).query_opt("cursor", cursor.as_ref());
         let answer = page_call.send().await?;
         let page: Page<Value> = answer.decode()?;
+        count += page.items.len() as u32;
+        cursor = page.next_cursor;
+        let is_end = cursor.is_none() || (!args.all && count >= args.limit);
         if session.out.raw(&answer)? {
-            match page.next_cursor {
-                Some(next) if args.all => cursor = Some(next),
-                _ => return Ok(None),
+            if is_end {
+                return Ok(None);
             }
             continue;
         }
         for item in page.items {
             items.push(decode_value(item)?);
         }
-        cursor = page.next_cursor;
-        let full = !args.all && items.len() >= args.limit as usize;
-        if cursor.is_none() || full {
+        if is_end {
             if cursor.is_some() {
                 note(&format!("These are the first {}; there are more: --limit N or --all shows them.", items.len()));
             }

@@ -224,20 +224,21 @@ fn given(kind: ResourceKind, args: &ValueArgs) -> Result<Value, Error> {
                     .to_owned(),
             ))
         }
-        (ResourceKind::Secret, None) => Ok(values::secret("Secret (it is not shown): ")?.into()),
-        (ResourceKind::Secret, Some(text)) => Ok(read(text)?.trim_end_matches(['\r', '\n']).into()),
+        (ResourceKind::Secret, None) => Ok(values::whole_secret("Secret (it is not shown): ")?.into()),
+        (ResourceKind::Secret, Some(text)) => Ok(values::without_last_break(&read(text)?).into()),
         (ResourceKind::Credential, Some(text)) => serde_json::from_str(&read(text)?).map_err(|_| {
             Error::Usage("a credential is read as JSON: {\"username\": …, \"password\": …}".to_owned())
         }),
         (ResourceKind::Credential, None) => {
             let username = args.username.clone();
             let username = username.ok_or_else(|| Error::Usage("give the --username of the credential".to_owned()))?;
-            let password = values::secret("Password (it is not shown): ")?;
+            let password = values::whole_secret("Password (it is not shown): ")?;
             serde_json::to_value(Credential { username, password }).map_err(wrong)
         }
         (_, None) => Err(Error::Usage("give the --value: the value itself, @FILE, or - for standard input".to_owned())),
         (ResourceKind::Text, Some(text)) => Ok(read(text)?.into()),
-        (_, Some(text)) => serde_json::from_str(read(text)?.trim()).map_err(wrong),
+        (_, Some(text)) => values::exact_json(read(text)?.trim().as_bytes())
+            .map_err(|why| Error::Usage(format!("the value of a resource of the kind {} {why}", word(kind)))),
     }
 }
 

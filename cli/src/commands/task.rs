@@ -358,5 +358,5 @@ fn not_taken(done: BulkActionDone) -> String {
 }
 
 async fn bulk_call(session: &Session, request: &BulkAction) -> Result<crate::client::Answer, Error> {
-    session.client.post(&[NOUN, "bulk-action"])?.json(request)?.send().await
+    session.client.post(&[NOUN, "bulk-action"])?.json(request)?.long().send().await
 }

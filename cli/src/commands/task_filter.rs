@@ -89,7 +89,8 @@ impl FilterArgs {
             error_kind: self.error.as_ref().map(kind),
             job: self.job,
             id: self.ids.clone(),
-            payload: self.conditions.iter().map(|(path, value)| (path.clone(), values::json_or_text(value))).collect(),
+            // As text, as in a query: the coordinator compares texts, and 007 is not 7.
+            payload: self.conditions.iter().map(|(path, value)| (path.clone(), value.as_str().into())).collect(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use drover_protocol::{Timestamp, task::NewTask};
+use drover_protocol::{Timestamp, json::too_long_number, task::NewTask};
 use serde_json::{Map, Value};
 
 use crate::{error::Error, values};
@@ -271,21 +271,30 @@ fn typed(cell: &str, kind: Option<CellType>, infer: bool) -> Result<Value, Strin
     match kind {
         CellType::Text => Ok(cell.into()),
         CellType::Integer => text.parse::<i64>().map(Value::from).map_err(|_| wrong("a whole number")),
-        CellType::Number => match text.parse::<f64>() {
-            Ok(number) if number.is_finite() => Ok(serde_json::from_str(text).unwrap_or_else(|_| number.into())),
-            _ => Err(wrong("a number")),
-        },
+        CellType::Number => number(text),
         CellType::Boolean => match text.to_ascii_lowercase().as_str() {
             "true" | "yes" | "1" => Ok(true.into()),
             "false" | "no" | "0" => Ok(false.into()),
             _ => Err(wrong("true or false")),
         },
-        CellType::Json => serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}")),
+        CellType::Json => values::exact_json(text.as_bytes()),
+    }
+}
+
+fn number(text: &str) -> Result<Value, String> {
+    // Not JSON, but a number all the same: +5, 007, .5.
+    match (text.parse::<i64>(), text.parse::<f64>()) {
+        (Ok(whole), _) => Ok(whole.into()),
+        (Err(_), Ok(_)) if too_long_number(text.as_bytes()).is_some() => {
+            Err(format!("\"{text}\" has more digits than a number keeps; take the column as text"))
+        }
+        (Err(_), Ok(number)) if number.is_finite() => Ok(serde_json::from_str(text).unwrap_or_else(|_| number.into())),
+        _ => Err(format!("\"{text}\" is not a number")),
     }
 }
 
 fn inferred(cell: &str, text: &str) -> Value {
-    match serde_json::from_str(text) {
+    match values::exact_json(text.as_bytes()) {
         Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
         _ => cell.into(),
     }
@@ -400,7 +409,7 @@ impl LineRows<'_> {
     }
 
     fn task(&self, text: &[u8]) -> Result<Vec<u8>, String> {
-        let value: Value = serde_json::from_slice(text).map_err(|error| format!("is not JSON: {error}"))?;
+        let value = values::exact_json(text)?;
         if !self.args.payload_lines {
             let new: NewTask = serde_json::from_value(as_new(value)).map_err(|error| error.to_string())?;
             return to_line(&new);
@@ -473,6 +482,24 @@ mod tests {
         assert_eq!(found[3], (5, Err("has 2 columns, but the first line names 5".to_owned())));
         let found = csv(&["--infer-types"], "a,b,c,d\n1,true,007,null\n");
         assert_eq!(found[0].1, Ok(json!({"payload": {"a": 1, "b": true, "c": "007", "d": "null"}})));
+    }
+
+    /// Two accounts whose numbers begin alike stay two, or are told; none becomes a duplicate of the other.
+    #[test]
+    fn numbers_that_would_lose_digits_stay_texts_or_are_told() {
+        let rows = "no\n40817810099910004312\n-1\n+1234567890123456789\n";
+        let inferred = csv(&["--infer-types", "--reference-column", "no"], rows);
+        let expected = json!({"payload": {"no": "40817810099910004312"}, "reference": "40817810099910004312"});
+        assert_eq!(inferred[0].1, Ok(expected));
+        let typed = csv(&["--type", "no=number"], rows);
+        assert!(typed[0].1.as_ref().is_err_and(|why| why.contains("40817810099910004312")), "{typed:?}");
+        assert_eq!(typed[1].1, Ok(json!({"payload": {"no": -1}})));
+        assert_eq!(typed[2].1, Ok(json!({"payload": {"no": 1_234_567_890_123_456_789_i64}})));
+        let arguments = args(&["--payload-lines", "--reference-column", "no"]);
+        let lines = "{\"no\": 40817810099910004312}\n{\"no\": \"40817810099910004312\"}\n";
+        let found = all(Rows::ndjson(&arguments, lines.as_bytes()));
+        assert!(found[0].1.as_ref().is_err_and(|why| why.contains("40817810099910004312")), "{found:?}");
+        assert!(found[1].1.is_ok(), "{found:?}");
     }
 
     #[test]

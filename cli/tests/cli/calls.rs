@@ -61,6 +61,16 @@ fn a_list_reads_on_over_empty_pages_and_says_if_there_is_more() {
     assert!(server.seen()[2].uri.contains("cursor=b"));
 }
 
+/// A script gets as many as it asked for, in pages of which each is a line.
+#[test]
+fn json_reads_on_until_the_limit() {
+    let pages = || vec![page(&[json!(1), json!(2)], Some("a")), page(&[json!(3)], Some("b"))];
+    let server = Server::scripted(vec![("GET /api/v1/jobs", pages())]);
+    let output = run(&server, &["--json", "job", "list", "--limit", "3"]);
+    assert_eq!(stdout(&output).lines().count(), 2, "{}{}", stdout(&output), stderr(&output));
+    assert!(server.seen()[1].uri.contains("limit=1&cursor=a"), "{}", server.seen()[1].uri);
+}
+
 /// A job is started once though its answer is lost twice: the same key goes with each repetition.
 #[test]
 fn starting_is_repeated_under_one_idempotency_key() {
@@ -195,6 +205,18 @@ fn publishing_makes_the_process_and_sends_the_package_of_the_folder() {
     assert_eq!(text, "print(1)\n");
 }
 
+/// What is no package makes no process, which would then have no version.
+#[test]
+fn a_folder_that_is_no_package_is_refused_before_anything_is_sent() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir(folder.path().join("work")).expect("a folder");
+    fs::write(folder.path().join("work/process.toml"), "").expect("a file");
+    let server = Server::scripted(Vec::new());
+    let output = run(&server, &["process", "publish", folder.path().to_str().expect("UTF-8")]);
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("process.toml"), "{}", stderr(&output));
+    assert!(server.seen().is_empty());
+}
+
 /// A package that was changed on its way is not taken for published.
 #[test]
 fn publishing_compares_the_digest() {
@@ -261,6 +283,19 @@ fn artifacts_are_downloaded_into_a_folder_and_verified() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(fs::read(target.join("deep/a & b?.html")).expect("the file"), b"data");
     assert_eq!(server.seen()[1].uri, format!("/api/v1/storages/jobs%2F{JOB}/files/deep/a%20&%20b%3F.html"));
+
+    // The list comes in pages.
+    let (first, second) = (file("1.html", sha256(b"data")), file("2.html", sha256(b"data")));
+    let server = Server::start(move |seen| match seen.uri.split_once("/files?") {
+        Some((_, query)) if query.contains("cursor=a") => Some(page(std::slice::from_ref(&second), None)),
+        Some(_) => Some(page(std::slice::from_ref(&first), Some("a"))),
+        None => Some(Answer::bytes(200, "text/html", b"data".to_vec())),
+    });
+    let output = run(&server, &arguments);
+    assert_eq!(stdout(&output).lines().count(), 2, "{}{}", stdout(&output), stderr(&output));
+    assert!(target.join("1.html").exists() && target.join("2.html").exists());
+    assert!(stdout(&run(&server, &["job", "artifacts", JOB])).contains("2.html"));
+    assert_eq!(stdout(&run(&server, &["job", "artifacts", JOB, "--json"])).lines().count(), 2);
 
     let output = run(&start(vec![file("bad.html", sha256(b"other"))]), &arguments);
     assert_eq!(output.status.code(), Some(1));

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Server, run, stderr, stdout};
+use crate::support::{Answer, Server, run, run_with_input, stderr, stdout};
 
 const ID: &str = "0192f6c4-7a10-7cc3-98c4-dc0c0c07000d";
 const AT: &str = "2026-11-22T08:00:00.000Z";
@@ -40,6 +40,16 @@ fn users_are_made_without_a_password_on_the_command_line() {
     assert_eq!(server.seen()[2].json(), json!({"blocked": true}));
     let shown = stdout(&run(&server, &["user", "list"]));
     assert!(shown.contains("ann") && shown.contains("operator") && shown.contains("blocked"), "{shown}");
+}
+
+/// Both passwords come from one standard input, each with the blanks it has.
+#[test]
+fn a_password_is_changed_by_two_lines() {
+    let done = Answer::bytes(204, "application/json", Vec::new());
+    let server = Server::scripted(vec![("POST /api/v1/account/password", vec![done])]);
+    let output = run_with_input(&server, &["user", "password"], " old \nnew password\n");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(server.seen()[0].json(), json!({"old": " old ", "new": "new password"}));
 }
 
 #[test]

@@ -1,14 +1,10 @@
 //! `drover resource` and `drover audit` against a scripted coordinator.
 
-use std::{
-    fs,
-    io::Write,
-    process::{Output, Stdio},
-};
+use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, JOB, Server, drover, run, stderr, stdout};
+use crate::support::{Answer, JOB, Server, run, run_with_input, stderr, stdout};
 
 const AT: &str = "2026-01-01T00:00:00.000Z";
 
@@ -36,17 +32,6 @@ fn server(kind: &str) -> Server {
     ])
 }
 
-/// Runs a command with this on its standard input.
-fn run_with(server: &Server, arguments: &[&str], input: &str) -> Output {
-    let home = tempfile::tempdir().expect("a temporary folder");
-    let mut command = drover(home.path());
-    command.env("DROVER_URL", &server.url).env("DROVER_KEY", "a-key").args(arguments);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("drover runs");
-    child.stdin.take().expect("its input").write_all(input.as_bytes()).expect("it is taken");
-    child.wait_with_output().expect("it ends")
-}
-
 /// Secrets come from standard input; in the arguments they are refused before anything is sent.
 #[test]
 fn secrets_are_never_arguments() {
@@ -55,7 +40,7 @@ fn secrets_are_never_arguments() {
     assert_eq!(output.status.code(), Some(2));
     assert!(!stderr(&output).contains("hunter2"), "{}", stderr(&output));
     assert!(server.seen_at("PUT /api/v1/resources/login/value").is_empty());
-    let output = run_with(&server, &["resource", "set", "login", "--robot", "r"], "hunter2hunter2\n");
+    let output = run_with_input(&server, &["resource", "set", "login", "--robot", "r"], "hunter2hunter2\n");
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(!stdout(&output).contains("hunter2"));
     let seen = server.seen_at("PUT /api/v1/resources/login/value");
@@ -65,16 +50,29 @@ fn secrets_are_never_arguments() {
     );
 }
 
+/// A key in PEM form has many lines; and what is at the ends of a line may belong to it.
+#[test]
+fn a_secret_is_kept_whole() {
+    for (input, kept) in [("-----BEGIN\nkey\n-----END\n", "-----BEGIN\nkey\n-----END"), (" a b \r\n", " a b ")] {
+        let server = server("secret");
+        let output = run_with_input(&server, &["resource", "create", "login", "--kind", "secret"], input);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(server.seen_at("POST /api/v1/resources")[0].json()["value"], json!(kept));
+        run_with_input(&server, &["resource", "set", "login", "--value", "-"], input);
+        assert_eq!(server.seen_at("PUT /api/v1/resources/login/value")[0].json(), json!({"value": kept}));
+    }
+}
+
 #[test]
 fn a_credential_is_asked_for_by_its_parts() {
     let server = server("credential");
     let arguments = ["resource", "create", "login", "--kind", "credential", "--username", "u", "--writable-by-jobs"];
-    let output = run_with(&server, &arguments, "p4ssword\n");
+    let output = run_with_input(&server, &arguments, "p4ssword\n");
     assert!(output.status.success(), "{}", stderr(&output));
     let sent = server.seen_at("POST /api/v1/resources")[0].json();
     assert_eq!(sent["value"], json!({"username": "u", "password": "p4ssword"}));
     assert_eq!((sent["kind"].as_str(), sent["writable_by_jobs"].as_bool()), (Some("credential"), Some(true)));
-    let output = run_with(&server, &["resource", "set", "login"], "p4ssword\n");
+    let output = run_with_input(&server, &["resource", "set", "login"], "p4ssword\n");
     assert!(stderr(&output).contains("--username"), "{}", stderr(&output));
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io::Write,
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -175,6 +176,17 @@ pub fn run(server: &Server, arguments: &[&str]) -> Output {
     let mut command = drover(home.path());
     command.env("DROVER_URL", &server.url).env("DROVER_KEY", "a-key").args(arguments);
     command.output().expect("drover runs")
+}
+
+/// Runs a command with this on its standard input.
+pub fn run_with_input(server: &Server, arguments: &[&str], input: &str) -> Output {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let mut command = drover(home.path());
+    command.env("DROVER_URL", &server.url).env("DROVER_KEY", "a-key").args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("drover runs");
+    child.stdin.take().expect("its input").write_all(input.as_bytes()).expect("it is taken");
+    child.wait_with_output().expect("it ends")
 }
 
 /// Starts `drover` with its outputs piped, to be watched and interrupted.

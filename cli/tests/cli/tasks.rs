@@ -329,7 +329,7 @@ fn a_bulk_action_counts_first_and_wants_to_be_confirmed() {
     assert!(stderr(&output).contains("10 of 12") && stderr(&output).contains("--yes"), "{}", stderr(&output));
     let request = server.seen()[0].json();
     assert_eq!((request["dry_run"].clone(), request["action"].clone()), (json!(true), json!("delete")));
-    assert_eq!(request["filter"]["payload"], json!({"total": 5}));
+    assert_eq!(request["filter"]["payload"], json!({"total": "5"}), "as in the query of a list");
     assert_eq!(server.seen().len(), 1);
 
     let output = run(&server, &[&filter[..], &["--yes"]].concat());

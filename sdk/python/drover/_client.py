@@ -39,6 +39,18 @@ T = TypeVar("T")
 Body = Union[bytes, Callable[[], IO[bytes]], None]
 
 
+class Lost(Exception):
+    """The connection, or an answer on its way, broke off. What local files say is another matter and passes through."""
+
+
+@contextlib.contextmanager
+def _on_the_way() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        raise Lost(str(error) or type(error).__name__) from error
+
+
 class Answer:
     """A successful answer whose body has not been read."""
 
@@ -50,14 +62,16 @@ class Answer:
         return self.response.headers.get(name, "")
 
     def read(self) -> bytes:
-        return self.response.read()
+        with _on_the_way():
+            return self.response.read()
 
     def pieces(self, size: int = 256 * 1024) -> Iterator[bytes]:
         while True:
-            piece = self.response.read(size)
-            if not piece:
-                if self.response.length:
+            with _on_the_way():
+                piece = self.response.read(size)
+                if not piece and self.response.length:
                     raise http.client.IncompleteRead(b"", self.response.length)
+            if not piece:
                 return
             yield piece
 
@@ -149,12 +163,16 @@ class Client:
             fresh = self._connection() is None
             try:
                 status, result, wait = self._try(method, target, body, all_headers, take)
-            except (OSError, http.client.HTTPException) as error:
+            except Lost as error:
                 self._close()
                 # A kept connection that the other side has closed meanwhile tells nothing about the coordinator.
                 if fresh or tries > 2:
-                    self._pause(tries, 0.0, ends_at, f"{call}: {self.url} cannot be reached: {_reason(error)}")
+                    self._pause(tries, 0.0, ends_at, f"{call}: {self.url} cannot be reached: {error}")
                 continue
+            except BaseException:
+                # What has not been read would be taken for the next answer.
+                self._close()
+                raise
             if status < 400:
                 return cast(T, result)
             problem = _problem(result)
@@ -185,22 +203,25 @@ class Client:
         content: bytes | IO[bytes] | None = body() if callable(body) else body
         whole = False
         try:
-            connection.request(method, self._absolute + target, content, dict(headers))
+            with _on_the_way():
+                connection.request(method, self._absolute + target, content, dict(headers))
             whole = True
-        except (BrokenPipeError, ConnectionResetError):
+        except Lost as lost:
             # It may have refused before it had read everything, and said why.
-            if connection.sock is None:
+            if connection.sock is None or not isinstance(lost.__cause__, (BrokenPipeError, ConnectionResetError)):
                 raise
         finally:
             if callable(body) and content is not None and not isinstance(content, bytes):
                 content.close()
-        response = connection.getresponse()
+        with _on_the_way():
+            response = connection.getresponse()
+        answer = Answer(response)
         if response.status >= 400:
-            wait = response.headers.get("Retry-After", "")
-            result = response.read()
+            wait = answer.header("Retry-After")
+            result = answer.read()
         else:
             wait = ""
-            result = take(Answer(response))
+            result = take(answer)
         # What is left of a body, on either side, would be taken for the beginning of the next one.
         if not whole or not response.isclosed():
             self._close()
@@ -264,7 +285,3 @@ def _problem(body: Any) -> dict[str, Any]:
     if isinstance(problem, dict) and "type" in problem:
         return problem
     return {"title": "no reason was given; is DROVER_URL the address of a Drover coordinator?"}
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -66,6 +66,7 @@ class Job:
 
     def set_error(self, kind: str, message: str, code: str | None = None) -> None:
         """Says why the job fails: `business` or `application`. It fails even if the program then ends with 0."""
+        message = _json.text(message)
         _log.write("error", message, {"code": code} if code else None)
         if self._error_path:
             _json.write_file(self._error_path, {"kind": kind, "code": code, "message": message})
@@ -132,7 +133,7 @@ def _quietly(clean_up: Callable[[BaseException | None], None], error: BaseExcept
 def told(error: BaseException) -> tuple[str, str | None, str]:
     """Kind, code and message of an error, as jobs and tasks keep them."""
     if isinstance(error, TaskFailure):
-        return error.kind, error.code, error.message
+        return error.kind, error.code, str(error.message)
     if isinstance(error, DroverError):
         return "application", type(error).__name__, str(error)
     text = str(error)

@@ -15,6 +15,11 @@ def dumps(value: Any) -> str:
     return json.dumps(value, default=_more, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
+def text(value: str) -> str:
+    """The text as UTF-8 can hold it: the name of a file may have bytes that are none."""
+    return value.encode("utf-8", "replace").decode()
+
+
 def plain(value: Any) -> Any:
     """The value as it will be read back."""
     return json.loads(dumps(value))

@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from ._json import plain
+from . import _json
 
 LEVELS = ("trace", "debug", "info", "warning", "error", "critical")
 MASK = "••••"
@@ -40,9 +40,10 @@ def write(
         raise ValueError(f"{level!r} is not a level; there are {', '.join(LEVELS)}")
     record: dict[str, Any] = {"level": level, "message": _masked(str(message))}
     if fields:
-        record["fields"] = _masked_values(json.loads(json.dumps(fields, default=str)))
+        # JSON has no word for what is no number or infinite: it stands there as text.
+        record["fields"] = _masked_values(json.loads(json.dumps(fields, default=str), parse_constant=str))
     if progress:
-        record["progress"] = _masked_values(plain(progress))
+        record["progress"] = _masked_values(_json.plain(progress))
     if "DROVER_JOB_ID" not in os.environ and sys.stdout.isatty():
         text = f"{record['level']:8} {record['message']}"
         if fields:
@@ -56,6 +57,7 @@ def write(
 
 
 def _masked(text: str) -> str:
+    text = _json.text(text)
     # The longest first, so that one secret that begins like another leaves no rest of it.
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Callable, Union
 
 from . import _json, _log
-from ._client import Answer
+from ._client import Answer, Lost
 from ._errors import ApiError, ApplicationError, DroverError, StaleAttempt, TooManyErrors, Unreachable
 from ._job import told
 from ._storage import receive, send
@@ -36,6 +36,8 @@ _MAX_MESSAGE_BYTES = 8000
 _PIECE_LINES = 1000
 _PIECE_BYTES = 4 * 1024 * 1024
 _MAX_ERRORS = 1000
+# Refusals that a task without its output does not get.
+_OF_OUTPUT = ("invalid", "too_large")
 
 
 def moment(when: When) -> str:
@@ -174,20 +176,35 @@ class Task:
         if isinstance(error, StaleAttempt):
             self._was_taken_away(error)
             return
-        verb, body = ("succeed", self._success(None)) if error is None else ("fail", self._failure_of(error))
+        body = self._success(None) if error is None else self._failure_of(error)
         try:
-            self._end(verb, body, loop is not None and loop._wants_next(body.get("kind")))
+            try:
+                self._end_by(body)
+            except (ApiError, TypeError, ValueError, RecursionError) as refusal:
+                # An output that is refused, or is no JSON, must not leave the task without an end.
+                if "output" not in body or isinstance(refusal, ApiError) and refusal.code not in _OF_OUTPUT:
+                    raise
+                body = self._without_output(body, refusal)
+                self._end_by(body)
         except StaleAttempt as stale:
             self._was_taken_away(stale)
             return
-        except ApiError as refusal:
-            # An output that is refused must not leave the task without an end.
-            if verb != "succeed" or refusal.code not in ("invalid", "too_large"):
-                raise
-            self._settle(ApplicationError(str(refusal), "output_refused", retry=False))
-            return
         if loop is not None:
             loop._count(body)
+
+    def _end_by(self, body: dict[str, Any]) -> None:
+        """A body that names a kind of error is that of a failure."""
+        kind = body.get("kind")
+        take_next = self._loop is not None and self._loop._wants_next(kind)
+        self._end("succeed" if kind is None else "fail", body, take_next)
+
+    def _without_output(self, body: dict[str, Any], refusal: Exception) -> dict[str, Any]:
+        """A success is a failure then; a failure stays what it is."""
+        text = f"the output of task {self.reference or self.id} is refused: {refusal}"
+        if "kind" not in body:
+            return self._failure_of(ApplicationError(text, "output_refused", retry=False))
+        _log.write("warning", text)
+        return {name: value for name, value in body.items() if name != "output"}
 
     def _failure_of(self, error: Exception) -> dict[str, Any]:
         kind, code, message = told(error)
@@ -228,10 +245,11 @@ class Task:
 
 
 def _failure(kind: str, message: str, code: str | None, output: Any, retry: bool | None) -> dict[str, Any]:
-    encoded = (message or "no message").encode("utf-8", "replace")
+    message = _json.text(message or "no message")
+    encoded = message.encode()
     if len(encoded) > _MAX_MESSAGE_BYTES:
         message = encoded[:_MAX_MESSAGE_BYTES].decode("utf-8", "ignore") + " … (the whole is in the log)"
-    body: dict[str, Any] = {"kind": kind, "message": message or "no message"}
+    body: dict[str, Any] = {"kind": kind, "message": message}
     for name, value in (("code", code), ("output", output), ("retry", retry)):
         if value is not None:
             body[name] = value
@@ -511,7 +529,7 @@ def _bulk_lines(answer: Answer) -> list[dict[str, Any]]:
     """One answer per line; the sum at the end shows that nothing is missing."""
     lines = [json.loads(line) for line in answer.read().splitlines() if line.strip()]
     if not lines or "added" not in lines[-1]:
-        raise ConnectionError("the answer broke off")
+        raise Lost("the answer broke off")
     return lines[:-1]
 
 

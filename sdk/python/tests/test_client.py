@@ -159,6 +159,18 @@ class Files(unittest.TestCase):
         self.assertEqual(target.read_bytes(), self.content)
         self.assertEqual(os.listdir(self.folder), ["out.bin"])
 
+    def test_what_this_host_refuses_is_told_at_once_and_as_it_is(self):
+        def once(handler):
+            answer(b"small")(handler)
+            handler.close_connection = True
+
+        server = Scripted(self, once, answer(b"small"))
+        storage = self.storage(server)
+        with self.assertRaises(FileNotFoundError):
+            storage.get("x", self.folder / "nowhere" / "out.bin")
+        self.assertEqual(len(server.seen), 1)
+        self.assertEqual(storage.read("x"), b"small")
+
     def test_a_path_that_a_url_would_drop_is_refused(self):
         for path in ("", "a//b", "../x", "a/./b"):
             with self.assertRaises(ValueError):

@@ -40,6 +40,12 @@ class Run(unittest.TestCase):
         wanted = {"kind": "business", "code": "unknown_supplier", "message": "no such supplier"}
         self.assertEqual(json.loads(self.left["error.json"]), wanted)
 
+    def test_an_error_keeps_its_kind_whatever_file_it_names(self):
+        main = "import os\ndef main(): raise drover.BusinessError('cannot read ' + os.fsdecode(b'caf\\xe9.pdf'))"
+        self.assertEqual(self.run_main(main), 1)
+        error = json.loads(self.left["error.json"])
+        self.assertEqual((error["kind"], error["message"]), ("business", "cannot read caf?.pdf"))
+
     def test_a_bug_is_an_application_error_with_its_traceback_in_the_log(self):
         self.assertEqual(self.run_main("def main(): return 1 / 0"), 1)
         error = json.loads(self.left["error.json"])
@@ -103,6 +109,13 @@ class Log(unittest.TestCase):
             {"level": "warning", "message": "счёт №1", "fields": {"supplier": "Müller", "amount": "1.50"}},
         )
         self.assertEqual(records[1]["progress"], {"percent": 12.3, "text": "half"})
+
+    def test_what_json_or_utf_8_cannot_hold_costs_a_line_nothing_else(self):
+        name = os.fsdecode(b"caf\xe9.pdf")
+        with lines() as records:
+            _log.write("error", name, {"share": float("nan"), name: [float("-inf")]})
+        fields = {"share": "NaN", "caf?.pdf": ["-Infinity"]}
+        self.assertEqual(records, [{"level": "error", "message": "caf?.pdf", "fields": fields}])
 
     def test_secrets_that_were_read_are_masked_wherever_they_stand(self):
         drover.Secret("hunter2-hunter2")

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import signal
 import threading
 import time
@@ -206,6 +207,27 @@ class Loop(CoordinatorCase):
                 task.attach("scan & copy.pdf", b"%PDF")
         names = [file["name"] for file in self.call("GET", "tasks", task_id)["files"]]
         self.assertEqual(names, ["scan & copy.pdf"])
+
+    def test_what_cannot_be_kept_fails_its_task_and_the_loop_goes_on(self):
+        queue = self.queue()
+        self.add(queue, 6)
+        name = os.fsdecode(b"caf\xe9.pdf")
+
+        def handle(task):
+            n = task.payload["n"]
+            if n == 3:
+                raise drover.BusinessError("cannot read " + name, code="unreadable")
+            if n == 4:
+                raise drover.BusinessError("no share", output={"share": float("nan")})
+            return [{"share": float("nan")}, {"name": name}, {"no": 10**20}, None, None, {"done": True}][n]
+
+        with lines():
+            result = self.coordinator.robot().work(queue, handle)
+        self.assertEqual(result, {"succeeded": 1, "failed": 5, "stopped": False})
+        ends = [self.task(queue, f"ref-{n}")["error"] for n in range(6)]
+        self.assertEqual([end and end.get("code") for end in ends], ["output_refused"] * 3 + ["unreadable", None, None])
+        self.assertEqual((ends[3]["kind"], ends[3]["message"]), ("business", "cannot read caf?.pdf"))
+        self.assertEqual((ends[4]["kind"], ends[4]["message"]), ("business", "no share"))
 
     def test_a_reference_that_is_there_is_told_with_its_id(self):
         queue = self.queue(unique_references=True)
