@@ -446,7 +446,7 @@ pub fn import(
         loop {
             let secrets = Arc::clone(secrets);
             let page = target.write(id, move |tx| know_again(tx, &secrets, after, PAGE));
-            after = handle.block_on(page)?;
+            after = handle.block_on(page).context("the account's keys and addresses cannot be taken over")?;
             if after.is_none() {
                 break;
             }

@@ -193,7 +193,7 @@ fn serve(config: &Config) -> anyhow::Result<()> {
         let running = start::start(config).await?;
         let address = running.server.address();
         if let Some(key) = &running.new_key {
-            show_key(&config.bootstrap.login, key)?;
+            show_key(&format!("The store is new. The key of its administrator {}", config.bootstrap.login), key)?;
         }
         let stopping = running.app.stopping.clone();
         // Listened for before anybody is told that it serves: from then on it ends in order.
@@ -210,10 +210,10 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     })
 }
 
-/// The one time that the administrator's key is shown. It goes to standard output, never into the log.
-fn show_key(login: &str, key: &str) -> anyhow::Result<()> {
+/// The one time that a key is shown. It goes to standard output, never into the log.
+fn show_key(whose: &str, key: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "The store is new. The key of its administrator {login} is shown only now:\n\n    {key}\n")?;
+    writeln!(out, "{whose} is shown only now:\n\n    {key}\n")?;
     writeln!(out, "Use it as `Authorization: Bearer <key>`, with `drover login`, or on the page /docs.")?;
     Ok(out.flush()?)
 }
@@ -270,13 +270,14 @@ fn restore_backup(config: &Config, from: &Path, verify: bool, until: Option<Time
 fn new_key(config: &Config, login: &str) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let key = runtime.block_on(start::new_key(config, login))?;
-    show_key(login, &key)
+    show_key(&format!("The new key of {login}"), &key)
 }
 
 fn rotate_key(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let sealed = runtime.block_on(start::rotate_key(config))?;
     let file = config.key_file();
-    say(&format!("{sealed} secrets were sealed anew; the old sealing key is no longer in {}", file.display()))?;
+    let secrets = if sealed == 1 { "secret was" } else { "secrets were" };
+    say(&format!("{sealed} {secrets} sealed anew; the old sealing key is no longer in {}", file.display()))?;
     say("Keep a copy of the key file. Backups of before need the one of then.")
 }
