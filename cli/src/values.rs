@@ -32,19 +32,26 @@ pub fn seconds(text: &str) -> Result<u64, String> {
 
 /// A moment: RFC 3339, a local time without a zone, or a duration from now.
 pub fn moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = fixed_moment(text) {
+        return Ok(time);
+    }
+    match seconds(text.strip_prefix('+').unwrap_or(text)) {
+        Ok(seconds) => Ok(clock::now().plus_seconds(seconds)),
+        Err(_) => Err(format!("{}, or from now: 2h", no_moment(text))),
+    }
+}
+
+/// A moment that is the same whenever it is read.
+pub fn fixed_moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse() {
         return Ok(time);
     }
     let local = text.parse::<civil::DateTime>().ok().and_then(|time| time.to_zoned(TimeZone::system()).ok());
-    if let Some(zoned) = local {
-        return Ok(Timestamp::from_millis(zoned.timestamp().as_millisecond()));
-    }
-    match seconds(text.strip_prefix('+').unwrap_or(text)) {
-        Ok(seconds) => Ok(clock::now().plus_seconds(seconds)),
-        Err(_) => Err(format!(
-            "\"{text}\" is not a time such as 2026-11-23T18:00:00Z or 2026-11-23T18:00 (local), or from now: 2h"
-        )),
-    }
+    local.map(|zoned| Timestamp::from_millis(zoned.timestamp().as_millisecond())).ok_or_else(|| no_moment(text))
+}
+
+fn no_moment(text: &str) -> String {
+    format!("\"{text}\" is not a time such as 2026-11-23T18:00:00Z or 2026-11-23T18:00 (local)")
 }
 
 /// A moment as [`moment`] takes it, but a duration is one that has passed.
@@ -274,6 +281,7 @@ mod tests {
         assert!(moment("2026-11-23T18:00").is_ok());
         assert!(moment("+2h").expect("a duration") > clock::now());
         assert!(past_moment("2h").expect("a duration") < clock::now());
+        assert!(fixed_moment("2026-11-23T18:00").is_ok() && fixed_moment("2h").is_err());
         assert!(moment("tomorrow").is_err() && past_moment("yesterday").is_err());
     }
 

@@ -98,7 +98,9 @@ pub async fn import(session: &Session, args: ImportArgs) -> Result<u8, Error> {
                     None => {
                         if is_passing(&error) {
                             note(&format!(
-                                "{furthest} rows were answered. Go on with --idempotency-key {key}: nothing is added twice."
+                                "{furthest} rows were answered. Go on with --idempotency-key {key}{}: nothing is added \
+                                 twice.",
+                                args.rows.same_times()
                             ));
                         }
                         return Err(error);

@@ -307,7 +307,8 @@ fn task(args: &RowArgs, payload: Value, cell: impl Fn(&str) -> Option<String>) -
         (!text.is_empty()).then_some(text)
     };
     let time = |column: &Option<String>, all: Option<Timestamp>| match given(column) {
-        Some(text) => values::moment(&text).map(Some),
+        // One that counts from now would make another line of it when the import goes on.
+        Some(text) => values::fixed_moment(&text).map(Some),
         None => Ok(all),
     };
     let priority = match given(&args.priority_column) {
@@ -328,6 +329,16 @@ fn task(args: &RowArgs, payload: Value, cell: impl Fn(&str) -> Option<String>) -
         comment: given(&args.comment_column),
         max_attempts: args.max_attempts,
     })
+}
+
+impl RowArgs {
+    /// The options with times as they have to be given when the import goes on: it would find other lines if they counted from
+    /// another moment.
+    pub fn same_times(&self) -> String {
+        let option =
+            |name: &str, time: Option<Timestamp>| time.map(|time| format!(" --{name} {time}")).unwrap_or_default();
+        option("deadline", self.deadline) + &option("not-before", self.not_before)
+    }
 }
 
 fn to_line(task: &NewTask) -> Result<Vec<u8>, String> {
@@ -528,6 +539,8 @@ mod tests {
             "tags": ["all", "x", "y"], "max_attempts": 3,
         });
         assert_eq!(found[0].1, Ok(expected));
+        let relative = csv(&["--deadline-column", "due"], "due\n2h\n");
+        assert!(relative[0].1.as_ref().is_err_and(|why| why.contains("is not a time")), "{relative:?}");
         let plain = json!({"payload": {"total": "6"}, "reference": "A-2", "tags": ["all"], "max_attempts": 3});
         assert_eq!(found[1].1, Ok(plain));
         assert!(found[2].1.as_ref().is_err_and(|why| why.contains("priority")), "{:?}", found[2]);

@@ -73,8 +73,7 @@ async fn settling(app: &App, account: AccountId) -> Result<()> {
 async fn tasks(app: &App, account: AccountId) -> Result<()> {
     let leases = app.rules.leases;
     while app.db.read(account, |reading| task::next_due(reading))?.is_some_and(|at| at <= app.db.now()) {
-        let done = app.db.write(account, move |tx| task::tick_page(tx, &leases, PAGE)).await?;
-        if done < PAGE {
+        if !app.db.write(account, move |tx| task::tick_page(tx, &leases, PAGE)).await? {
             break;
         }
     }

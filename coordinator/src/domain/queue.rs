@@ -129,14 +129,15 @@ impl Counters {
         self.ready() + self.count(Phase::InProgress) + self.count(Phase::Postponed)
     }
 
-    /// Begins the hour of `now`; gives the one before if it has ended.
+    /// Begins the hour of `now`; gives the one before if it has ended. A clock that is set back a little changes nothing; an
+    /// hour that lies further ahead was counted while the clock was wrong, and is forgotten.
     pub fn turn(&mut self, now: Timestamp) -> Option<Hour> {
         let number = Hour::number_of(now);
-        if number <= self.hour.number {
+        if number <= self.hour.number && self.hour.number <= number + 1 {
             return None;
         }
         let ended = std::mem::replace(&mut self.hour, Hour { number, ..Hour::default() });
-        (ended.number > 0).then_some(ended)
+        (ended.number > 0 && ended.number < number).then_some(ended)
     }
 
     /// A task has changed, come (`before` is absent) or gone (`after` is).
@@ -159,14 +160,16 @@ impl Counters {
         }
         let Some(new) = new else { return };
         self.counts[new as usize] += 1;
+        if before.is_none() {
+            self.hour.added += 1;
+            // One that is moved here after its end was worked off elsewhere.
+            return;
+        }
         match new {
             Phase::Succeeded => self.hour.succeeded += 1,
             Phase::FailedBusiness | Phase::FailedApplication => self.hour.failed += 1,
             Phase::Abandoned => self.hour.abandoned += 1,
             Phase::NewHigh | Phase::NewNormal | Phase::NewLow | Phase::InProgress | Phase::Postponed => {}
-        }
-        if before.is_none() {
-            self.hour.added += 1;
         }
         if matches!(new, Phase::Succeeded | Phase::FailedBusiness | Phase::FailedApplication) {
             self.hour.first_end_at.get_or_insert(now);
@@ -229,5 +232,14 @@ mod tests {
         assert_eq!((ended.number, ended.added), (1_000, 3));
         assert_eq!(counters.turn(at_minute(1)), None, "the clock was set back");
         assert_eq!(counters.hour.number, 1_001);
+    }
+
+    /// A host that starts with a clock ten years ahead must not leave a queue without figures for ten years.
+    #[test]
+    fn an_hour_of_a_wrong_clock_is_forgotten() {
+        let mut counters = counters();
+        counters.hour = Hour { number: 90_000, succeeded: 3, ..Hour::default() };
+        assert_eq!(counters.turn(at_minute(5)), None, "it is no hour that has ended");
+        assert_eq!(counters.hour, Hour { number: 1_000, ..Hour::default() });
     }
 }

@@ -1,7 +1,7 @@
 //! Alert rules as people make, change and see them, and what they have raised. When one is raised is in `alert_raise.rs`.
 
 use drover_protocol::{
-    AlertId, RaisedAlertId, Timestamp, WebhookId,
+    AlertId, QueueId, RaisedAlertId, Timestamp, WebhookId,
     alert::{AcknowledgeAlert, AlertChannel, AlertPatch, AlertWhen, NewAlert, RaisedFilter, RaisedState},
     page::PageQuery,
 };
@@ -62,6 +62,11 @@ pub fn all(reading: &dyn Reading) -> Result<Vec<Alert>> {
 /// Whether an alert is told to this webhook.
 pub fn uses_webhook(reading: &dyn Reading, id: WebhookId) -> Result<bool> {
     Ok(all(reading)?.iter().any(|alert| alert.webhooks().any(|used| used == id)))
+}
+
+/// An alert that watches this very queue.
+pub fn of_queue(reading: &dyn Reading, id: QueueId) -> Result<Option<Alert>> {
+    Ok(all(reading)?.into_iter().find(|alert| alert.queue_id == Some(id)))
 }
 
 /// Makes an alert. `can_mail`: whether a mail server is known.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Caller,
+    Caller, alert,
     audit::{self, Act},
     event,
     list::{self, Page, Via},
@@ -298,7 +298,17 @@ pub fn pause(tx: &mut Tx, caller: &Caller, text: &str, request: &PauseQueue) -> 
     table::update(tx, &mut queue)?;
     event::note(tx, queue.id.uuid(), "queue_paused", format!("paused: {}", request.reason), caller.by())?;
     audit::append(tx, caller, Act::new("pause", NOUN, queue.id, &queue.name).after(&queue.pause))?;
+    tell_pause_changed(tx, &queue)?;
     Ok(queue)
+}
+
+/// Whoever waits for the end of the pause, a taker or a trigger, looks again when that is.
+fn tell_pause_changed(tx: &mut Tx, queue: &Queue) -> Result<()> {
+    tx.wake(Topic::Pause(queue.id));
+    if queue.is_watched {
+        trigger::by_queue::pause_changed(tx, queue.id)?;
+    }
+    Ok(())
 }
 
 pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<Queue> {
@@ -308,9 +318,7 @@ pub fn resume(tx: &mut Tx, caller: &Caller, text: &str) -> Result<Queue> {
         event::note(tx, queue.id.uuid(), "queue_resumed", "the pause was ended", caller.by())?;
         audit::append(tx, caller, Act::new("resume", NOUN, queue.id, &queue.name))?;
         tx.wake(Topic::Queue(queue.id));
-        if queue.is_watched {
-            trigger::by_queue::queue_resumed(tx, queue.id)?;
-        }
+        tell_pause_changed(tx, &queue)?;
     }
     Ok(queue)
 }
@@ -334,6 +342,13 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, text: &str, revision: Option<u6
             "the trigger {} starts jobs for its tasks; delete or change it first",
             trigger.name
         )));
+    }
+    if let Some(trigger) = trigger::by_event::of_queue(tx, queue.id)? {
+        let text = format!("the trigger {} fires for its tasks; delete or change it first", trigger.name);
+        return Err(Error::in_use(text));
+    }
+    if let Some(alert) = alert::of_queue(tx, queue.id)? {
+        return Err(Error::in_use(format!("the alert {} watches it; change or delete that first", alert.name)));
     }
     let mut left = DELETE_PAGE;
     for phase in Phase::ALL {

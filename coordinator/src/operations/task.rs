@@ -13,7 +13,7 @@ mod select;
 mod settle;
 mod take;
 
-pub use bulk::{BulkChange, apply_page, change_of, permission_of, write_down};
+pub use bulk::{BulkChange, apply_page, change_of, permission_of, write_down, write_down_begin};
 pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, note_added, stream_id};
 pub use count::{count_ready, is_holder};
 pub use due::{lease_ends_at, next_due, tick_page};
@@ -66,6 +66,8 @@ const NOUN: &str = "task";
 const MAX_REFERENCE_CHARS: usize = 256;
 const MAX_TAGS: usize = 20;
 const MAX_TAG_CHARS: usize = 64;
+/// Once a transaction that goes through many tasks has written so much, the others have their turn in the next.
+const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// What is removed of one task in one transaction.
 const DELETE_PAGE: usize = 500;
 /// The loop that looks at what is due looks at the clock so often anyway.
@@ -227,14 +229,19 @@ fn write(tx: &mut Tx, tallies: &mut Tallies, before: Option<&Task>, task: &mut T
     }
     let queue = Arc::clone(&tallies.of(tx, task.queue_id)?.queue);
     news::task_changed(tx, before, task, &queue.name)?;
-    let was_ready = before.is_some_and(|old| old.phase().is_ready() && old.queue_id == task.queue_id);
-    if task.phase().is_ready() && !was_ready {
+    if task.phase().is_ready() && !before.is_some_and(|old| is_the_same_to_takers(old, task)) {
         tx.wake(Topic::Queue(task.queue_id));
     }
     if task.due_at().is_some_and(|at| at <= tx.now().plus_seconds(LOOKED_AT_SECONDS)) {
         tx.wake(Topic::TasksDue);
     }
     Ok(())
+}
+
+/// Whether every taker that wants the task wanted it before, too.
+fn is_the_same_to_takers(before: &Task, task: &Task) -> bool {
+    before.phase().is_ready()
+        && (before.queue_id, &before.reference, &before.tags) == (task.queue_id, &task.reference, &task.tags)
 }
 
 /// Applies an event to a task and writes all that follows from it. `edit` changes what is no rule's business: it is told
@@ -474,11 +481,9 @@ pub fn delete_page(tx: &mut Tx, caller: &Caller, id: TaskId, revision: Option<u6
     Ok(gone)
 }
 
-/// One page of removing a task; `true` when nothing of it is left. The record goes last.
+/// One page of removing a task; `true` when nothing of it is left. The record goes last, and its files just before: it may be
+/// taken between two pages and goes on then, without its history but with all that its work needs.
 pub fn remove_page(tx: &mut Tx, tallies: &mut Tallies, task: &Task) -> Result<bool> {
-    if !task.without_files && !file::remove_folder_page(tx, &task_folder(task.id), DELETE_PAGE)? {
-        return Ok(false);
-    }
     if !event::delete_page(tx, task.id.uuid(), DELETE_PAGE)? {
         return Ok(false);
     }
@@ -491,6 +496,9 @@ pub fn remove_page(tx: &mut Tx, tallies: &mut Tallies, task: &Task) -> Result<bo
         if !ended {
             return Ok(false);
         }
+    }
+    if !task.without_files && !file::remove_folder_page(tx, &task_folder(task.id), DELETE_PAGE)? {
+        return Ok(false);
     }
     for slot in DOCUMENTS {
         document::delete(tx, task.id.uuid(), slot)?;

@@ -32,6 +32,7 @@ pub struct Tx<'a> {
     now: Timestamp,
     ids: &'a Ids,
     wakes: Vec<Topic>,
+    written_bytes: usize,
     /// Absent: nobody follows changes.
     changes: Option<Vec<Change>>,
     is_traced: bool,
@@ -47,7 +48,7 @@ impl<'a> Tx<'a> {
     ) -> Self {
         let changes = interest.changes_are_followed.then(Vec::new);
         let is_traced = interest.is_traced;
-        Self { overlay: Overlay::new(base), account, now, ids, wakes: Vec::new(), changes, is_traced }
+        Self { overlay: Overlay::new(base), account, now, ids, wakes: Vec::new(), written_bytes: 0, changes, is_traced }
     }
 
     /// What was written, who is to be woken and what has changed, when the operation has succeeded.
@@ -113,6 +114,7 @@ impl<'a> Tx<'a> {
         if key.len() > MAX_KEY_BYTES {
             return Err(Error::Internal(format!("a key of {} bytes is over the limit of the store", key.len())));
         }
+        self.written_bytes += value.len();
         self.overlay.writes.insert(key, Some(value));
         Ok(())
     }
@@ -124,6 +126,11 @@ impl<'a> Tx<'a> {
     /// How many keys are written so far.
     pub fn written(&self) -> usize {
         self.overlay.writes.len()
+    }
+
+    /// How much was put so far: with large documents a page ends sooner, so that others need not wait for it.
+    pub fn written_bytes(&self) -> usize {
+        self.written_bytes
     }
 
     /// The same transaction as seen from another account; see the exception above.

@@ -43,6 +43,8 @@ pub enum Topic {
     Garbage,
     /// A task of this queue has become ready to be taken.
     Queue(QueueId),
+    /// The pause of this queue has begun, ended, or ends at another time.
+    Pause(QueueId),
     /// Something is due for a task in a moment.
     TasksDue,
     /// A job has ended and holds more tasks than were settled at once.

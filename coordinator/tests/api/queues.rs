@@ -137,6 +137,71 @@ async fn figures_follow_every_change() {
     assert_eq!((&later["per_hour"], &later["eta_seconds"]), (&json!(0), &Value::Null));
 }
 
+/// What has ended elsewhere is no work of the queue to which it is moved.
+#[tokio::test]
+async fn moved_tasks_are_not_worked_off_here() {
+    let world = World::new().await;
+    world.queue("from", json!({})).await;
+    world.queue("to", json!({})).await;
+    for _ in 0..3 {
+        let id = world.add("from", json!({})).await;
+        world.take_one("from").await;
+        world.on_task(&id, "fail", json!({ "attempt": 1, "kind": "business", "message": "no" })).await.ok();
+    }
+    world.add("to", json!({})).await;
+    let moved = json!({ "filter": { "queue": "from" }, "action": "move", "value": "to" });
+    assert_eq!(world.post("/tasks/bulk-action", moved).await.ok()["changed"], 3);
+    let stats = world.get("/queues/to/stats").await.ok();
+    assert_eq!(stats["counts"]["failed"], 3);
+    assert_eq!((&stats["per_hour"], &stats["eta_seconds"]), (&json!(0), &Value::Null));
+    assert_eq!(stats["hours"].as_array().unwrap().iter().map(|hour| hour["failed"].as_u64().unwrap()).sum::<u64>(), 0);
+}
+
+/// Queues that hand on to each other what nobody takes do not make tasks for ever; what somebody has worked on goes round.
+#[tokio::test]
+async fn what_nobody_takes_does_not_go_round() {
+    let world = World::new().await;
+    let settings = json!({ "abandon_new_after_seconds": 10 });
+    for name in ["a", "b", "c"] {
+        world.queue(name, settings.clone()).await;
+    }
+    for (name, next) in [("a", "b"), ("b", "c"), ("c", "a")] {
+        world.patch(&format!("/queues/{name}"), json!({ "on_failure_queue": next })).await.ok();
+    }
+    world.add("a", json!({})).await;
+    for _ in 0..10 {
+        world.pass_time(10).await;
+    }
+    let all = world.get("/tasks").await.ok();
+    assert_eq!(each(&all, "state"), ["abandoned"; 3]);
+    assert_eq!(world.task_events(&text(&all, "/items/0/id")).await, ["abandoned", "not_handed_on"]);
+    let worked = world.add("c", json!({})).await;
+    world.take_one("c").await;
+    world.on_task(&worked, "fail", json!({ "attempt": 1, "kind": "business", "message": "no" })).await.ok();
+    assert_eq!(world.take("a", 1).await.len(), 1);
+}
+
+/// What watches a queue would be switched off in silence by its end.
+#[tokio::test]
+async fn a_queue_that_is_watched_is_not_deleted() {
+    let world = World::new().await;
+    world.process("p").await;
+    world.queue("q", json!({})).await;
+    let alert = json!({ "name": "slow", "when": "task_over_sla", "queue": "q", "after_seconds": 60,
+        "channels": [{ "console": true }] });
+    let alert = text(&world.post("/alerts", alert).await.created(), "/id");
+    let refused = world.delete("/queues/q").await.expect(409).refused("in_use");
+    assert!(text(&refused, "/detail").contains("slow"), "{refused}");
+    world.delete(&format!("/alerts/{alert}")).await.done();
+    let trigger = json!({ "name": "t", "process": "p", "target": { "group": "all" }, "kind": "event",
+        "event": { "on": "task_failed", "queue": "q" } });
+    world.post("/triggers", trigger).await.created();
+    let refused = world.delete("/queues/q").await.expect(409).refused("in_use");
+    assert!(text(&refused, "/detail").contains("trigger t"), "{refused}");
+    world.delete("/triggers/t").await.done();
+    world.delete("/queues/q").await.done();
+}
+
 /// Work that waits is not deleted by the way; what has ended goes with its queue.
 #[tokio::test]
 async fn only_a_queue_without_work_can_be_deleted() {

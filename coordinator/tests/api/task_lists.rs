@@ -180,6 +180,19 @@ async fn the_same_is_done_to_many_and_counted_before() {
     assert!(each(&left, "state").iter().all(|state| state == "in_progress"));
 }
 
+/// Who has begun to do something to many tasks is known although it may not have come to its end.
+#[tokio::test]
+async fn that_a_bulk_action_begins_is_in_the_audit_trail() {
+    let world = world().await;
+    let filter = json!({ "queue": "q", "state": ["new"] });
+    act(&world, filter.clone(), "delete", json!({ "dry_run": true })).await;
+    assert!(each(&world.get("/audit?noun=task").await.ok(), "verb").is_empty());
+    act(&world, filter, "delete", json!({})).await;
+    let acts = world.get("/audit?noun=task").await.ok();
+    assert_eq!(each(&acts, "verb"), ["bulk_action", "begin_bulk_action"]);
+    assert_eq!(acts["items"][1]["after"]["request"]["action"], "delete");
+}
+
 /// What the other queue does not take stays where it is, and is counted.
 #[tokio::test]
 async fn only_what_a_queue_takes_is_moved_to_it() {

@@ -195,6 +195,156 @@ async fn waiting_takers_are_woken_at_once() {
     assert_eq!(nobody, json!({ "items": [] }), "an empty list when the time is over");
 }
 
+/// A task that waits already may become one that a taker waits for.
+#[tokio::test(start_paused = true)]
+async fn a_taker_is_woken_by_a_task_that_becomes_what_it_wants() {
+    let world = world().await;
+    let id = world.add("q", json!({})).await;
+    for (filter, patch) in [
+        (json!({ "tags": ["a"] }), json!({ "tags": ["a"] })),
+        (json!({ "reference": "R" }), json!({ "reference": "R" })),
+    ] {
+        let body = json!({ "wait_seconds": 60, "filter": filter });
+        let taker = tokio::spawn(world.call(Method::POST, "/queues/q/take").json(&body).send());
+        settle().await;
+        assert!(!taker.is_finished());
+        world.patch(&format!("/tasks/{id}"), patch).await.ok();
+        settle().await;
+        assert!(taker.is_finished(), "it sleeps although {filter} fits");
+        let attempt = taker.await.unwrap().ok()["items"][0]["attempt"].clone();
+        let back = json!({ "attempt": attempt, "until": world.now() });
+        world.on_task(&id, "postpone", back).await.ok();
+        world.pass_time(1).await;
+    }
+}
+
+/// Takers that wait behind a pause go by its end as it is now, not as it was when they came.
+#[tokio::test(start_paused = true)]
+async fn takers_learn_that_a_pause_ends_sooner() {
+    let world = world().await;
+    let id = world.add("q", json!({})).await;
+    let pause = async |seconds: u64| {
+        let until = world.now().plus_seconds(seconds);
+        world.post("/queues/q/pause", json!({ "reason": "updates", "until": until })).await.ok();
+    };
+    pause(3_600).await;
+    let begun = tokio::time::Instant::now();
+    let takers: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(world.call(Method::POST, "/queues/q/take").json(&json!({ "wait_seconds": 60 })).send()))
+        .collect();
+    settle().await;
+    pause(5).await;
+    settle().await;
+    world.move_clock(5);
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    settle().await;
+    let taken = takers.iter().filter(|taker| taker.is_finished()).count();
+    assert_eq!((taken, begun.elapsed().as_secs()), (1, 6), "one of them has the task");
+    assert_eq!(world.task(&id).await["state"], "in_progress");
+    for taker in takers {
+        taker.await.unwrap().ok();
+    }
+}
+
+/// Deadline passed comes first, however many of those do not fit.
+#[tokio::test]
+async fn the_order_is_strict_behind_many_that_do_not_fit() {
+    let world = world().await;
+    let at = |seconds: u64| world.now().plus_seconds(seconds);
+    let line = json!({ "payload": 0, "tags": ["x"], "deadline": at(10) });
+    let bulk = world.call(Method::POST, "/queues/q/tasks/bulk").header("content-type", "application/x-ndjson");
+    bulk.body(format!("{line}\n").repeat(2_005)).send().await.expect(200);
+    let late = world.add("q", json!({ "priority": 1, "deadline": at(20) })).await;
+    let high = world.add("q", json!({ "priority": 3 })).await;
+    world.move_clock(30);
+    for expected in [late, high] {
+        let taken = world.post("/queues/q/take", json!({ "max": 1, "filter": { "tags": ["-x"] } })).await.ok();
+        assert_eq!(each(&taken, "id"), [expected]);
+    }
+}
+
+/// What an attempt that failed has brought is not the output of the one that succeeds without any.
+#[tokio::test]
+async fn an_output_is_that_of_the_attempt_that_succeeded() {
+    let world = World::new().await;
+    world.queue("next", json!({})).await;
+    let schema = json!({ "required": ["whole"] });
+    world.queue("q", json!({ "max_attempts": 3, "output_schema": schema, "on_success_queue": "next" })).await;
+    let id = world.add("q", json!({})).await;
+    world.take_one("q").await;
+    let failed = json!({ "attempt": 1, "kind": "application", "message": "x", "output": { "partial": 1 } });
+    world.on_task(&id, "fail", failed).await.ok();
+    assert_eq!(world.task(&id).await["output"], json!({ "partial": 1 }));
+    world.take_one("q").await;
+    world.on_task(&id, "succeed", json!({ "attempt": 2 })).await.ok();
+    assert!(world.task(&id).await.get("output").is_none());
+    let made = world.take("next", 1).await.remove(0);
+    assert!(made.get("output").is_none(), "{made}");
+    world.check();
+}
+
+/// A task that was handed on carries what the one before it brought, until it brings something itself, or nothing.
+#[tokio::test]
+async fn a_handed_on_output_is_not_that_of_the_next_task() {
+    let world = World::new().await;
+    world.queue("next", json!({})).await;
+    world.queue("q", json!({ "on_success_queue": "next" })).await;
+    let id = world.add("q", json!({})).await;
+    world.take_one("q").await;
+    world.on_task(&id, "succeed", json!({ "attempt": 1, "output": { "a": 1 } })).await.ok();
+    let made = world.take("next", 1).await.remove(0);
+    assert_eq!(made["output"], json!({ "a": 1 }));
+    let made = text(&made, "/id");
+    world.on_task(&made, "succeed", json!({ "attempt": 1 })).await.ok();
+    assert!(world.task(&made).await.get("output").is_none());
+}
+
+/// A repetition is answered as the first call was, whatever the world has become.
+#[tokio::test]
+async fn an_end_is_repeated_although_the_task_is_gone() {
+    let world = world().await;
+    let id = world.add("q", json!({})).await;
+    world.take_one("q").await;
+    let end = || {
+        let body = json!({ "attempt": 1, "output": { "a": 1 } });
+        world.call(Method::POST, &format!("/tasks/{id}/succeed")).header("idempotency-key", "k").json(&body).send()
+    };
+    let first = end().await.ok();
+    world.delete(&format!("/tasks/{id}")).await.done();
+    assert_eq!(end().await.ok(), first);
+}
+
+/// An answer to a take is bounded, also where it is the checkpoints that are large.
+#[tokio::test]
+async fn fewer_tasks_come_where_their_checkpoints_are_large() {
+    let world = world().await;
+    let checkpoint = "x".repeat(1_000_000);
+    for _ in 0..8 {
+        world.add("q", json!({})).await;
+    }
+    for task in world.take("q", 8).await {
+        let back = json!({ "attempt": 1, "until": world.now(), "checkpoint": checkpoint });
+        world.on_task(&text(&task, "/id"), "postpone", back).await.ok();
+    }
+    world.pass_time(1).await;
+    assert_eq!(world.take("q", 100).await.len(), 5);
+    assert_eq!(world.take("q", 100).await.len(), 3);
+}
+
+/// What is due with large documents is done in several transactions, all of it.
+#[tokio::test]
+async fn many_large_tasks_come_due_at_once() {
+    let world = World::new().await;
+    world.queue("lost", json!({})).await;
+    world.queue("q", json!({ "abandon_new_after_seconds": 10, "on_failure_queue": "lost" })).await;
+    for _ in 0..12 {
+        world.add("q", json!({ "payload": "x".repeat(1_000_000) })).await;
+    }
+    world.pass_time(10).await;
+    let counts = world.get("/queues/lost/stats").await.ok()["counts"].clone();
+    assert_eq!(counts["new"], 12);
+}
+
 /// An attempt that is over cannot end the task, and what it brought is kept as one event.
 #[tokio::test]
 async fn late_results_are_refused_and_kept() {

@@ -1,5 +1,11 @@
 //! Tasks that a job works on: what its key reaches, its heartbeat as their renewal, and its end as theirs.
 
+use drover_coordinator::{
+    error::Error,
+    operations::{self, key},
+    store::{Reader, Tx, key::SYSTEM_ACCOUNT},
+};
+use drover_protocol::task::TakeTasks;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -72,6 +78,25 @@ async fn a_jobs_key_reaches_the_queues_that_its_version_declares() {
     assert_eq!(get("/queues").await.ok()["items"].as_array().unwrap().len(), 1);
     working.post("/queues", json!({ "name": "x" })).await.expect(403);
     working.post(&format!("/tasks/{}/retry", text(&made, "/id")), json!({})).await.expect(403);
+}
+
+/// A take that was on its way when its job ended takes nothing: nobody would settle it any more.
+#[tokio::test]
+async fn a_job_that_has_ended_meanwhile_takes_nothing() {
+    let working = Working::new(json!({})).await;
+    let task = working.world.add("q", json!({})).await;
+    let app = &working.world.app;
+    let brought = (working.key.as_str(), key::Brought::InHeader);
+    let read = |reading: &Reader| key::authenticate(reading, brought, &app.secrets, &app.manifests);
+    let (caller, _) = app.db.read(SYSTEM_ACCOUNT, read).unwrap();
+    let request = TakeTasks::default();
+    let wanted = operations::task::check_take(&request).unwrap();
+    let queue = app.db.read(caller.account, |reading| operations::task::look(reading, &caller, "q")).unwrap().queue;
+    working.agent.finish(&working.job, 1, json!({})).await.done();
+    let taking = move |tx: &mut Tx| operations::task::take(tx, &caller, queue, &request, &wanted);
+    let taken = app.db.write(working.world.account, taking).await;
+    assert!(matches!(taken, Err(Error::Unauthenticated(_))), "{taken:?}");
+    assert_eq!(working.state(&task).await, "new");
 }
 
 /// Only the job that holds a task ends it, even if another knows the attempt.

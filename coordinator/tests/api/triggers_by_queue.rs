@@ -264,6 +264,28 @@ async fn a_paused_queue_and_a_disabled_trigger_start_nothing() {
     assert_eq!(unfinished(&world, "t").await, 1);
 }
 
+/// A trigger goes by the end of a pause as it is now, not as it was when it looked.
+#[tokio::test]
+async fn a_pause_may_get_another_end() {
+    let pause = async |world: &World, until: Option<u64>| {
+        let until = until.map(|seconds| world.now().plus_seconds(seconds));
+        world.post("/queues/q/pause", json!({ "reason": "updates", "until": until })).await.ok();
+    };
+    for first in [None, Some(7_200)] {
+        let world = with_queue(json!({})).await;
+        make(&world, "t", json!({}), json!({})).await;
+        pause(&world, first).await;
+        add_many(&world, 1, json!({})).await;
+        rest_and_fire(&world).await;
+        pause(&world, Some(3_600)).await;
+        rest_and_fire(&world).await;
+        assert_eq!(unfinished(&world, "t").await, 0);
+        world.pass_time(3_600).await;
+        fire(&world).await;
+        assert_eq!(unfinished(&world, "t").await, 1, "the pause was {first:?} before");
+    }
+}
+
 /// What a trigger keeps running without tasks, what its own limits allow, and what a change of it does at once.
 #[tokio::test]
 async fn limits_and_changes_count_at_once() {

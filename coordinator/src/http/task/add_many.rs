@@ -350,7 +350,9 @@ impl LineReader {
         let end = rest.iter().position(|byte| *byte == b'\n').map(|at| self.looked_at + at);
         let (end, next) = match end {
             Some(end) => (end, end + 1),
-            None if self.has_ended && self.taken < self.buffer.len() => (self.buffer.len(), self.buffer.len()),
+            None if self.has_ended && (self.skipping || self.taken < self.buffer.len()) => {
+                (self.buffer.len(), self.buffer.len())
+            }
             None => {
                 self.looked_at = self.buffer.len();
                 if self.looked_at - self.taken > MAX_BODY_BYTES {
@@ -413,6 +415,15 @@ mod tests {
         pieces.push(b"x\n3".to_vec());
         let found = lines_of(pieces).await;
         assert_eq!(found, [(1, Some(b"1".to_vec())), (2, None), (3, Some(b"3".to_vec()))]);
+    }
+
+    /// Whatever was thrown away of the last line when the body ends.
+    #[tokio::test]
+    async fn a_last_line_that_is_too_long_is_told() {
+        for beyond in [1, 2, MAX_BODY_BYTES] {
+            let pieces = vec![b"1\n".to_vec(), vec![b'x'; MAX_BODY_BYTES + beyond]];
+            assert_eq!(lines_of(pieces).await, [(1, Some(b"1".to_vec())), (2, None)], "{beyond} bytes too long");
+        }
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use crate::{
         Caller,
         task::{self, BulkChange},
     },
-    store::document::Slot,
+    store::{Tx, document::Slot},
 };
 
 /// Tasks that are changed in one transaction.
@@ -84,7 +84,9 @@ async fn act_on_tasks(
         let wanted = task::checked_filter(reading, &caller, may, &body.filter, "/filter/")?;
         Ok((Arc::new(wanted), task::change_of(reading, &caller, &body)?))
     })?;
+    let body = Arc::new(body);
     let mut done = BulkActionDone::default();
+    let mut has_begun = false;
     let mut cursor = None;
     loop {
         let looked = Arc::clone(&wanted);
@@ -103,7 +105,13 @@ async fn act_on_tasks(
         } else {
             for seen in fitting.chunks(PAGE) {
                 let (seen, asking, wanted) = (seen.to_vec(), caller.clone(), Arc::clone(&wanted));
-                let changing = move |tx: &mut crate::store::Tx| task::apply_page(tx, &asking, &wanted, change, &seen);
+                let beginning = (!std::mem::replace(&mut has_begun, true)).then(|| Arc::clone(&body));
+                let changing = move |tx: &mut Tx| {
+                    if let Some(request) = beginning {
+                        task::write_down_begin(tx, &asking, &request)?;
+                    }
+                    task::apply_page(tx, &asking, &wanted, change, &seen)
+                };
                 let page = app.db.write(caller.account, changing).await?;
                 done.changed += page.changed;
                 done.not_taken += page.not_taken;

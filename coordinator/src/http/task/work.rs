@@ -100,7 +100,7 @@ async fn take_tasks(
     let mut woken: Option<WakeUp> = None;
     loop {
         // Armed before the look, so that nothing in between is missed.
-        let watch = app.db.watch(&[Topic::Queue(queue), Topic::Key(caller.key_id)]);
+        let watch = app.db.watch(&[Topic::Queue(queue), Topic::Pause(queue), Topic::Key(caller.key_id)]);
         let seen = app.db.read(caller.account, |reading| {
             key::still_good(reading, &caller)?;
             task::look(reading, &caller, &text)
@@ -305,6 +305,9 @@ async fn succeed_task(
     request: Posted<SucceedTask>,
 ) -> Result<Response, Fault> {
     let id: TaskId = id(&text, "task")?;
+    if let Some(first) = once::replay(&app, &caller, request.call.as_ref())? {
+        return Ok(first);
+    }
     let body = request.body;
     let json = body.output.as_ref().map(|output| task::to_json(output, "output")).transpose()?;
     if let Some(output) = &body.output {

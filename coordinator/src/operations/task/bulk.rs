@@ -18,7 +18,7 @@ use crate::{
     operations::{
         Caller,
         audit::{self, Act},
-        event,
+        event, key,
         queue::{self, Tallies},
     },
     store::{Reading, Tx, table},
@@ -95,6 +95,7 @@ pub fn apply_page(
     change: BulkChange,
     seen: &[(TaskId, u64)],
 ) -> Result<BulkActionDone> {
+    key::still_good(tx, caller)?;
     let mut tallies = Tallies::default();
     let mut done = BulkActionDone::default();
     for (id, revision) in seen {
@@ -142,6 +143,14 @@ fn change_one(tx: &mut Tx, tallies: &mut Tallies, caller: &Caller, change: BulkC
         }
     }
     Ok(true)
+}
+
+/// That a bulk action begins is an act, in the transaction of the first tasks that it changes: should it not reach its end, its
+/// audit trail tells who did it all the same.
+pub fn write_down_begin(tx: &mut Tx, caller: &Caller, request: &BulkAction) -> Result<()> {
+    let queue = request.filter.queue.clone().unwrap_or_default();
+    let begun = serde_json::json!({ "request": request });
+    audit::append(tx, caller, Act::new("begin_bulk_action", "task", "", &queue).after(begun))
 }
 
 /// What a bulk action came to is one act, however many tasks it has changed.

@@ -2,7 +2,7 @@
 
 use drover_protocol::Timestamp;
 
-use super::apply;
+use super::{MAX_PAGE_BYTES, apply};
 use crate::{
     domain::{
         job::{Contact, Job, Leases, State as JobState},
@@ -52,11 +52,11 @@ pub fn lease_ends_at(reading: &dyn Reading, task: &Task, leases: &Leases) -> Res
     Ok(Some(of_job.map_or(lease_ends_at, |of_job| of_job.max(lease_ends_at))))
 }
 
-/// Does what is due for the tasks of the account, a page at a time; how many were due.
-pub fn tick_page(tx: &mut Tx, leases: &Leases, limit: usize) -> Result<usize> {
+/// Does what is due for the tasks of the account, a page at a time; whether more may be due.
+pub fn tick_page(tx: &mut Tx, leases: &Leases, limit: usize) -> Result<bool> {
     let end = table::index_start(tx, Kind::TaskDue, Timestamp::from_millis(tx.now().millis() + 1));
     let due = Scan::of(tx, Kind::TaskDue, ()).below(end).indexed::<Task>(tx, limit)?;
-    let count = due.len();
+    let mut more = due.len() == limit;
     let mut tallies = Tallies::default();
     for (_, task) in due {
         let kept_by_job = lease_ends_at(tx, &task, leases)?.filter(|at| *at > tx.now());
@@ -66,9 +66,13 @@ pub fn tick_page(tx: &mut Tx, leases: &Leases, limit: usize) -> Result<usize> {
             None => TaskEvent::Tick { chance },
         };
         apply(tx, &mut tallies, &task, event, |_| ())?;
+        if tx.written_bytes() > MAX_PAGE_BYTES {
+            more = true;
+            break;
+        }
     }
     tallies.close(tx)?;
-    Ok(count)
+    Ok(more)
 }
 
 /// When the next task of the account is due.

@@ -1,7 +1,7 @@
 //! What holders do with their tasks: renew, note how far they are, and end them. Every call is fenced by its attempt.
 
 use drover_protocol::{
-    TaskId, Timestamp,
+    QueueId, TaskId, Timestamp,
     job::Progress,
     task::{CommentTask, TaskAttemptEnd, TaskError},
 };
@@ -33,6 +33,8 @@ use crate::{
 const MAX_MESSAGE_BYTES: usize = 8 * 1024;
 const MAX_CODE_BYTES: usize = 256;
 const MAX_PROGRESS_CHARS: usize = 512;
+/// So often a task that nobody takes is handed on, at the most.
+const MAX_ORIGINS: usize = 16;
 
 /// How a holder ends its attempt. Documents are JSON.
 #[derive(Clone, Debug)]
@@ -181,6 +183,11 @@ fn end_held(tx: &mut Tx, tallies: &mut Tallies, task: &Task, number: u32, ending
             false => document::insert(tx, task.id.uuid(), slot, json)?,
         }
     }
+    let has_no_output = matches!(ending, Ending::Succeed { output: None }) && task.has_output;
+    if has_no_output {
+        // What is there is of an attempt that failed, or of the task that this one was made for.
+        document::delete(tx, task.id.uuid(), Slot::Output)?;
+    }
     let event = match ending {
         Ending::Succeed { .. } => TaskEvent::Succeed { attempt: number },
         Ending::Fail { error, retry, .. } => {
@@ -192,6 +199,7 @@ fn end_held(tx: &mut Tx, tallies: &mut Tallies, task: &Task, number: u32, ending
     apply(tx, tallies, task, event, |task| match written {
         Some(Slot::Output) => task.has_output = true,
         Some(_) => task.has_checkpoint = true,
+        None if has_no_output => task.has_output = false,
         None => {}
     })
 }
@@ -327,6 +335,24 @@ pub fn comment(tx: &mut Tx, caller: &Caller, id: TaskId, request: &CommentTask) 
     Ok(task)
 }
 
+/// Whether the task, or one that it was made for, comes from this queue, and nobody has taken any of them since. Queues that
+/// hand on to each other what nobody takes would make tasks for ever.
+fn comes_round(reading: &dyn Reading, task: &Task, target: QueueId) -> Result<bool> {
+    let mut last = task.clone();
+    for _ in 0..MAX_ORIGINS {
+        if last.attempt > 0 {
+            return Ok(false);
+        }
+        let Some(origin) = last.origin_task_id else { return Ok(false) };
+        let Some(origin) = table::find::<Task>(reading, origin)? else { return Ok(false) };
+        if origin.queue_id == target {
+            return Ok(true);
+        }
+        last = origin;
+    }
+    Ok(true)
+}
+
 /// Makes a new task in the queue that receives what ends here, with payload, output and error.
 pub(super) fn hand_on(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, task: &Task) -> Result<()> {
     let target = match task.state {
@@ -335,6 +361,12 @@ pub(super) fn hand_on(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, task: &
     };
     let Some(target) = target else { return Ok(()) };
     let Some(target) = table::find::<Queue>(tx, target)? else { return Ok(()) };
+    if comes_round(tx, task, target.id)? {
+        let text =
+            format!("it was not handed on to {}: it came from there, and nobody has taken it since", target.name);
+        event::note(tx, task.id.uuid(), "not_handed_on", text, "coordinator")?;
+        return Ok(());
+    }
     if target.unique_references
         && let Some(reference) = &task.reference
         && let Some(other) = super::with_reference(tx, &target, reference)?

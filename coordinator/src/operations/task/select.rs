@@ -11,14 +11,19 @@ use crate::{
     },
     error::{Error, Result},
     operations::queue::{self, Tally},
-    store::{Reading, Scan, Tx, key::Kind, table},
+    store::{
+        Reading, Scan, Tx,
+        document::{self, Slot},
+        key::Kind,
+        table,
+    },
 };
 
 /// Tasks that one transaction looks at, at the most.
 const MAX_EXAMINED: usize = 1_000;
 const MAX_IDS: usize = 100;
 const MAX_TAGS: usize = 20;
-/// Payloads of this size together are enough for one answer.
+/// Documents of this size together are enough for one answer.
 const ENOUGH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Which tasks are wanted, read and checked.
@@ -83,11 +88,13 @@ pub struct Chosen {
     bytes: usize,
 }
 
-/// Where a look goes on: in the tasks of one priority, after an id.
+/// Where a look goes on: after which task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    phase: usize,
-    after: TaskId,
+pub enum Position {
+    /// Of those whose deadline has passed.
+    Late { deadline: Timestamp, after: TaskId },
+    /// Of those of one priority.
+    Ready { phase: usize, after: TaskId },
 }
 
 impl Chosen {
@@ -95,9 +102,15 @@ impl Chosen {
         self.tasks.len() >= max || self.bytes >= ENOUGH_BYTES
     }
 
-    fn add(&mut self, task: Task) {
+    fn add(&mut self, reading: &dyn Reading, task: Task) -> Result<()> {
         self.bytes += task.payload_bytes as usize;
+        for (is_there, slot) in [(task.has_checkpoint, Slot::Checkpoint), (task.has_output, Slot::Output)] {
+            if is_there {
+                self.bytes += document::get(reading, task.id.uuid(), slot)?.map_or(0, |json| json.len());
+            }
+        }
         self.tasks.push(task);
+        Ok(())
     }
 }
 
@@ -112,29 +125,34 @@ pub fn choose(
     if from.is_none()
         && let Some(named) = named(reading, counters.queue_id, wanted)?
     {
-        return Ok(choose_of(named, counters.queue_id, wanted, reading.now(), max));
+        return choose_of(reading, named, counters.queue_id, wanted, max);
     }
     let mut chosen = Chosen::default();
-    if from.is_none() {
-        choose_late(reading, counters, wanted, max, &mut chosen)?;
+    let (first, after_first) = match from {
+        Some(Position::Ready { phase, after }) => (phase, Some(after)),
+        Some(Position::Late { .. }) | None => (0, None),
+    };
+    if after_first.is_none() {
+        choose_late(reading, counters, wanted, max, from, &mut chosen)?;
     }
     let late = chosen.tasks.len();
-    for number in from.map_or(0, |position| position.phase)..READY_PHASES {
-        let after = from.filter(|position| position.phase == number).map(|position| position.after);
-        choose_of_phase(reading, counters, wanted, max, (number, after, late), &mut chosen)?;
+    for number in first..READY_PHASES {
         if chosen.is_full(max) || chosen.further.is_some() {
             break;
         }
+        let after = after_first.filter(|_| number == first);
+        choose_of_phase(reading, counters, wanted, max, (number, after, late), &mut chosen)?;
     }
     Ok(chosen)
 }
 
-/// Those whose deadline has passed.
+/// Those whose deadline has passed, from the earliest or from a position on.
 fn choose_late(
     reading: &dyn Reading,
     counters: &Counters,
     wanted: &Wanted,
     max: usize,
+    from: Option<Position>,
     chosen: &mut Chosen,
 ) -> Result<()> {
     let Some(earliest) = counters.earliest_deadline.filter(|at| *at <= reading.now()) else { return Ok(()) };
@@ -144,15 +162,27 @@ fn choose_late(
     let next_millis = Timestamp::from_millis(reading.now().millis() + 1);
     let end = table::index_start(reading, Kind::TaskByDeadline, (counters.queue_id, tag, next_millis));
     let mut scan = Scan::of(reading, Kind::TaskByDeadline, (counters.queue_id, tag)).from(start).below(end);
-    while !chosen.is_full(max) && chosen.examined < MAX_EXAMINED {
+    if let Some(Position::Late { deadline, after }) = from {
+        let parts = ((counters.queue_id, tag, deadline), after);
+        scan = scan.after(&table::index_start(reading, Kind::TaskByDeadline, parts));
+    }
+    while !chosen.is_full(max) {
         let wish = (max - chosen.tasks.len()).max(if wanted.is_any() { 1 } else { 16 });
         let found = scan.indexed::<Task>(reading, wish)?;
         let Some((last, _)) = found.last() else { break };
         scan = scan.clone().after(last);
         for (_, task) in found {
+            if chosen.is_full(max) {
+                return Ok(());
+            }
             chosen.examined += 1;
-            if !chosen.is_full(max) && wanted.fits(&task) {
-                chosen.add(task);
+            let position = task.deadline.map(|deadline| Position::Late { deadline, after: task.id });
+            if wanted.fits(&task) {
+                chosen.add(reading, task)?;
+            }
+            if chosen.examined >= MAX_EXAMINED && !chosen.is_full(max) {
+                chosen.further = position;
+                return Ok(());
             }
         }
     }
@@ -198,10 +228,10 @@ fn choose_of_phase(
             let known = chosen.tasks[..late].iter().any(|chosen| chosen.id == task.id);
             let id = task.id;
             if !known && wanted.fits(&task) {
-                chosen.add(task);
+                chosen.add(reading, task)?;
             }
             if chosen.examined >= MAX_EXAMINED && !chosen.is_full(max) {
-                chosen.further = Some(Position { phase: number, after: id });
+                chosen.further = Some(Position::Ready { phase: number, after: id });
                 return Ok(());
             }
         }
@@ -229,7 +259,14 @@ fn named(reading: &dyn Reading, queue: QueueId, wanted: &Wanted) -> Result<Optio
 }
 
 /// Of those that are named, the first that are wanted.
-fn choose_of(mut tasks: Vec<Task>, queue: QueueId, wanted: &Wanted, now: Timestamp, max: usize) -> Chosen {
+fn choose_of(
+    reading: &dyn Reading,
+    mut tasks: Vec<Task>,
+    queue: QueueId,
+    wanted: &Wanted,
+    max: usize,
+) -> Result<Chosen> {
+    let now = reading.now();
     tasks.retain(|task| task.queue_id == queue && wanted.fits(task));
     tasks.sort_by_key(|task| {
         let late = task.deadline.filter(|at| *at <= now);
@@ -241,9 +278,9 @@ fn choose_of(mut tasks: Vec<Task>, queue: QueueId, wanted: &Wanted, now: Timesta
         if chosen.is_full(max) {
             break;
         }
-        chosen.add(task);
+        chosen.add(reading, task)?;
     }
-    chosen
+    Ok(chosen)
 }
 
 /// After the chosen ones were taken: from where on the next look has to begin. Only a look at any task tells that.

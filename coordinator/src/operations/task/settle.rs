@@ -7,7 +7,7 @@ use drover_protocol::{
     task::{TaskError, TaskErrorKind},
 };
 
-use super::apply;
+use super::{MAX_PAGE_BYTES, apply};
 use crate::{
     domain::{
         job::{End, Job},
@@ -57,10 +57,14 @@ fn settle(tx: &mut Tx, mut settling: Settling) -> Result<Option<Settling>> {
         scan = scan.resume(position);
     }
     let held = scan.indexed::<Task>(tx, PAGE)?;
-    let ended = held.len() < PAGE;
-    settling.position = held.last().map(|(key, _)| Scan::position(key).to_vec());
+    let mut ended = held.len() < PAGE;
     let mut tallies = Tallies::default();
-    for (_, task) in held {
+    for (key, task) in held {
+        if tx.written_bytes() > MAX_PAGE_BYTES {
+            ended = false;
+            break;
+        }
+        settling.position = Some(Scan::position(&key).to_vec());
         // One that is not to be settled stays with its lease, which no heartbeat renews any more.
         if tallies.of(tx, task.queue_id)?.queue.settle_with_job {
             let [chance] = tx.random();

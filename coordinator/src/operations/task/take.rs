@@ -13,13 +13,14 @@ use super::{
 };
 use crate::{
     domain::{
+        job::Job,
         permission::Permission,
         queue::Counters,
         task::{Holder, Task, TaskEvent},
     },
     error::{Error, Result},
     operations::{
-        Caller,
+        Caller, key,
         queue::{self, Tallies},
     },
     store::{Reading, Tx, table},
@@ -91,6 +92,7 @@ pub(super) fn take_in(
     wanted: &Wanted,
     max: usize,
 ) -> Result<Taken> {
+    require_job(tx, holder)?;
     let tally = tallies.of(tx, queue)?;
     if tally.queue.is_paused(tx.now()) || tally.counters.ready() == 0 {
         return Ok(Taken::default());
@@ -105,6 +107,16 @@ pub(super) fn take_in(
         advance(tx, tally, &chosen.tasks)?;
     }
     Ok(Taken { tasks, more_waits: tally.counters.ready() > 0, further: chosen.further })
+}
+
+/// Refuses a job that has ended since its key was looked at: its tasks were settled then, and this one would be left with it.
+fn require_job(reading: &dyn Reading, holder: &Holder) -> Result<()> {
+    let Some(holder) = holder.job else { return Ok(()) };
+    let job = table::find::<Job>(reading, holder.id)?;
+    match job.is_some_and(|job| job.is_held_by(holder.robot, holder.attempt)) {
+        true => Ok(()),
+        false => Err(key::UNKNOWN),
+    }
 }
 
 /// The first tasks behind a position that are wanted: where a queue is long and few of its tasks will do, they are looked

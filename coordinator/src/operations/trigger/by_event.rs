@@ -4,7 +4,7 @@
 //! there under its name and the news' id, until it has fired. So nothing is forgotten and nothing fires twice.
 
 use drover_protocol::{
-    JobId, TriggerId,
+    JobId, QueueId, TriggerId,
     news::NewsType,
     trigger::{ByEvent, EventOn},
 };
@@ -95,6 +95,16 @@ pub(super) fn follow(tx: &mut Tx, before: Option<&Trigger>, after: Option<&Trigg
 fn of_event(reading: &dyn Reading, kind: NewsType, limit: usize) -> Result<Vec<Trigger>> {
     let found = Scan::of(reading, Kind::TriggerByEvent, kind.as_str()).indexed::<Trigger>(reading, limit)?;
     Ok(found.into_iter().map(|(_, trigger)| trigger).collect())
+}
+
+/// An enabled trigger that fires for tasks of this very queue.
+pub fn of_queue(reading: &dyn Reading, queue: QueueId) -> Result<Option<Trigger>> {
+    let (id, kind) = (queue.to_string(), news_of(EventOn::TaskFailed));
+    let is_of_queue = |trigger: &Trigger| match &trigger.rule {
+        Rule::Event(settings) => settings.queue.as_ref() == Some(&id),
+        _ => false,
+    };
+    Ok(of_event(reading, kind, MAX_OF_EVENT)?.into_iter().find(is_of_queue))
 }
 
 /// Takes news over: keeps them for each trigger that they are for.

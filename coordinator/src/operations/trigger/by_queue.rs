@@ -122,8 +122,8 @@ pub fn tasks_changed(tx: &mut Tx, counters: &Counters, stir: Stir) -> Result<()>
     Ok(())
 }
 
-/// The queue is paused no more.
-pub fn queue_resumed(tx: &mut Tx, queue: QueueId) -> Result<()> {
+/// The queue's pause has begun, ended, or ends at another time.
+pub fn pause_changed(tx: &mut Tx, queue: QueueId) -> Result<()> {
     all_of(tx, queue, MAX_OF_QUEUE)?.into_iter().try_for_each(|trigger| look(tx, trigger))
 }
 
