@@ -2,7 +2,8 @@
 Calls of the coordinator's API: connections, the key, repetitions, errors.
 
 Every POST carries an `Idempotency-Key`, so that a call whose answer was lost is repeated without being done twice. Lost
-connections and answers that say "later" (429, 502, 503, 504) are repeated for `retry_seconds`, then told.
+connections and answers that say "later" (429, 502, 503, 504) are repeated for `retry_seconds`, then told. So is an
+answer that something between gives in the coordinator's place, unless it says that it will always be so.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ _FIRST_DELAY_SECONDS = 0.25
 _LONGEST_DELAY_SECONDS = 8.0
 _BLOCK_BYTES = 128 * 1024
 _SETTINGS: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "blocksize": _BLOCK_BYTES}
-_LATER = (429, 502, 503, 504)
+# The redirections among them are those of a gateway that asks for a sign-in, or of one that is being maintained.
+_LATER = (302, 303, 307, 429, 502, 503, 504)
+_NO_CONTENT = 204
+_WHO_ANSWERS = "is DROVER_URL the address of a Drover coordinator, or does a proxy answer in its place?"
 
 T = TypeVar("T")
 # Bytes, or what opens the content anew for each try.
@@ -41,6 +45,10 @@ Body = Union[bytes, Callable[[], IO[bytes]], None]
 
 class Lost(Exception):
     """The connection, or an answer on its way, broke off. What local files say is another matter and passes through."""
+
+
+class Foreign(Exception):
+    """An answer that tells of success and is not the coordinator's: whether the call was carried out is not known."""
 
 
 @contextlib.contextmanager
@@ -64,6 +72,23 @@ class Answer:
     def read(self) -> bytes:
         with _on_the_way():
             return self.response.read()
+
+    def json(self) -> Any:
+        """What it says; None if it says that there is nothing to say."""
+        content = self.read()
+        return None if self.status == _NO_CONTENT else self.decoded(content)
+
+    def decoded(self, text: bytes) -> Any:
+        """A part of it that is JSON, if this is an answer of the coordinator."""
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise self.foreign("JSON") from error
+
+    def foreign(self, missing: str) -> Foreign:
+        """It lacks what every such answer of the coordinator has."""
+        kind = self.header("Content-Type") or "content of no type"
+        return Foreign(f"{self.status} with {kind} and no {missing}; {_WHO_ANSWERS}")
 
     def pieces(self, size: int = 256 * 1024) -> Iterator[bytes]:
         while True:
@@ -129,11 +154,10 @@ class Client:
         extra_seconds: float = 0.0,
     ) -> Any:
         """One call with JSON both ways; None for an empty answer. Path segments are encoded here."""
-        payload = None if body is None else _json.dumps(body).encode()
+        payload = None if body is None else _json.encoded(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
         more: dict[str, Any] = {"query": query, "key": key, "extra_seconds": extra_seconds}
-        content = self.send(method, path, payload, headers, take=Answer.read, **more)
-        return json.loads(content) if content else None
+        return self.send(method, path, payload, headers, take=Answer.json, **more)
 
     def send(
         self,
@@ -169,19 +193,22 @@ class Client:
                 if fresh or tries > 2:
                     self._pause(tries, 0.0, ends_at, f"{call}: {self.url} cannot be reached: {error}")
                 continue
+            except Foreign as error:
+                self._close()
+                self._pause(tries, 0.0, ends_at, f"{call}: {self.url} answers {error}")
+                continue
             except BaseException:
                 # What has not been read would be taken for the next answer.
                 self._close()
                 raise
-            if status < 400:
+            if _is_success(status):
                 return cast(T, result)
-            problem = _problem(result)
-            if method == "DELETE" and status == 404 and tries > 1:
+            if method == "DELETE" and result.get("type") == "not_found" and tries > 1:
                 # The answer to the first try was lost, not its effect.
-                return cast(T, b"")
+                return cast(T, None)
             if status not in _LATER:
-                raise refusal(status, problem, call)
-            text = f"{call}: {self.url} answers {status} {problem.get('detail') or problem.get('title', '')}".rstrip()
+                raise refusal(status, result, call)
+            text = f"{call}: {self.url} answers {status} {result.get('detail') or result.get('title', '')}".rstrip()
             self._pause(tries, wait, ends_at, text)
 
     def _pause(self, tries: int, least: float, ends_at: float, text: str) -> None:
@@ -198,7 +225,7 @@ class Client:
     def _try(
         self, method: str, target: str, body: Body, headers: Mapping[str, str], take: Callable[[Answer], Any]
     ) -> tuple[int, Any, float]:
-        """One try: status, what was read, and how long to wait at least before another one."""
+        """One try: status, what was taken or the problem, and how long to wait at least before another one."""
         connection = self._open()
         content: bytes | IO[bytes] | None = body() if callable(body) else body
         whole = False
@@ -216,12 +243,8 @@ class Client:
         with _on_the_way():
             response = connection.getresponse()
         answer = Answer(response)
-        if response.status >= 400:
-            wait = answer.header("Retry-After")
-            result = answer.read()
-        else:
-            wait = ""
-            result = take(answer)
+        wait = answer.header("Retry-After")
+        result = take(answer) if _is_success(response.status) else _problem(answer)
         # What is left of a body, on either side, would be taken for the beginning of the next one.
         if not whole or not response.isclosed():
             self._close()
@@ -277,11 +300,19 @@ class Client:
         return through
 
 
-def _problem(body: Any) -> dict[str, Any]:
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
+
+
+def _problem(answer: Answer) -> dict[str, Any]:
+    """What a refusal says of itself, or whose it may be."""
     try:
-        problem = json.loads(body)
-    except (TypeError, ValueError):
+        problem = json.loads(answer.read())
+    except ValueError:
         problem = None
     if isinstance(problem, dict) and "type" in problem:
         return problem
-    return {"title": "no reason was given; is DROVER_URL the address of a Drover coordinator?"}
+    # What follows the path may be nobody else's business.
+    place = answer.header("Location").partition("?")[0]
+    what = f"a redirection to {place}" if place else "no reason was given"
+    return {"title": f"{what}; {_WHO_ANSWERS}"}

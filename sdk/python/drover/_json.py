@@ -10,9 +10,17 @@ import pathlib
 import uuid
 from typing import Any
 
+# What is raised by values that JSON or UTF-8 cannot hold: sets, nan, lone surrogates, times before the year 1, loops.
+NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError)
+
 
 def dumps(value: Any) -> str:
     return json.dumps(value, default=_more, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def encoded(value: Any) -> bytes:
+    """As it is sent. Raises one of `NOT_JSON` if it cannot be."""
+    return dumps(value).encode()
 
 
 def text(value: str) -> str:

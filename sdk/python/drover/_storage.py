@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import mimetypes
 import os
 import pathlib
@@ -91,8 +90,7 @@ def send(client: Client, address: tuple[str, ...], source: Source, content_type:
         "Content-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode()}:",
     }
     # So much longer may it take, at a megabyte per second.
-    answer = client.send("PUT", address, opener, headers, extra_seconds=size / 1e6, take=Answer.read)
-    written: dict[str, Any] = json.loads(answer) if answer else {}
+    written: dict[str, Any] = client.send("PUT", address, opener, headers, extra_seconds=size / 1e6, take=Answer.json)
     return written
 
 
@@ -147,7 +145,9 @@ def receive(client: Client, address: tuple[str, ...], target: pathlib.Path) -> p
 
 
 def _check(answer: Answer, digest: Any, what: str) -> None:
-    """Against what the coordinator says that it has sent."""
+    """Against what the coordinator says that it has sent: it does so for every file."""
+    if not answer.header("Content-Digest"):
+        raise answer.foreign("digest")
     for part in answer.header("Content-Digest").split(","):
         name, _, value = part.strip().partition("=")
         if name == "sha-256" and base64.b64decode(value.strip(":")) != digest.digest():

@@ -8,7 +8,6 @@ the next is one call. Under a job its heartbeat keeps the lease; elsewhere a thr
 from __future__ import annotations
 
 import datetime
-import json
 import pathlib
 import threading
 import time
@@ -176,13 +175,13 @@ class Task:
         if isinstance(error, StaleAttempt):
             self._was_taken_away(error)
             return
-        body = self._success(None) if error is None else self._failure_of(error)
+        # An output that is no JSON, or is refused, must not leave the task without an end.
+        body = self._writable(self._success(None) if error is None else self._failure_of(error))
         try:
             try:
                 self._end_by(body)
-            except (ApiError, TypeError, ValueError, RecursionError) as refusal:
-                # An output that is refused, or is no JSON, must not leave the task without an end.
-                if "output" not in body or isinstance(refusal, ApiError) and refusal.code not in _OF_OUTPUT:
+            except ApiError as refusal:
+                if "output" not in body or refusal.code not in _OF_OUTPUT:
                     raise
                 body = self._without_output(body, refusal)
                 self._end_by(body)
@@ -197,6 +196,14 @@ class Task:
         kind = body.get("kind")
         take_next = self._loop is not None and self._loop._wants_next(kind)
         self._end("succeed" if kind is None else "fail", body, take_next)
+
+    def _writable(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Tried before it is sent: what goes wrong from then on says nothing about the output."""
+        try:
+            _json.encoded(body.get("output"))
+        except _json.NOT_JSON as error:
+            return self._without_output(body, error)
+        return body
 
     def _without_output(self, body: dict[str, Any], refusal: Exception) -> dict[str, Any]:
         """A success is a failure then; a failure stays what it is."""
@@ -378,8 +385,9 @@ class TaskLoop:
 
     def _abandon(self, error: BaseException | None) -> None:
         """The program ends in the middle of the loop: nothing that it holds may wait for its lease."""
-        if isinstance(error, Unreachable) or isinstance(error, ApiError) and error.code == "unauthenticated":
-            # Nobody is there to be told; the leases run out, or end with the job.
+        if isinstance(error, Unreachable) or isinstance(error, ApiError) and error.code in ("", "unauthenticated"):
+            # Nobody is there to be told, or something else answers (its refusals have no code), and the end of the task
+            # at hand may be just what it did not let through; the leases run out, or end with the job.
             return
         task, self._current = self._current, None
         if task is not None and not task.ended and error is not None:
@@ -515,7 +523,7 @@ def _pieces(tasks: Iterable[dict[str, Any]]) -> Iterator[list[bytes]]:
     piece: list[bytes] = []
     size = 0
     for task in tasks:
-        line = _json.dumps(task).encode() + b"\n"
+        line = _json.encoded(task) + b"\n"
         if piece and (len(piece) >= _PIECE_LINES or size + len(line) > _PIECE_BYTES):
             yield piece
             piece, size = [], 0
@@ -527,7 +535,7 @@ def _pieces(tasks: Iterable[dict[str, Any]]) -> Iterator[list[bytes]]:
 
 def _bulk_lines(answer: Answer) -> list[dict[str, Any]]:
     """One answer per line; the sum at the end shows that nothing is missing."""
-    lines = [json.loads(line) for line in answer.read().splitlines() if line.strip()]
+    lines = [answer.decoded(line) for line in answer.read().splitlines() if line.strip()]
     if not lines or "added" not in lines[-1]:
         raise Lost("the answer broke off")
     return lines[:-1]

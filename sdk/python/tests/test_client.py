@@ -21,6 +21,10 @@ def client_of(server, retry_seconds=20.0):
     return Client(server.url, "a-key", retry_seconds=retry_seconds)
 
 
+def digest_of(content):
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
+
+
 class Certificates(unittest.TestCase):
     def test_an_authority_that_the_agent_names_is_trusted_beside_those_of_the_host(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -72,6 +76,19 @@ class Repetitions(unittest.TestCase):
         with self.assertRaises(drover.NotFound):
             client_of(Scripted(self, problem(404, "not_found"))).call("DELETE", ("tasks", "1"))
 
+    def test_an_answer_in_the_place_of_the_coordinators_is_none(self):
+        page = answer(b"<html>sign in</html>", Content_Type="text/html")
+        for step in (page, answer(b""), answer(b'{"id": '), answer(b"\xff"), answer(b"", 302, Location="/sign-in")):
+            server = Scripted(self, step, step, answer({"id": 1}))
+            self.assertEqual(client_of(server).call("POST", ("tasks", "1", "succeed"), {}), {"id": 1})
+            self.assertEqual(len({headers["Idempotency-Key"] for _, _, headers, _ in server.seen}), 1)
+        with self.assertRaisesRegex(drover.Unreachable, "200 with text/html .* proxy"):
+            client_of(Scripted(self, page), 0.5).call("GET", ("queues",))
+
+    def test_a_delete_is_not_done_because_something_between_knows_nothing_of_it(self):
+        with self.assertRaises(drover.ApiError):
+            client_of(Scripted(self, cut, answer(b"<html>", 404))).call("DELETE", ("tasks", "1"))
+
     def test_a_refusal_is_told_and_not_repeated(self):
         fields = [{"pointer": "/priority", "detail": "must be 1, 2 or 3"}]
         server = Scripted(self, problem(422, "invalid", "the task is not valid", errors=fields))
@@ -97,6 +114,10 @@ class Repetitions(unittest.TestCase):
     def test_a_server_that_is_no_coordinator_is_named(self):
         with self.assertRaisesRegex(drover.ApiError, "DROVER_URL"):
             client_of(Scripted(self, answer(b"<html>", 404))).call("GET", ("queues",))
+        moved = answer(b"", 308, Location="https://elsewhere.example/sign-in?ticket=7")
+        with self.assertRaisesRegex(drover.ApiError, "elsewhere.example/sign-in; is DROVER_URL .* proxy") as raised:
+            client_of(Scripted(self, moved)).call("PUT", ("resources", "last-run", "value"), {"value": 1})
+        self.assertNotIn("ticket", str(raised.exception))
         with self.assertRaisesRegex(drover.NotConnected, "DROVER_URL"):
             Client("ftp://host", "key")
 
@@ -131,8 +152,7 @@ class Files(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
         self.content = os.urandom(3 * 1024 * 1024 + 17)
-        digest = base64.b64encode(hashlib.sha256(self.content).digest()).decode()
-        self.digest = f"sha-256=:{digest}:"
+        self.digest = digest_of(self.content)
 
     def storage(self, server):
         return Robot(client_of(server), Job({})).storage("reports/2026")
@@ -159,12 +179,25 @@ class Files(unittest.TestCase):
         self.assertEqual(target.read_bytes(), self.content)
         self.assertEqual(os.listdir(self.folder), ["out.bin"])
 
+    def test_a_page_that_a_proxy_answers_is_no_file_and_keeps_none(self):
+        page = answer(b"<html>", Content_Type="text/html")
+        storage = self.storage(Scripted(self, page, answer({"size_bytes": 1}, 201)))
+        self.assertEqual(storage.put("x", b"1"), {"size_bytes": 1})
+        for get in (lambda storage: storage.read("x"), lambda storage: storage.get("x", self.folder / "out.bin")):
+            get(self.storage(Scripted(self, page, answer(self.content, Content_Digest=self.digest))))
+        self.assertEqual((self.folder / "out.bin").read_bytes(), self.content)
+        moved = answer(b"", 308, Location="https://elsewhere.example/")
+        with self.assertRaisesRegex(drover.ApiError, "redirection"):
+            self.storage(Scripted(self, moved)).put("x", b"1")
+
     def test_what_this_host_refuses_is_told_at_once_and_as_it_is(self):
+        small = answer(b"small", Content_Digest=digest_of(b"small"))
+
         def once(handler):
-            answer(b"small")(handler)
+            small(handler)
             handler.close_connection = True
 
-        server = Scripted(self, once, answer(b"small"))
+        server = Scripted(self, once, small)
         storage = self.storage(server)
         with self.assertRaises(FileNotFoundError):
             storage.get("x", self.folder / "nowhere" / "out.bin")

@@ -301,6 +301,27 @@ class LostAnswers(unittest.TestCase):
         self.assertEqual(list(robot.tasks("q", wait_seconds=None)), [])
         self.assertTrue(all(json.loads(body)["wait_seconds"] <= 5 for *_, body in server.seen))
 
+    def test_a_success_whose_answer_was_not_understood_stays_one(self):
+        task = {"id": "t", "attempt": 1, "payload": {}}
+        taken, page = answer({"items": [task]}), answer(b"<html>")
+        server = Scripted(self, taken, page, answer({"next": None}), answer({"items": []}))
+        robot = drover.Robot(drover.Client(server.url, "k"), drover.Job({}))
+        self.assertEqual(robot.work("q", lambda task: {"paid": 1})["succeeded"], 1)
+        self.assertEqual([path.rpartition("/")[2] for _, path, *_ in server.seen][1:3], ["succeed", "succeed"])
+        for step in (page, answer(b"", 308, Location="/sign-in"), answer(b"too large", 413)):
+            server = Scripted(self, taken, step)
+            robot = drover.Robot(drover.Client(server.url, "k", retry_seconds=0.2), drover.Job({}))
+            with self.assertRaises(drover.DroverError) as raised:
+                robot.work("q", lambda task: {"paid": 1})
+            robot._clean_up(raised.exception)
+            self.assertFalse([path for _, path, *_ in server.seen if path.endswith("/fail")])
+
+    def test_a_bulk_addition_that_a_proxy_answers_is_sent_again(self):
+        done = b'{"line":1,"id":"a"}\n{"added":1,"duplicates":0,"failed":0}\n'
+        server = Scripted(self, answer(b"<html>"), answer(done))
+        robot = drover.Robot(drover.Client(server.url, "k"), drover.Job({}))
+        self.assertEqual(robot.add_tasks("q", [drover.new_task(1)]).added, 1)
+
     def test_a_program_whose_coordinator_is_gone_does_not_try_to_end_its_task_for_ever(self):
         task = {"id": "t", "attempt": 1, "payload": {}}
         server = Scripted(self, answer({"items": [task]}), problem(503, "unavailable"))
