@@ -32,6 +32,10 @@ class Damaged(DroverError):
     """What arrived is not what was sent: its digest differs."""
 
 
+class Changed(DroverError):
+    """A file became shorter while it was sent, and was not kept there. Send it when nobody writes it any more."""
+
+
 class ApiError(DroverError):
     """
     The coordinator refused. `code` is its stable word for why (`not_found`, `stale_attempt` …), `status` the HTTP

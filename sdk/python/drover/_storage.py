@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Callable, Union, cast
 
 from ._client import Answer
-from ._errors import Damaged
+from ._errors import Changed, Damaged
 
 if TYPE_CHECKING:
     from ._client import Client
@@ -77,7 +77,10 @@ class Storage:
 
 
 def send(client: Client, address: tuple[str, ...], source: Source, content_type: str | None) -> dict[str, Any]:
-    """Sends content with its digest; a try that breaks off begins anew."""
+    """
+    Sends content with its digest; a try that breaks off begins anew. Of a file that grows meanwhile it is the part that
+    was there; one that shrinks raises `Changed`.
+    """
     opener = _opener(source)
     digest, size = hashlib.sha256(), 0
     with opener() as file:
@@ -89,8 +92,12 @@ def send(client: Client, address: tuple[str, ...], source: Source, content_type:
         "Content-Length": str(size),
         "Content-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode()}:",
     }
+
+    def measured() -> IO[bytes]:
+        return cast(IO[bytes], _Measured(opener(), size, address[-1]))
+
     # So much longer may it take, at a megabyte per second.
-    written: dict[str, Any] = client.send("PUT", address, opener, headers, extra_seconds=size / 1e6, take=Answer.json)
+    written: dict[str, Any] = client.send("PUT", address, measured, headers, extra_seconds=size / 1e6, take=Answer.json)
     return written
 
 
@@ -106,6 +113,34 @@ def _opener(source: Source) -> Callable[[], IO[bytes]]:
         return cast(IO[bytes], _Unclosed(source))
 
     return rewind
+
+
+class _Measured(io.RawIOBase):
+    """
+    A file as long as it was when its digest was taken. What came after that on the connection would be taken for the
+    next request, and what is missing would be waited for.
+    """
+
+    def __init__(self, file: IO[bytes], size: int, name: str):
+        super().__init__()
+        self._file = file
+        self._left = size
+        self._name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        most = self._left if size < 0 else min(size, self._left)
+        piece = self._file.read(most)
+        if most and not piece:
+            raise Changed(f"what is sent as {self._name} became {self._left} bytes shorter meanwhile; nothing was kept")
+        self._left -= len(piece)
+        return piece
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 class _Unclosed(io.RawIOBase):

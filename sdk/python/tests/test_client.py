@@ -168,6 +168,44 @@ class Files(unittest.TestCase):
             self.assertEqual((body, headers["Content-Digest"]), (self.content, self.digest))
             self.assertEqual(headers["Content-Type"], "application/x-test")
 
+    def test_a_file_that_grows_while_it_is_sent_arrives_as_it_was_and_spoils_no_further_call(self):
+        source = self.folder / "in.log"
+        source.write_bytes(self.content)
+        server = Scripted(self, answer({"size_bytes": 1}, 201))
+        storage = self.storage(server)
+        self.meanwhile(storage, lambda: source.write_bytes(self.content + b"GET /api/v1/x HTTP/1.1\r\n\r\n"))
+        storage.put("in.log", source)
+        storage.put("next", b"x")
+        self.assertEqual([body for *_, body in server.seen], [self.content, b"x"])
+
+    def test_a_file_that_shrinks_while_it_is_sent_is_told_and_spoils_no_further_call(self):
+        source = self.folder / "in.log"
+        source.write_bytes(self.content)
+
+        def broken_off(handler):
+            handler.close_connection = True
+
+        kept = answer({"size_bytes": 1}, 201)
+        server = Scripted(self, kept, broken_off, kept)
+        storage = self.storage(server)
+        storage.put("before", b"x")
+        self.meanwhile(storage, lambda: source.write_bytes(b"new"))
+        with self.assertRaisesRegex(drover.Changed, "in.log became .* shorter"):
+            storage.put("in.log", source)
+        storage.put("next", b"y")
+        self.assertEqual(server.seen[-1][3], b"y")
+
+    def meanwhile(self, storage, change):
+        """Between the digest of the next file and its sending."""
+        send = storage._client.send
+
+        def changed(*given, **more):
+            storage._client.send = send
+            change()
+            return send(*given, **more)
+
+        storage._client.send = changed
+
     def test_what_is_got_is_whole_or_the_target_stays_as_it_was(self):
         target = self.folder / "out.bin"
         target.write_bytes(b"before")
