@@ -166,12 +166,16 @@ class Task:
         return True
 
     def _settle(self, error: Exception | None) -> None:
-        """Ends it as its body ended, and takes the next one if the loop wants one."""
-        loop = self._loop
-        if self.ended:
-            if error is not None and not isinstance(error, StaleAttempt):
-                raise error
-            return
+        """Ends it as its body ended, unless that has ended it, and the loop if it is to go no further."""
+        if not self.ended:
+            self._end_as(error)
+        elif error is not None and not isinstance(error, StaleAttempt):
+            raise error
+        if self._loop is not None:
+            self._loop._check()
+
+    def _end_as(self, error: Exception | None) -> None:
+        """Takes the next one as well, if the loop wants one."""
         if isinstance(error, StaleAttempt):
             self._was_taken_away(error)
             return
@@ -187,9 +191,6 @@ class Task:
                 self._end_by(body)
         except StaleAttempt as stale:
             self._was_taken_away(stale)
-            return
-        if loop is not None:
-            loop._count(body)
 
     def _end_by(self, body: dict[str, Any]) -> None:
         """A body that names a kind of error is that of a failure."""
@@ -239,6 +240,8 @@ class Task:
             body = {**body, "take_next": True}
         answer = self._call(verb, body)
         self.ended = True
+        if self._loop is not None and verb != "postpone":
+            self._loop._count(body)
         if take_next and self._loop is not None:
             self._loop._next = answer.get("next")
             self._loop._next_is_known = True
@@ -294,6 +297,7 @@ class TaskLoop:
         self._taken = 0
         self._give_up_after = give_up_after
         self._errors_in_a_row = 0
+        self._last_error = ""
         self._next: dict[str, Any] | None = None
         self._next_is_known = False
         self._current: Task | None = None
@@ -309,8 +313,7 @@ class TaskLoop:
                 self._current = task
                 renewing.watch(task)
                 yield task
-                if not task.ended:
-                    task._settle(None)
+                task._settle(None)
         finally:
             renewing.end()
             self._give_back()
@@ -358,16 +361,21 @@ class TaskLoop:
         return self._limit is None or self._taken < self._limit
 
     def _count(self, body: dict[str, Any]) -> None:
+        """A task has ended by this body, whoever sent it."""
         failure = body.get("kind")
         self._errors_in_a_row = self._errors_with(failure)
         if failure is None:
             self.succeeded += 1
         else:
             self.failed += 1
+            self._last_error = body["message"]
+
+    def _check(self) -> None:
+        """Goes no further where the errors are not those of the tasks."""
         if self._is_too_many(self._errors_in_a_row):
             raise TooManyErrors(
                 f"{self._errors_in_a_row} tasks in a row failed with application errors; the fault is not in the "
-                f"tasks, so the others are left for later. The last error: {body['message']}",
+                f"tasks, so the others are left for later. The last error: {self._last_error}",
                 "too_many_errors",
             )
 

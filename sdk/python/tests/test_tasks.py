@@ -1,5 +1,6 @@
 """Proves the loop over tasks against a real coordinator: every task ends as its body ends, once, whatever happens."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -74,7 +75,8 @@ class Loop(CoordinatorCase):
     def test_a_task_that_was_ended_by_a_call_is_not_ended_again(self):
         queue = self.queue()
         self.add(queue, 3)
-        for task in self.coordinator.robot().tasks(queue):
+        loop = self.coordinator.robot().tasks(queue)
+        for task in loop:
             with task:
                 if task.payload["n"] == 0:
                     task.succeed({"by": "call"})
@@ -84,6 +86,7 @@ class Loop(CoordinatorCase):
                     task.postpone(datetime.timedelta(hours=1), {"step": 3})
         self.assertEqual(self.states(queue), {"ref-0": "succeeded", "ref-1": "failed", "ref-2": "postponed"})
         self.assertEqual(self.task(queue, "ref-2")["checkpoint"], {"step": 3})
+        self.assertEqual(loop.result(), {"succeeded": 1, "failed": 1, "stopped": False})
 
     def test_a_loop_that_is_left_gives_back_what_it_has_not_begun(self):
         queue = self.queue()
@@ -119,6 +122,18 @@ class Loop(CoordinatorCase):
             self.coordinator.robot().work(queue, self.fail_with(RuntimeError("screen is missing")), give_up_after=3)
         states = list(self.states(queue).values())
         self.assertEqual((states.count("failed"), states.count("new")), (3, 3))
+
+    def test_application_errors_that_are_told_by_a_call_end_the_loop_as_well(self):
+        for ends in (lambda task: contextlib.nullcontext(), lambda task: task):
+            queue = self.queue()
+            self.add(queue, 6)
+            loop = self.coordinator.robot().tasks(queue, give_up_after=3)
+            with self.assertRaisesRegex(drover.TooManyErrors, "screen 2 is missing"):
+                for task in loop:
+                    with ends(task):
+                        task.fail(f"screen {task.payload['n']} is missing", kind="application")
+            states = list(self.states(queue).values())
+            self.assertEqual((states.count("failed"), states.count("new"), loop.failed), (3, 3, 3))
 
     def test_business_errors_do_not_end_the_loop(self):
         queue = self.queue()
