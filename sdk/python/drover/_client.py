@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Callable, TypeVar, Union, cast
 
-from . import _json
+from . import _clock, _json
 from ._errors import NotConnected, Unreachable, refusal
 
 API = "/api/v1"
@@ -229,6 +229,7 @@ class Client:
         connection = self._open()
         content: bytes | IO[bytes] | None = body() if callable(body) else body
         whole = False
+        asked_at = time.time()
         try:
             with _on_the_way():
                 connection.request(method, self._absolute + target, content, dict(headers))
@@ -243,6 +244,8 @@ class Client:
         with _on_the_way():
             response = connection.getresponse()
         answer = Answer(response)
+        if _is_success(response.status):
+            _clock.note(answer.header("Date"), asked_at, time.time())
         wait = answer.header("Retry-After")
         result = take(answer) if _is_success(response.status) else _problem(answer)
         # What is left of a body, on either side, would be taken for the beginning of the next one.

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Callable, Union
 
-from . import _json, _log
+from . import _clock, _json, _log
 from ._client import Answer, Lost
 from ._errors import ApiError, ApplicationError, DroverError, StaleAttempt, TooManyErrors, Unreachable
 from ._job import told
@@ -46,7 +46,7 @@ def moment(when: When) -> str:
     if isinstance(when, (int, float)):
         when = datetime.timedelta(seconds=when)
     if isinstance(when, datetime.timedelta):
-        when = datetime.datetime.now(datetime.timezone.utc) + when
+        when = _clock.now() + when
     return _json.timestamp(when)
 
 
@@ -389,7 +389,8 @@ class TaskLoop:
         """A task that came with the end of another one, and was never begun, is free again at once."""
         data, self._next, self._next_is_known = self._next, None, False
         if data is not None:
-            Task(self._robot, data).postpone(0)
+            # The moment at which it was taken is past by the coordinator's own clock, whatever that of this host says.
+            Task(self._robot, data).postpone(data["started_at"])
 
     def _abandon(self, error: BaseException | None) -> None:
         """The program ends in the middle of the loop: nothing that it holds may wait for its lease."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import email.utils
 import http.client
 import http.server
 import io
@@ -157,6 +158,16 @@ def answer(body, status=200, **headers):
         handler.wfile.write(content)
 
     return step
+
+
+def by_clock(ahead_seconds, step):
+    """Answers as a server whose clock is ahead of that of this host."""
+
+    def dated(handler):
+        handler.date_time_string = lambda: email.utils.formatdate(time.time() + ahead_seconds, usegmt=True)
+        step(handler)
+
+    return dated
 
 
 def problem(status, code, detail="why", **more):

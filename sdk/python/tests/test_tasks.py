@@ -2,17 +2,19 @@
 
 import contextlib
 import datetime
+import email.utils
 import json
 import os
 import signal
 import threading
 import time
 import unittest
+import unittest.mock
 
 import drover
-from drover import _tasks
+from drover import _clock, _tasks
 
-from .support import Coordinator, CoordinatorCase, Scripted, answer, cut, lines, problem, run_program
+from .support import Coordinator, CoordinatorCase, Scripted, answer, by_clock, cut, lines, problem, run_program
 
 
 class Loop(CoordinatorCase):
@@ -97,6 +99,17 @@ class Loop(CoordinatorCase):
             break
         self.assertEqual(self.states(queue), {"ref-0": "succeeded", "ref-1": "new", "ref-2": "new"})
         self.assertEqual(self.coordinator.robot().work(queue, lambda task: None)["succeeded"], 2)
+
+    def test_what_is_given_back_is_free_at_once_whatever_the_clock_of_this_host_says(self):
+        queue = self.queue()
+        self.add(queue, 2)
+        later = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=10)
+        with unittest.mock.patch.object(_clock, "now", return_value=later):
+            for task in self.coordinator.robot().tasks(queue):
+                with task:
+                    pass
+                break
+        self.assertEqual(self.states(queue), {"ref-0": "succeeded", "ref-1": "new"})
 
     def test_a_limit_takes_no_more(self):
         queue = self.queue()
@@ -301,6 +314,27 @@ class LostAnswers(unittest.TestCase):
         robot = drover.Robot(drover.Client(server.url, "k"), drover.Job({}))
         self.assertEqual(robot.add_tasks("q", [drover.new_task(1)], key="k").added, 1)
         self.assertEqual({headers["Idempotency-Key"] for _, _, headers, _ in server.seen}, {"k.0"})
+
+    def test_a_while_from_now_is_meant_by_the_clock_of_the_coordinator(self):
+        self.addCleanup(setattr, _clock, "_ahead_seconds", 0.0)
+        for ahead in (0, 400, -600, 0):
+            taken = answer({"items": [{"id": "t", "attempt": 1, "payload": {}}]})
+            server = Scripted(self, by_clock(ahead, taken), answer({}))
+            robot = drover.Robot(drover.Client(server.url, "k"), drover.Job({}))
+            for task in robot.tasks("q", limit=1):
+                task.postpone(300)
+            until = _tasks._parsed(json.loads(server.seen[1][3])["until"])
+            self.assertAlmostEqual(until.timestamp() - time.time(), ahead + 300, delta=1.5)
+
+    def test_a_clock_that_is_right_is_not_rounded_to_the_seconds_of_answers(self):
+        self.addCleanup(setattr, _clock, "_ahead_seconds", 0.0)
+        for tenth in range(30):
+            at = 1_800_000_000 + tenth / 10
+            _clock.note(email.utils.formatdate(int(at), usegmt=True), at - 0.01, at + 0.01)
+            self.assertEqual(_clock._ahead_seconds, 0)
+        for date in ("", "yesterday", "Sun, 29 Nov 99999 20:42:53 GMT"):
+            _clock.note(date, at, at)
+        self.assertEqual(_clock._ahead_seconds, 0)
 
     def test_pieces_are_bounded(self):
         lines = [{"payload": "x" * 100_000} for _ in range(100)]
