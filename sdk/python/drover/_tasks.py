@@ -14,7 +14,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any, Callable, Union
+from typing import IO, TYPE_CHECKING, Any, Callable, NamedTuple, Union
 
 from . import _clock, _json, _log
 from ._client import Answer, Lost
@@ -510,7 +510,7 @@ def add_tasks(
         answers = robot.client.send(
             "POST",
             ("queues", queue, "tasks", "bulk"),
-            b"".join(piece),
+            b"".join(line.content for line in piece),
             {"Content-Type": "application/x-ndjson", "Accept": "application/x-ndjson"},
             key=f"{key}.{number}",
             extra_seconds=60,
@@ -519,8 +519,10 @@ def add_tasks(
         if len(answers) != len(piece):
             text = f"{len(piece)} tasks were sent, but {len(answers)} were answered"
             raise DroverError(f"{text}: repeat it with key={key!r}")
-        for answer in answers:
+        for line, answer in zip(piece, answers):
             answer["line"] += first_line - 1
+            if line.error is not None:
+                answer["error"] = {"code": "bad_request", "detail": line.error}
             _count_line(result, answer)
             if each is not None:
                 each(answer)
@@ -528,16 +530,32 @@ def add_tasks(
     return result
 
 
-def _pieces(tasks: Iterable[dict[str, Any]]) -> Iterator[list[bytes]]:
-    piece: list[bytes] = []
+class _Line(NamedTuple):
+    content: bytes
+    # Why it stands in the place of a task.
+    error: str | None = None
+
+
+def _line(task: dict[str, Any]) -> _Line:
+    """
+    In the place of a task that is no JSON stands a line that the coordinator refuses: so the others keep their numbers,
+    and the task can be mended and sent under the same key.
+    """
+    try:
+        return _Line(_json.encoded(task) + b"\n")
+    except _json.NOT_JSON as error:
+        return _Line(b"null\n", _json.text(f"The task cannot be written as JSON: {error}"))
+
+
+def _pieces(tasks: Iterable[dict[str, Any]]) -> Iterator[list[_Line]]:
+    piece: list[_Line] = []
     size = 0
-    for task in tasks:
-        line = _json.encoded(task) + b"\n"
-        if piece and (len(piece) >= _PIECE_LINES or size + len(line) > _PIECE_BYTES):
+    for line in map(_line, tasks):
+        if piece and (len(piece) >= _PIECE_LINES or size + len(line.content) > _PIECE_BYTES):
             yield piece
             piece, size = [], 0
         piece.append(line)
-        size += len(line)
+        size += len(line.content)
     if piece:
         yield piece
 

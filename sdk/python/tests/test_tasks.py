@@ -294,6 +294,25 @@ class Bulk(CoordinatorCase):
         self.assertEqual(result.errors[0][0], 8)
         self.assertIn("priority", result.errors[0][1])
 
+    def test_what_is_no_json_holds_up_no_other_and_can_be_mended_under_the_same_key(self):
+        queue = self.queue()
+        robot = self.coordinator.robot()
+        odd = {0: float("nan"), 4: {1, 2}, 999: os.fsdecode(b"caf\xe9.pdf"), 1000: object()}
+        answers = []
+        tasks = (drover.new_task({"value": odd.get(n, n)}) for n in range(1100))
+        result = robot.add_tasks(queue, tasks, key="an-import", each=answers.append)
+        self.assertEqual(result.as_dict(), {"added": 1096, "duplicates": 0, "failed": 4})
+        self.assertEqual([answer["line"] for answer in answers], list(range(1, 1101)))
+        self.assertEqual([line for line, _ in result.errors], [n + 1 for n in odd])
+        self.assertIn("set cannot be written as JSON", result.errors[1][1])
+        again = robot.add_tasks(queue, [drover.new_task({"value": n}) for n in range(1100)], key="an-import")
+        self.assertEqual(again.as_dict(), {"added": 1100, "duplicates": 0, "failed": 0})
+        self.assertEqual(self.call("GET", "queues", queue, "stats")["counts"]["new"], 1100)
+
+    def test_a_piece_of_nothing_but_what_is_no_json_is_told_as_well(self):
+        result = self.coordinator.robot().add_tasks(self.queue(), [drover.new_task(float("nan"))] * 2)
+        self.assertEqual([line for line, _ in result.errors], [1, 2])
+
     def test_the_same_key_adds_nothing_twice(self):
         queue = self.queue()
         robot = self.coordinator.robot()
@@ -340,7 +359,7 @@ class LostAnswers(unittest.TestCase):
         lines = [{"payload": "x" * 100_000} for _ in range(100)]
         pieces = list(_tasks._pieces(lines))
         self.assertEqual(sum(len(piece) for piece in pieces), 100)
-        self.assertTrue(all(sum(map(len, piece)) <= _tasks._PIECE_BYTES for piece in pieces))
+        self.assertTrue(all(sum(len(line.content) for line in piece) <= _tasks._PIECE_BYTES for piece in pieces))
         self.assertEqual([len(piece) for piece in _tasks._pieces({"payload": n} for n in range(2001))], [1000, 1000, 1])
 
     def test_a_stop_in_a_long_wait_is_seen(self):
