@@ -19,6 +19,7 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Callable, TypeVar, Union, cast
 
@@ -101,6 +102,22 @@ class Answer:
             yield piece
 
 
+class _Ending:
+    """A connection that is closed when nobody has it any more: that of a thread ends with the thread."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()  # type: ignore[attr-defined]
+
+
+class _Plain(_Ending, http.client.HTTPConnection):
+    pass
+
+
+class _Encrypted(_Ending, http.client.HTTPSConnection):
+    pass
+
+
 class Client:
     """A connection to one coordinator with one key. Threads may share it: each has a connection of its own."""
 
@@ -117,15 +134,17 @@ class Client:
         self._ca_file = ca_file
         self._retry_seconds = retry_seconds
         self._own = threading.local()
-        self._open_ones: set[http.client.HTTPConnection] = set()
+        self._open_ones: weakref.WeakSet[http.client.HTTPConnection] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
 
     def close(self) -> None:
         """Closes the connections of all threads. A later call opens one again."""
-        while self._open_ones:
-            self._open_ones.pop().close()
+        # Not by iteration: other threads open theirs and end meanwhile.
+        with contextlib.suppress(KeyError):
+            while True:
+                self._open_ones.pop().close()
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
@@ -291,14 +310,14 @@ class Client:
         host, port, proxy = self._parts.hostname or "", self._parts.port, self._proxy()
         if self._parts.scheme == "http":
             if proxy is not None:
-                return http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80, **_SETTINGS)
-            return http.client.HTTPConnection(host, port or 80, **_SETTINGS)
+                return _Plain(proxy.hostname or "", proxy.port or 80, **_SETTINGS)
+            return _Plain(host, port or 80, **_SETTINGS)
         context = ssl.create_default_context()
         if self._ca_file:
             context.load_verify_locations(self._ca_file)
         if proxy is None:
-            return http.client.HTTPSConnection(host, port or 443, context=context, **_SETTINGS)
-        through = http.client.HTTPSConnection(proxy.hostname or "", proxy.port or 80, context=context, **_SETTINGS)
+            return _Encrypted(host, port or 443, context=context, **_SETTINGS)
+        through = _Encrypted(proxy.hostname or "", proxy.port or 80, context=context, **_SETTINGS)
         through.set_tunnel(host, port or 443)
         return through
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -144,6 +145,29 @@ class Repetitions(unittest.TestCase):
         for _ in range(5):
             client.call("POST", ("x",), {})
         self.assertEqual(len(ports), 1)
+
+    def test_the_connection_of_a_thread_ends_with_it(self):
+        handlers = []
+
+        def step(handler):
+            handlers.append(handler)
+            answer({})(handler)
+
+        client = client_of(Scripted(self, step))
+        for _ in range(20):
+            thread = threading.Thread(target=client.call, args=("GET", ("queues",)))
+            thread.start()
+            thread.join()
+        client.call("GET", ("queues",))
+        *ended, kept = handlers
+        ends_at = time.monotonic() + 10
+        while not all(handler.rfile.closed for handler in ended) and time.monotonic() < ends_at:
+            time.sleep(0.01)
+        self.assertEqual([handler.rfile.closed for handler in handlers], [True] * 20 + [False])
+        client.close()
+        while not kept.rfile.closed and time.monotonic() < ends_at:
+            time.sleep(0.01)
+        self.assertTrue(kept.rfile.closed)
 
 
 class Files(unittest.TestCase):
