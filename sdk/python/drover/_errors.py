@@ -87,13 +87,15 @@ class TaskFailure(Exception):
     """
     Raise a subclass of it to fail a task, or the job if no task is being worked on.
 
-    `code` is a word of your own for statistics, `output` is kept with the failed task, `retry` overrides what the queue
-    says about trying again.
+    `code` is a word or a number of your own for statistics, `output` is kept with the failed task, `retry` overrides
+    what the queue says about trying again.
     """
 
     kind = "application"
 
-    def __init__(self, message: str, code: str | None = None, *, output: Any = None, retry: bool | None = None) -> None:
+    def __init__(
+        self, message: str, code: str | int | None = None, *, output: Any = None, retry: bool | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code

@@ -18,6 +18,9 @@ from ._errors import DroverError, TaskFailure
 if TYPE_CHECKING:
     from ._robot import Robot
 
+# The coordinator takes no longer ones with tasks.
+_MAX_CODE_BYTES = 256
+
 _interrupted = threading.Event()
 
 
@@ -64,9 +67,9 @@ class Job:
         else:
             _log.write("info", f"output: {_json.dumps(value)}")
 
-    def set_error(self, kind: str, message: str, code: str | None = None) -> None:
+    def set_error(self, kind: str, message: str, code: str | int | None = None) -> None:
         """Says why the job fails: `business` or `application`. It fails even if the program then ends with 0."""
-        message = _json.text(message)
+        message, code = _json.text(message), code_of(code)
         _log.write("error", message, {"code": code} if code else None)
         if self._error_path:
             _json.write_file(self._error_path, {"kind": kind, "code": code, "message": message})
@@ -133,11 +136,16 @@ def _quietly(clean_up: Callable[[BaseException | None], None], error: BaseExcept
 def told(error: BaseException) -> tuple[str, str | None, str]:
     """Kind, code and message of an error, as jobs and tasks keep them."""
     if isinstance(error, TaskFailure):
-        return error.kind, error.code, str(error.message)
+        return error.kind, code_of(error.code), str(error.message)
     if isinstance(error, DroverError):
         return "application", type(error).__name__, str(error)
     text = str(error)
     return "application", type(error).__name__, f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def code_of(code: object) -> str | None:
+    """A code as jobs and tasks keep it: a text, whatever a program numbers its errors by."""
+    return None if code is None else _json.cut(_json.text(str(code)), _MAX_CODE_BYTES)
 
 
 def _take_interrupts() -> None:

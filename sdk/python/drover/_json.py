@@ -28,6 +28,11 @@ def text(value: str) -> str:
     return value.encode("utf-8", "replace").decode()
 
 
+def cut(value: str, most_bytes: int) -> str:
+    """No more of a text than so many bytes of UTF-8."""
+    return value.encode()[:most_bytes].decode("utf-8", "ignore")
+
+
 def plain(value: Any) -> Any:
     """The value as it will be read back."""
     return json.loads(dumps(value))

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Callable, NamedTuple, Union
 from . import _clock, _json, _log
 from ._client import Answer, Lost
 from ._errors import ApiError, ApplicationError, DroverError, StaleAttempt, TooManyErrors, Unreachable
-from ._job import told
+from ._job import code_of, told
 from ._storage import receive, send
 
 if TYPE_CHECKING:
@@ -102,14 +102,14 @@ class Task:
     def fail(
         self,
         message: str,
-        code: str | None = None,
+        code: str | int | None = None,
         *,
         kind: str = "business",
         output: Any = None,
         retry: bool | None = None,
     ) -> None:
         """Ends it as failed, now. Raising BusinessError or ApplicationError does the same."""
-        self._end("fail", _failure(kind, message, code, output, retry), False)
+        self._end("fail", _failure(kind, message, code_of(code), output, retry), False)
 
     def postpone(self, until: When, checkpoint: Any = None, *, attempt_counts: bool = False) -> None:
         """Puts it back until then (a time, or a while), with a checkpoint for whoever takes it next."""
@@ -256,9 +256,8 @@ class Task:
 
 def _failure(kind: str, message: str, code: str | None, output: Any, retry: bool | None) -> dict[str, Any]:
     message = _json.text(message or "no message")
-    encoded = message.encode()
-    if len(encoded) > _MAX_MESSAGE_BYTES:
-        message = encoded[:_MAX_MESSAGE_BYTES].decode("utf-8", "ignore") + " … (the whole is in the log)"
+    if len(message.encode()) > _MAX_MESSAGE_BYTES:
+        message = _json.cut(message, _MAX_MESSAGE_BYTES) + " … (the whole is in the log)"
     body: dict[str, Any] = {"kind": kind, "message": message}
     for name, value in (("code", code), ("output", output), ("retry", retry)):
         if value is not None:

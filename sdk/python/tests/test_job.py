@@ -40,6 +40,13 @@ class Run(unittest.TestCase):
         wanted = {"kind": "business", "code": "unknown_supplier", "message": "no such supplier"}
         self.assertEqual(json.loads(self.left["error.json"]), wanted)
 
+    def test_a_code_may_be_anything_and_is_a_text(self):
+        ways = ("raise drover.BusinessError('gone', code=404)", "robot.job.set_error('business', 'gone', 404)")
+        for way in ways:
+            self.run_main(f"def main(robot): {way}")
+            error = json.loads(self.left["error.json"])
+            self.assertEqual(error, {"kind": "business", "code": "404", "message": "gone"})
+
     def test_an_error_keeps_its_kind_whatever_file_it_names(self):
         main = "import os\ndef main(): raise drover.BusinessError('cannot read ' + os.fsdecode(b'caf\\xe9.pdf'))"
         self.assertEqual(self.run_main(main), 1)

@@ -257,6 +257,24 @@ class Loop(CoordinatorCase):
         self.assertEqual((ends[3]["kind"], ends[3]["message"]), ("business", "cannot read caf?.pdf"))
         self.assertEqual((ends[4]["kind"], ends[4]["message"]), ("business", "no share"))
 
+    def test_a_code_may_be_anything_and_is_a_text(self):
+        queue = self.queue()
+        self.add(queue, 4)
+        codes = [404, 0, os.fsdecode(b"caf\xe9"), "ж" * 200]
+
+        def handle(task):
+            n = task.payload["n"]
+            if n == 1:
+                task.fail("gone", codes[n])
+            else:
+                raise drover.BusinessError("gone", code=codes[n])
+
+        with lines():
+            self.assertEqual(self.coordinator.robot().work(queue, handle)["failed"], 4)
+        kept = [self.task(queue, f"ref-{n}")["error"] for n in range(4)]
+        self.assertEqual([error["code"] for error in kept], ["404", "0", "caf?", "ж" * 128])
+        self.assertEqual({error["kind"] for error in kept}, {"business"})
+
     def test_a_reference_that_is_there_is_told_with_its_id(self):
         queue = self.queue(unique_references=True)
         (task_id,) = self.add(queue, 1)
