@@ -8,6 +8,7 @@ answer that something between gives in the coordinator's place, unless it says t
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -246,12 +247,13 @@ class Client:
     ) -> tuple[int, Any, float]:
         """One try: status, what was taken or the problem, and how long to wait at least before another one."""
         connection = self._open()
+        prefix, for_proxy = self._for_proxy()
         content: bytes | IO[bytes] | None = body() if callable(body) else body
         whole = False
         asked_at = time.time()
         try:
             with _on_the_way():
-                connection.request(method, self._absolute + target, content, dict(headers))
+                connection.request(method, prefix + target, content, {**headers, **for_proxy})
             whole = True
         except Lost as lost:
             # It may have refused before it had read everything, and said why.
@@ -290,12 +292,10 @@ class Client:
             self._open_ones.discard(connection)
         self._own.connection = None
 
-    @property
-    def _absolute(self) -> str:
-        """Before the path of a request that goes to a proxy for plain HTTP."""
-        if self._parts.scheme == "http" and self._proxy() is not None:
-            return f"http://{self._parts.netloc}"
-        return ""
+    def _for_proxy(self) -> tuple[str, dict[str, str]]:
+        """What a proxy for plain HTTP wants before the path of a request, and as headers."""
+        proxy = self._proxy() if self._parts.scheme == "http" else None
+        return ("", {}) if proxy is None else (f"http://{self._parts.netloc}", _who_asks(proxy))
 
     def _proxy(self) -> urllib.parse.SplitResult | None:
         host = self._parts.hostname or ""
@@ -304,7 +304,16 @@ class Client:
         proxy = urllib.request.getproxies().get(self._parts.scheme)
         if not proxy:
             return None
-        return urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        try:
+            parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            # It is looked at when it is asked for.
+            _ = parts.port
+        except ValueError:
+            # The text of the error, as the address, may show a password.
+            name = f"{self._parts.scheme.upper()}_PROXY"
+            text = f"{name} is not an address such as http://user:password@proxy:3128: is the password percent-encoded?"
+            raise NotConnected(text) from None
+        return parts
 
     def _new_connection(self) -> http.client.HTTPConnection:
         host, port, proxy = self._parts.hostname or "", self._parts.port, self._proxy()
@@ -318,8 +327,16 @@ class Client:
         if proxy is None:
             return _Encrypted(host, port or 443, context=context, **_SETTINGS)
         through = _Encrypted(proxy.hostname or "", proxy.port or 80, context=context, **_SETTINGS)
-        through.set_tunnel(host, port or 443)
+        through.set_tunnel(host, port or 443, headers=_who_asks(proxy))
         return through
+
+
+def _who_asks(proxy: urllib.parse.SplitResult) -> dict[str, str]:
+    """The user and the password that stand in the address of a proxy, as it takes them; they go nowhere else."""
+    if proxy.username is None:
+        return {}
+    pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
 def _is_success(status: int) -> bool:

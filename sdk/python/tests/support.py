@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pathlib
+import select
 import signal
 import socket
 import struct
@@ -128,7 +129,7 @@ class Scripted:
                 step = script.steps.pop(0) if len(script.steps) > 1 else script.steps[0]
                 step(self)
 
-            do_GET = do_POST = do_PUT = do_DELETE = handle_any
+            do_GET = do_POST = do_PUT = do_DELETE = do_CONNECT = handle_any
 
             def log_message(self, *_):
                 pass
@@ -174,6 +175,24 @@ def problem(status, code, detail="why", **more):
     headers = more.pop("headers", {})
     body = {"type": code, "title": "Refused", "status": status, "detail": detail, "request_id": "r-1", **more}
     return answer(body, status, **headers)
+
+
+def tunnel(server):
+    """A proxy that hands on what comes, both ways."""
+
+    def step(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        with socket.create_connection(server.server.server_address) as there:
+            sockets = [handler.connection, there]
+            while sockets:
+                for ready in select.select(sockets, [], [])[0]:
+                    other = there if ready is handler.connection else handler.connection
+                    content = ready.recv(65536)
+                    other.sendall(content) if content else sockets.clear()
+        handler.close_connection = True
+
+    return step
 
 
 def cut(handler):

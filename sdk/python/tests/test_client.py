@@ -10,12 +10,14 @@ import subprocess
 import tempfile
 import threading
 import time
+import traceback
 import unittest
+import unittest.mock
 
 import drover
 from drover import Client, Job, Robot
 
-from .support import CoordinatorCase, Scripted, answer, cut, cut_within, problem
+from .support import CoordinatorCase, Scripted, answer, cut, cut_within, problem, tunnel
 
 
 def client_of(server, retry_seconds=20.0):
@@ -26,18 +28,67 @@ def digest_of(content):
     return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
 
 
+def certificate(folder):
+    """A new certificate of this host, and its key."""
+    files = [f"{folder}/certificate.pem", f"{folder}/key.pem"]
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=127.0.0.1"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]]
+    subprocess.run([*make.split(), *names], check=True, capture_output=True)
+    return files
+
+
 class Certificates(unittest.TestCase):
     def test_an_authority_that_the_agent_names_is_trusted_beside_those_of_the_host(self):
         with tempfile.TemporaryDirectory() as folder:
-            files = [f"{folder}/certificate.pem", f"{folder}/key.pem"]
-            make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=127.0.0.1"
-            names = ["-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]]
-            subprocess.run([*make.split(), *names], check=True, capture_output=True)
+            files = certificate(folder)
             server = Scripted(self, answer({"id": 1}), certificate=files)
             environment = {"DROVER_URL": server.url, "DROVER_TOKEN": "a-key", "DROVER_CA_FILE": files[0]}
             self.assertEqual(Client.from_environment(environment).call("GET", ("tasks", "1")), {"id": 1})
             with self.assertRaisesRegex(drover.Unreachable, "certificate verify failed"):
                 client_of(server, 0.5).call("GET", ("tasks", "1"))
+
+
+class Proxies(unittest.TestCase):
+    def through(self, proxy, url):
+        """A client whose environment names this proxy."""
+        environment = {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": ""}
+        patched = unittest.mock.patch.dict(os.environ, environment)
+        patched.start()
+        self.addCleanup(patched.stop)
+        return Client(url, "a-key", retry_seconds=0.5)
+
+    def test_a_proxy_gets_the_password_that_stands_in_its_address(self):
+        server = Scripted(self, answer({"id": 1}))
+        place = server.url.partition("://")[2]
+        client = self.through(f"http://us%40er:p%3Aass-w%C3%B6rd@{place}", "http://drover.example")
+        self.assertEqual(client.call("GET", ("tasks", "1")), {"id": 1})
+        _, target, headers, _ = server.seen[0]
+        self.assertEqual(target, "http://drover.example/api/v1/tasks/1")
+        self.assertEqual(base64.b64decode(headers["Proxy-Authorization"].split()[1]).decode(), "us@er:p:ass-wörd")
+        self.through(server.url, "http://drover.example").call("GET", ("tasks", "1"))
+        self.assertNotIn("Proxy-Authorization", server.seen[1][2])
+
+    def test_a_tunnel_is_opened_with_the_password_and_what_goes_through_it_has_none(self):
+        with tempfile.TemporaryDirectory() as folder:
+            files = certificate(folder)
+            server = Scripted(self, answer({"id": 1}), certificate=files)
+            proxy = Scripted(self, tunnel(server))
+            client = self.through(f"http://user:pass-word@{proxy.url[7:]}", server.url)
+            client._ca_file = files[0]
+            self.assertEqual(client.call("GET", ("tasks", "1")), {"id": 1})
+        self.assertEqual(proxy.seen[0][0], "CONNECT")
+        self.assertEqual(base64.b64decode(proxy.seen[0][2]["Proxy-Authorization"].split()[1]), b"user:pass-word")
+        self.assertNotIn("Proxy-Authorization", server.seen[0][2])
+
+    def test_no_error_shows_the_password(self):
+        refusing = Scripted(self, answer(b"<html>", 407))
+        gone = "http://user:pass-word@127.0.0.1:1"
+        for proxy in (f"http://user:pass-word@{refusing.url[7:]}", gone, "http://user:pass-word#1@proxy:3128"):
+            for url in ("http://drover.example", "https://drover.example"):
+                with self.assertRaises(drover.DroverError) as raised:
+                    self.through(proxy, url).call("GET", ("tasks", "1"))
+                trace = "".join(traceback.format_exception(None, raised.exception, raised.exception.__traceback__))
+                self.assertNotIn("pass-word", trace)
 
 
 class Repetitions(unittest.TestCase):
