@@ -20,6 +20,8 @@ LEVELS = ("trace", "debug", "info", "warning", "error", "critical")
 MASK = "••••"
 # Shorter values would mask ordinary words.
 _SHORTEST_SECRET = 4
+# What readers of the log keep of whole numbers to the last digit; beyond it they round.
+_WHOLE_NUMBERS = range(-(2**63), 2**64)
 
 _lock = threading.Lock()
 _secrets: set[str] = set()
@@ -41,7 +43,8 @@ def write(
     record: dict[str, Any] = {"level": level, "message": _masked(str(message))}
     if fields:
         # JSON has no word for what is no number or infinite: it stands there as text.
-        record["fields"] = _masked_values(json.loads(json.dumps(fields, default=str), parse_constant=str))
+        plain = json.loads(json.dumps(fields, default=str), parse_constant=str, parse_int=_exact)
+        record["fields"] = _masked_values(plain)
     if progress:
         record["progress"] = _masked_values(_json.plain(progress))
     if "DROVER_JOB_ID" not in os.environ and sys.stdout.isatty():
@@ -54,6 +57,12 @@ def write(
     with _lock:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
+
+
+def _exact(digits: str) -> int | str:
+    """A whole number as far as readers keep it, else its digits: the number of an account is not to be another one."""
+    number = int(digits)
+    return number if number in _WHOLE_NUMBERS else digits
 
 
 def _masked(text: str) -> str:

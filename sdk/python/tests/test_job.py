@@ -124,6 +124,14 @@ class Log(unittest.TestCase):
         fields = {"share": "NaN", "caf?.pdf": ["-Infinity"]}
         self.assertEqual(records, [{"level": "error", "message": "caf?.pdf", "fields": fields}])
 
+    def test_whole_numbers_that_readers_would_round_are_texts(self):
+        kept = {"least": -(2**63), "most": 2**64 - 1, "half": 0.5, "is": True}
+        long = {"account": 40817810099910004312, "deep": [{"n": [-(2**63) - 1, 2**64]}]}
+        with lines() as records:
+            _log.write("info", "booked", {**long, **kept})
+        texts = {"account": "40817810099910004312", "deep": [{"n": ["-9223372036854775809", "18446744073709551616"]}]}
+        self.assertEqual(records[0]["fields"], {**texts, **kept})
+
     def test_secrets_that_were_read_are_masked_wherever_they_stand(self):
         drover.Secret("hunter2-hunter2")
         drover.Secret("hunter2")
