@@ -4,7 +4,7 @@
 use drover_protocol::{
     agent::{ErrorFile, Finish, MAX_CAUSE_BYTES, MAX_ERROR_BYTES, MAX_ERROR_CODE_BYTES},
     job::{Cause, CauseCode, ErrorKind, Exit, JobError, Outcome},
-    json::{MAX_DEPTH, is_too_deep, too_long_number, too_long_text},
+    json::{MAX_DEPTH, is_too_deep, too_long_number},
     problem::{Code, Problem},
 };
 use serde_json::Value;
@@ -27,6 +27,17 @@ pub enum ResultFile<T> {
     Content(T),
     /// It is there but cannot be used; the reason in words.
     Unusable(String),
+}
+
+impl ResultFile<Value> {
+    /// Also the reason: it may quote what it is about, and becomes part of cause and error.
+    fn masked(self, redactor: &Redactor) -> Self {
+        match self {
+            Self::Absent => Self::Absent,
+            Self::Content(value) => Self::Content(redactor.value(value)),
+            Self::Unusable(reason) => Self::Unusable(redactor.text(&reason)),
+        }
+    }
 }
 
 /// Who is named in a cause.
@@ -114,9 +125,10 @@ pub fn of_process(
         report.usage = Some(ended.usage.clone());
         return report;
     }
+    let output = output.masked(redactor);
     let (outcome, cause, mut job_error) = judge(ended, &exit, &output, error, redactor);
     let output = match output {
-        ResultFile::Content(value) => Some(redactor.value(value)),
+        ResultFile::Content(value) => Some(value),
         ResultFile::Absent => None,
         ResultFile::Unusable(reason) => {
             // Worth knowing also when something else decided the outcome.
@@ -246,7 +258,10 @@ pub fn parse_output(content: &[u8]) -> ResultFile<Value> {
         return ResultFile::Unusable("output.json is empty; write a JSON value or no file".to_owned());
     }
     if let Some(number) = too_long_number(content) {
-        return ResultFile::Unusable(format!("output.json: {}", too_long_text(number)));
+        // With all its digits, so that a secret in it is found; the report is cut after it is masked.
+        return ResultFile::Unusable(format!(
+            "output.json: a whole number has more digits than are kept; write it as text, in quotes: {number}"
+        ));
     }
     match serde_json::from_slice::<Value>(content) {
         Err(error) => ResultFile::Unusable(format!("output.json is not valid JSON: {error}")),
@@ -351,6 +366,20 @@ mod tests {
         let report = of_process(id(), &own, output, error, &Redactor::new(["topsecret"]));
         let text = serde_json::to_string(&report).expect("JSON");
         assert!(!text.contains("topsecret") && text.contains("login with *** failed"), "{text}");
+    }
+
+    /// The reason quotes what it refuses: a secret in it is known before anything of it is cut away.
+    #[test]
+    fn a_secret_in_the_reason_of_an_unusable_output_is_masked() {
+        for secret in ["12345678901234567890123".to_owned(), "1234567890".repeat(5)] {
+            for code in [0, 3] {
+                let output = parse_output(format!("{{\"account\": {secret}}}").as_bytes());
+                let own = ended(Some(code), None, Interference::None);
+                let report = of_process(id(), &own, output, ResultFile::Absent, &Redactor::new([&secret]));
+                let text = serde_json::to_string(&report).expect("JSON");
+                assert!(!text.contains("1234567890") && text.contains("in quotes: ***"), "{text}");
+            }
+        }
     }
 
     #[test]
