@@ -1,6 +1,7 @@
 //! Which files of the artifacts' folder are uploaded, and under which names.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -16,7 +17,7 @@ const MAX_ARTIFACTS: usize = 10_000;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Artifact {
     pub file: PathBuf,
-    /// With `/` between the parts, secrets masked.
+    /// With `/` between the parts, secrets masked; no two have the same.
     pub name: String,
 }
 
@@ -73,6 +74,7 @@ pub fn find(folder: &Path, redactor: &Redactor) -> io::Result<Found> {
             "{more} artifacts are not uploaded: there are more than {MAX_ARTIFACTS}; pack them into an archive"
         ));
     }
+    number_equal_names(&mut found.artifacts);
     Ok(found)
 }
 
@@ -84,8 +86,30 @@ fn inside(link: &Path, root: &Path) -> Option<PathBuf> {
 
 fn name_of(path: &Path, root: &Path, redactor: &Redactor) -> String {
     let relative = path.strip_prefix(root).unwrap_or(path);
-    let parts = relative.components().map(|part| redactor.text(&escape_invalid(part.as_os_str().as_encoded_bytes())));
-    parts.collect::<Vec<_>>().join("/")
+    let parts: Vec<_> = relative.components().map(|part| escape_invalid(part.as_os_str().as_encoded_bytes())).collect();
+    // As a whole: a secret may have slashes.
+    redactor.text(&parts.join("/"))
+}
+
+/// Masking makes names equal, and of files of one name the last would replace the others: they are numbered in the order
+/// in which they were found, which is the same each time.
+fn number_equal_names(artifacts: &mut [Artifact]) {
+    let mut taken = HashSet::new();
+    for artifact in artifacts {
+        let name = artifact.name.clone();
+        let mut number = 1;
+        while !taken.insert(artifact.name.clone()) {
+            number += 1;
+            artifact.name = with_number(&name, number);
+        }
+    }
+}
+
+/// Before the extension, so that the file is still opened by the same program.
+fn with_number(name: &str, number: usize) -> String {
+    let path = Path::new(name);
+    let extension = path.extension().map_or(String::new(), |extension| format!(".{}", extension.display()));
+    path.with_extension(format!("{number}{extension}")).display().to_string()
 }
 
 #[cfg(test)]
@@ -109,6 +133,36 @@ mod tests {
         let names: Vec<&str> = found.artifacts.iter().map(|artifact| artifact.name.as_str()).collect();
         assert_eq!(names, ["a & b%.txt", "inside", "sub/deep/***.csv"]);
         assert_eq!(found.refused.len(), 3, "{:?}", found.refused);
+    }
+
+    fn names(root: &Path, secrets: &[&str]) -> Vec<String> {
+        let found = find(root, &Redactor::new(secrets)).expect("readable");
+        assert!(found.refused.is_empty(), "{:?}", found.refused);
+        found.artifacts.into_iter().map(|artifact| artifact.name).collect()
+    }
+
+    #[test]
+    fn a_secret_with_a_slash_is_masked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("key-AbCd")).expect("a folder");
+        fs::write(folder.path().join("key-AbCd/EfGh12.txt"), "1").expect("written");
+        assert_eq!(names(folder.path(), &["AbCd/EfGh12"]), ["key-***.txt"]);
+    }
+
+    /// Each file has a name of its own, and the same one each time that the folder is looked through.
+    #[test]
+    fn names_that_masking_makes_equal_are_numbered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for part in ["first-one", "second-one"] {
+            fs::create_dir(folder.path().join(part)).expect("a folder");
+            fs::write(folder.path().join(part).join("log"), part).expect("written");
+            fs::write(folder.path().join(format!("f-{part}.csv")), part).expect("written");
+        }
+        fs::write(folder.path().join("f-***.2.csv"), "of this name from the beginning").expect("written");
+        for _ in 0..2 {
+            let found = names(folder.path(), &["first-one", "second-one"]);
+            assert_eq!(found, ["f-***.2.csv", "f-***.csv", "f-***.3.csv", "***/log", "***/log.2"]);
+        }
     }
 
     /// A folder that cannot be read, here because its path is longer than the system takes, costs no others.
