@@ -4,26 +4,19 @@
 //! Every byte that any occurrence of any form covers is replaced; occurrences that overlap or touch become one mask.
 //! Secrets shorter than [`MIN_SECRET_BYTES`] are not masked: they would tear holes into innocent text everywhere.
 
-use std::{cell::OnceCell, collections::BTreeSet};
+mod forms;
+
+use std::cell::OnceCell;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
-use base64::{
-    Engine,
-    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
-};
 use serde_json::{Map, Value};
+
+use self::forms::forms_of;
 
 /// What is written in place of a secret.
 pub const MASK: &str = "***";
 /// Shorter secrets are not masked.
 pub const MIN_SECRET_BYTES: usize = 4;
-/// Longer secrets are masked piece by piece, so that the automaton stays small.
-const PIECE_BYTES: usize = 4096;
-/// Of longer secrets only the raw form is known; their other forms would need too much memory.
-const MAX_ENCODED_BYTES: usize = 64 * 1024;
-/// Lines of a secret of several lines (a private key, a JSON document) are masked on their own from this length.
-const MIN_LINE_BYTES: usize = 8;
-
 /// Finds the secrets of one job in all their forms.
 pub struct Redactor {
     /// Made when the first text comes: short jobs often have none.
@@ -36,11 +29,7 @@ pub struct Redactor {
 impl Redactor {
     /// Learns the values; empty and very short ones are left out.
     pub fn new<S: AsRef<str>>(secrets: impl IntoIterator<Item = S>) -> Self {
-        let mut forms = BTreeSet::new();
-        for secret in secrets {
-            add_secret(secret.as_ref(), &mut forms);
-        }
-        let forms: Vec<Vec<u8>> = forms.into_iter().collect();
+        let forms = forms_of(secrets);
         let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
         Self { automaton: OnceCell::new(), forms, longest }
     }
@@ -180,131 +169,18 @@ impl Stream {
     }
 }
 
-fn add_secret(secret: &str, forms: &mut BTreeSet<Vec<u8>>) {
-    let trimmed = secret.trim();
-    for text in [secret, trimmed] {
-        add_pieces(text.as_bytes(), forms);
-    }
-    let lines: Vec<&str> = trimmed.lines().map(str::trim).collect();
-    if lines.len() > 1 {
-        for line in lines.into_iter().filter(|line| line.len() >= MIN_LINE_BYTES) {
-            add_pieces(line.as_bytes(), forms);
-        }
-    }
-}
-
-fn add_pieces(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
-    let with_encodings = secret.len() <= MAX_ENCODED_BYTES;
-    let mut pieces: Vec<&[u8]> = secret.chunks(PIECE_BYTES).collect();
-    if pieces.len() > 1 && !secret.len().is_multiple_of(PIECE_BYTES) {
-        // The last piece reaches back, so that it is not too short to be told from other text.
-        pieces.pop();
-        pieces.push(&secret[secret.len() - PIECE_BYTES..]);
-    }
-    for piece in pieces.into_iter().filter(|piece| piece.len() >= MIN_SECRET_BYTES) {
-        add_form(piece.to_vec(), forms);
-        if with_encodings {
-            add_encodings(piece, forms);
-        }
-    }
-}
-
-fn add_form(form: Vec<u8>, forms: &mut BTreeSet<Vec<u8>>) {
-    if form.len() >= MIN_SECRET_BYTES {
-        forms.insert(form);
-    }
-}
-
-fn add_encodings(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
-    add_base64(secret, forms);
-    for digits in ["0123456789abcdef", "0123456789ABCDEF"] {
-        let digits = digits.as_bytes();
-        add_form(secret.iter().flat_map(|byte| hex(*byte, digits)).collect(), forms);
-        for unreserved in [b"-_.~".as_slice(), b"-_.~!'()*", b"-_.~/", b"-_.*"] {
-            for plus in [false, true] {
-                add_form(percent(secret, digits, unreserved, plus), forms);
-            }
-        }
-    }
-    // A piece of a long secret may begin inside of a character; then it has no textual forms of its own.
-    if let Ok(text) = std::str::from_utf8(secret) {
-        add_textual(text, forms);
-    }
-}
-
-fn add_textual(text: &str, forms: &mut BTreeSet<Vec<u8>>) {
-    let escaped = Value::from(text).to_string();
-    let escaped = &escaped[1..escaped.len() - 1];
-    let slashes = escaped.replace('/', "\\/");
-    for json in [escaped.to_owned(), escape_non_ascii(escaped), slashes.clone(), escape_non_ascii(&slashes)] {
-        // JSON inside of JSON, as loggers like to write it.
-        let twice = json.replace('\\', "\\\\").replace('"', "\\\"");
-        add_form(json.into_bytes(), forms);
-        add_form(twice.into_bytes(), forms);
-    }
-    for bytes_of in [u16::to_le_bytes, u16::to_be_bytes] {
-        let wide: Vec<u8> = text.encode_utf16().flat_map(bytes_of).collect();
-        add_base64(&wide, forms);
-        add_form(wide, forms);
-    }
-}
-
-/// Inside of a longer text a value may begin at each of three positions of a Base64 group; the characters that it
-/// shares with its neighbours are left out.
-fn add_base64(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
-    for offset in 0..3 {
-        let mut shifted = vec![0; offset];
-        shifted.extend_from_slice(secret);
-        let first = (offset * 8).div_ceil(6);
-        let end = shifted.len() * 8 / 6;
-        for text in [STANDARD_NO_PAD.encode(&shifted), URL_SAFE_NO_PAD.encode(&shifted)] {
-            if first < end {
-                add_form(text.as_bytes()[first..end].to_vec(), forms);
-            }
-        }
-    }
-}
-
-fn hex(byte: u8, digits: &[u8]) -> [u8; 2] {
-    [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]
-}
-
-fn percent(secret: &[u8], digits: &[u8], unreserved: &[u8], plus: bool) -> Vec<u8> {
-    let mut encoded = Vec::with_capacity(secret.len() * 3);
-    for &byte in secret {
-        if byte.is_ascii_alphanumeric() || unreserved.contains(&byte) {
-            encoded.push(byte);
-        } else if byte == b' ' && plus {
-            encoded.push(b'+');
-        } else {
-            encoded.push(b'%');
-            encoded.extend(hex(byte, digits));
-        }
-    }
-    encoded
-}
-
-fn escape_non_ascii(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_ascii() {
-            escaped.push(character);
-        } else {
-            let mut units = [0; 2];
-            for unit in character.encode_utf16(&mut units) {
-                escaped.push_str(&format!("\\u{unit:04x}"));
-            }
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
-    use base64::engine::general_purpose::STANDARD;
+    use base64::{
+        Engine,
+        engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+    };
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        forms::{hex, percent},
+        *,
+    };
 
     fn streamed(redactor: &Redactor, bytes: &[u8], cuts: &[usize]) -> Vec<u8> {
         let (mut stream, mut out, mut from) = (Stream::default(), Vec::new(), 0);
@@ -357,6 +233,22 @@ mod tests {
         assert_eq!(redactor.text("only klmnopqrst here"), "only *** here");
         let value = serde_json::json!({"a": [123456, {"klmnopqrst": true}], "n": 12345});
         assert_eq!(redactor.value(value), serde_json::json!({"a": ["***", {"***": true}], "n": 12345}));
+    }
+
+    #[test]
+    fn json_is_masked_as_other_writers_escape_it() {
+        let redactor = Redactor::new(["p&s<w>r'd+9=\"ä"]);
+        for text in [
+            r#"p\u0026s\u003cw\u003er'd+9=\"ä"#,
+            r#"p\u0026s\u003cw\u003er\u0027d+9=\"ä"#,
+            r#"p\u0026s\u003cw\u003er\u0027d+9\u003d\"ä"#,
+            r#"p\u0026s\u003cw\u003er\u0027d+9=\"\u00e4"#,
+            r#"p\u0026s\u003Cw\u003Er\u0027d\u002B9=\u0022\u00E4"#,
+            r#"p\\u0026s\\u003Cw\\u003Er\\u0027d\\u002B9=\\u0022\\u00E4"#,
+            r#"p&s<w>r'd+9=\"\u00E4"#,
+        ] {
+            assert_eq!(redactor.text(&format!("<{text}>")), "<***>", "{text}");
+        }
     }
 
     #[test]
@@ -437,6 +329,16 @@ mod tests {
         }
     }
 
+    /// Writes the characters of `json` of which `is_escaped` says so as numbers.
+    fn as_unicode(json: &str, is_escaped: impl Fn(char) -> bool, upper: bool) -> Vec<u8> {
+        let number = |unit: &mut u16| if upper { format!("\\u{unit:04X}") } else { format!("\\u{unit:04x}") };
+        let write = |character: char| match is_escaped(character) {
+            true => character.encode_utf16(&mut [0; 2]).iter_mut().map(number).collect(),
+            false => character.to_string(),
+        };
+        json.chars().map(write).collect::<String>().into_bytes()
+    }
+
     /// Encodings of a secret among other text, each with that part of it which is of the secret alone.
     fn cores(secret: &str, before: &str, after: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         let json = Value::from(secret).to_string();
@@ -445,7 +347,16 @@ mod tests {
         let mut found: Vec<Vec<u8>> = vec![
             secret.as_bytes().to_vec(),
             json.as_bytes().to_vec(),
-            escape_non_ascii(json).into_bytes(),
+            as_unicode(json, |character| !character.is_ascii(), false),
+            as_unicode(json, |character| !character.is_ascii(), true),
+            as_unicode(json, |character| "<>&\u{2028}\u{2029}".contains(character), false),
+            as_unicode(json, |character| "<>&'\u{2028}\u{2029}".contains(character), false),
+            as_unicode(json, |character| "<>&'=\u{2028}\u{2029}".contains(character), false),
+            as_unicode(
+                &json.replace("\\\"", "\""),
+                |character| !character.is_ascii() || "\"&'+<>`".contains(character),
+                true,
+            ),
             json.replace('\\', "\\\\").replace('"', "\\\"").into_bytes(),
             percent(secret.as_bytes(), b"0123456789ABCDEF", b"-_.~", false),
             percent(secret.as_bytes(), b"0123456789abcdef", b"-_.*", true),
