@@ -308,6 +308,31 @@ mod tests {
             }
         }
 
+        /// Base64 in lines does not come through either, wherever in a line the secret begins.
+        #[test]
+        fn no_line_of_base64_comes_through(
+            secret in "\\PC{12,40}",
+            before in "[a-z]{0,80}",
+            width in proptest::sample::select(vec![64, 76]),
+            line_end in proptest::sample::select(vec!["\n", "\r\n", "\\n"]),
+            cuts in proptest::collection::vec(0usize..600, 0..6),
+        ) {
+            let secret = secret.trim();
+            let encoded = STANDARD.encode(format!("{before}{secret} and more")).into_bytes();
+            let lines: Vec<&[u8]> = encoded.chunks(width).collect();
+            let masked = streamed(&Redactor::new([secret]), &lines.join(line_end.as_bytes()), &cuts);
+            let (first, end) = ((before.len() * 8).div_ceil(6), (before.len() + secret.len()) * 8 / 6);
+            for at in (0..end).step_by(width) {
+                let (from, to) = (first.max(at), end.min(at + width));
+                // Up to three characters are of a group that is not wholly the secret's.
+                if to >= from + 19 {
+                    for part in [&encoded[from..from + 10], &encoded[to - 10..to]] {
+                        prop_assert!(!contains(&masked, part), "{}", String::from_utf8_lossy(&masked));
+                    }
+                }
+            }
+        }
+
         /// No form of any secret comes through, whatever stands beside it and however the stream is cut: of what encodes a
         /// secret alone, nothing is left.
         #[test]

@@ -15,6 +15,8 @@ const PIECE_BYTES: usize = 4096;
 const MAX_ENCODED_BYTES: usize = 64 * 1024;
 /// Lines of a secret of several lines (a private key, a JSON document) are masked on their own from this length.
 const MIN_LINE_BYTES: usize = 8;
+/// So many whole groups of four characters make a piece of Base64 that is known by itself.
+const GROUPS_OF_A_PIECE: usize = 4;
 
 /// How a writer of JSON escapes more than it must: which further characters, whether with digits in upper case, and
 /// whether all that is not ASCII as well.
@@ -86,6 +88,7 @@ fn add_form(form: Vec<u8>, forms: &mut BTreeSet<Vec<u8>>) {
 
 fn add_encodings(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
     add_base64(secret, forms);
+    add_lines_of_base64(secret, forms);
     for digits in ["0123456789abcdef", "0123456789ABCDEF"] {
         let digits = digits.as_bytes();
         add_form(secret.iter().flat_map(|byte| hex(*byte, digits)).collect(), forms);
@@ -124,6 +127,23 @@ fn add_base64(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
         let (first, end) = own_characters(offset, secret.len());
         for text in [STANDARD_NO_PAD.encode(&shifted), URL_SAFE_NO_PAD.encode(&shifted)] {
             add_form(text.as_bytes()[first.min(end)..end].to_vec(), forms);
+        }
+    }
+}
+
+/// Base64 in lines, as MIME and PEM have it: lines end between groups, but where depends on what stands before the
+/// secret. With a piece of a few groups from each group on, every line is covered that has so many of them. The
+/// characters of a group that is not wholly the secret's go with the first and the last piece.
+fn add_lines_of_base64(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
+    for offset in 0..3 {
+        let text = STANDARD_NO_PAD.encode([&[0; 2][..offset], secret].concat());
+        let (first, end) = own_characters(offset, secret.len());
+        let (first_group, end_group) = (first.div_ceil(4), end / 4);
+        for group in first_group..(end_group + 1).saturating_sub(GROUPS_OF_A_PIECE) {
+            let after = group + GROUPS_OF_A_PIECE;
+            let from = if group == first_group { first } else { group * 4 };
+            let to = if after == end_group { end } else { after * 4 };
+            add_form(text.as_bytes()[from..to].to_vec(), forms);
         }
     }
 }
