@@ -5,6 +5,7 @@
 //! Secrets shorter than [`MIN_SECRET_BYTES`] are not masked: they would tear holes into innocent text everywhere.
 
 mod forms;
+mod parts;
 
 use std::cell::OnceCell;
 
@@ -248,6 +249,73 @@ mod tests {
             r#"p&s<w>r'd+9=\"\u00E4"#,
         ] {
             assert_eq!(redactor.text(&format!("<{text}>")), "<***>", "{text}");
+        }
+    }
+
+    #[test]
+    fn values_in_the_lines_of_a_secret_are_masked() {
+        let redactor = Redactor::new([concat!(
+            "DB_USER=svc-invoices\nNODE_ENV=production\nDB_PASSWORD=hunter2xyz\nPIN=4711\r\n",
+            "export API_TOKEN=\"say \\\"friend\\\"\"\n",
+            "smtp:\n  - password: 'Tr0ub4dor-x'\n",
+            "salt = 0a1b2c3d4e # of this year\n",
+            "SETTINGS_ENV={\"PIN\":\"0815-4711\"}\nDATABASE=db://svc:abc@host\n",
+            "ACCOUNT={\"key\":\"first line\\nsecond line\"}\n",
+        )]);
+        for value in [
+            "hunter2xyz",
+            "say \"friend\"",
+            r#"say \"friend\""#,
+            "Tr0ub4dor-x",
+            "0a1b2c3d4e",
+            "first line",
+            "second line",
+        ] {
+            assert_eq!(redactor.text(&format!("<{value}>")), "<***>", "{value}");
+        }
+        for open in ["svc-invoices in production", "4711", "this year"] {
+            assert_eq!(redactor.text(open), open);
+        }
+        assert_eq!(Redactor::new(["token=abcdefgh12"]).text("<abcdefgh12>"), "<***>");
+    }
+
+    #[test]
+    fn texts_of_a_json_secret_are_masked() {
+        let account = serde_json::json!({
+            "type": "service_account",
+            "project_id": "our-invoices",
+            "private_key_id": "0123456789abcdef",
+            "private_key": "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\nkqhkiG9w0BAQEF\n-----END PRIVATE KEY-----\n",
+            "client_email": "robot@our-invoices.iam.gserviceaccount.com",
+            "token_uri": "https://oauth2.googleapis.com/token",
+            "more": [{"password": "Tr0ub4dor-x", "user": "svc-invoices"}, 1234567890],
+        });
+        for secret in [account.to_string(), serde_json::to_string_pretty(&account).expect("JSON")] {
+            let redactor = Redactor::new([secret]);
+            for text in ["MIIEvQIBADANBg", "kqhkiG9w0BAQEF", "0123456789abcdef", "Tr0ub4dor-x", "1234567890"] {
+                assert_eq!(redactor.text(&format!("<{text}>")), "<***>", "{text}");
+            }
+            for open in [
+                "service_account svc-invoices of our-invoices",
+                "robot@our-invoices.iam.gserviceaccount.com",
+                "https://oauth2.googleapis.com/token",
+            ] {
+                assert_eq!(redactor.text(open), open);
+            }
+        }
+    }
+
+    /// However many parts a secret has, what is known of them is bounded; the short ones are known in all forms.
+    #[test]
+    fn the_parts_of_a_secret_have_a_bound() {
+        let lines: String = (0..6_000).map(|n| format!("NAME_OF_{n}=value{n:05}\n")).collect();
+        let redactor = Redactor::new([lines]);
+        let bytes: usize = redactor.forms.iter().map(Vec::len).sum();
+        assert!(bytes < 5 << 20, "{bytes} bytes of forms");
+        assert_eq!(redactor.text("<value05999>"), "<***>");
+        assert!(redactor.text(&STANDARD_NO_PAD.encode("value00000")).starts_with(MASK));
+        for secret in ["x=".repeat(5_000), "[".repeat(5_000), "x=[\"".repeat(2_000)] {
+            assert!(Redactor::new([secret]).forms.len() < 10_000);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The forms in which a secret is looked for: itself, its lines, and each of them as writers of other formats write it.
+//! The forms in which a secret is looked for: itself, its parts, and each of them as writers of other formats write it.
 
 use std::collections::BTreeSet;
 
@@ -7,14 +7,13 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 
-use super::MIN_SECRET_BYTES;
+use super::{MIN_SECRET_BYTES, parts::parts_of};
 
 /// Longer secrets are masked piece by piece, so that the automaton stays small.
 const PIECE_BYTES: usize = 4096;
-/// Of longer secrets only the raw form is known; their other forms would need too much memory.
+/// Of longer secrets only the raw form is known; their other forms would need too much memory. The parts of one secret
+/// have as much together.
 const MAX_ENCODED_BYTES: usize = 64 * 1024;
-/// Lines of a secret of several lines (a private key, a JSON document) are masked on their own from this length.
-const MIN_LINE_BYTES: usize = 8;
 /// So many whole groups of four characters make a piece of Base64 that is known by itself.
 const GROUPS_OF_A_PIECE: usize = 4;
 
@@ -52,20 +51,20 @@ pub fn forms_of<S: AsRef<str>>(secrets: impl IntoIterator<Item = S>) -> Vec<Vec<
 }
 
 fn add_secret(secret: &str, forms: &mut BTreeSet<Vec<u8>>) {
-    let trimmed = secret.trim();
-    for text in [secret, trimmed] {
-        add_pieces(text.as_bytes(), forms);
+    for text in [secret, secret.trim()] {
+        add_pieces(text.as_bytes(), text.len() <= MAX_ENCODED_BYTES, forms);
     }
-    let lines: Vec<&str> = trimmed.lines().map(str::trim).collect();
-    if lines.len() > 1 {
-        for line in lines.into_iter().filter(|line| line.len() >= MIN_LINE_BYTES) {
-            add_pieces(line.as_bytes(), forms);
-        }
+    // The shortest parts come first: passwords and keys are among them.
+    let mut parts: Vec<String> = parts_of(secret).into_iter().collect();
+    parts.sort_by_key(String::len);
+    let mut left = MAX_ENCODED_BYTES;
+    for part in parts {
+        add_pieces(part.as_bytes(), part.len() <= left, forms);
+        left = left.saturating_sub(part.len());
     }
 }
 
-fn add_pieces(secret: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
-    let with_encodings = secret.len() <= MAX_ENCODED_BYTES;
+fn add_pieces(secret: &[u8], with_encodings: bool, forms: &mut BTreeSet<Vec<u8>>) {
     let mut pieces: Vec<&[u8]> = secret.chunks(PIECE_BYTES).collect();
     if pieces.len() > 1 && !secret.len().is_multiple_of(PIECE_BYTES) {
         // The last piece reaches back, so that it is not too short to be told from other text.
