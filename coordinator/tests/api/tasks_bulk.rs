@@ -133,6 +133,24 @@ async fn a_repetition_adds_what_is_missing() {
     assert_eq!(waiting(&world).await, 1_301);
 }
 
+/// Blank lines may be filled when the stream is sent again, and may be any number.
+#[tokio::test]
+async fn a_repetition_may_have_lines_where_there_were_none() {
+    let world = World::new().await;
+    queue(&world, json!({})).await;
+    let line = |number: u64| json!({ "payload": number }).to_string();
+    let blank = "\n".repeat(5_000);
+    let first = send(&world, Some("k"), format!("\n{}\n\n{}\n{blank}{}\n", line(1), line(2), line(3))).await;
+    assert_eq!(lines(&first).last(), Some(&sum(3, 0, 0)));
+    let again =
+        send(&world, Some("k"), format!("{}\n{}\n{}\n{}\n{blank}{}\n", line(8), line(1), line(9), line(2), line(3)))
+            .await;
+    let (first, again) = (lines(&first), lines(&again));
+    assert_eq!([&again[1], &again[3], &again[4]], [&first[0], &first[1], &first[2]]);
+    assert_eq!(waiting(&world).await, 5);
+    world.check();
+}
+
 /// Lines that failed may be mended; in the place of a line that was added no other one is.
 #[tokio::test]
 async fn a_repetition_takes_mended_lines_and_no_others() {

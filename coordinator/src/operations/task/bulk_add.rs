@@ -23,6 +23,9 @@ use crate::{
     store::{Reading, Scan, Tx, key::Kind, table},
 };
 
+/// Lines of one remembered batch, blank ones among them: as many as one value of the store holds.
+const MAX_LINES: u64 = 2_000;
+
 /// One line of the stream.
 #[derive(Debug)]
 pub struct BulkLine {
@@ -64,7 +67,7 @@ pub fn add_batch(
 ) -> Result<Vec<BulkEnd>> {
     key::still_good(tx, caller)?;
     let queue = queue_to_add_to(tx, caller, queue)?;
-    let mut memory = Memory { stream, known: None, fresh: None };
+    let mut memory = Memory { stream, known: None, fresh: None, free_below: 0 };
     let mut tallies = Tallies::default();
     let mut ends = Vec::with_capacity(lines.len());
     for line in lines {
@@ -103,26 +106,41 @@ struct Memory {
     known: Option<(TaskBatch, bool)>,
     /// The batch of the lines that come for the first time.
     fresh: Option<TaskBatch>,
+    /// From the line that was looked for last up to this one, none is in a batch.
+    free_below: u64,
 }
 
 impl Memory {
     /// What became of this line before.
     fn of(&mut self, tx: &mut Tx, line: u64) -> Result<Option<(LineDigest, LineEnd)>> {
         let Some(stream) = self.stream else { return Ok(None) };
-        if self.known.as_ref().is_none_or(|(batch, _)| batch.get(line).is_none()) {
-            if self.fresh.is_some() {
-                // Lines that were not there are followed by others that were not there.
-                return Ok(None);
-            }
-            self.close_known(tx)?;
-            let end = table::index_start(tx, Kind::TaskBatch, (stream, line + 1));
-            let found = Scan::of(tx, Kind::TaskBatch, stream).below(end).newest_first().records::<TaskBatch>(tx, 1)?;
-            self.known = found.into_iter().next().map(|(_, batch)| (batch, false));
+        if self.known.as_ref().is_none_or(|(batch, _)| batch.get(line).is_none()) && line >= self.free_below {
+            self.look(tx, stream, line)?;
         }
         Ok(self.known.as_ref().and_then(|(batch, _)| batch.get(line)))
     }
 
-    fn keep(&mut self, tx: &Tx, line: &BulkLine, end: BulkEnd) -> Result<()> {
+    /// Looks for the batch that has the line; if none has, for the line with which the next one begins: where lines were blank
+    /// at the first time, batches do not follow each other closely.
+    fn look(&mut self, tx: &mut Tx, stream: [u8; 32], line: u64) -> Result<()> {
+        self.close_known(tx)?;
+        let next = table::index_start(tx, Kind::TaskBatch, (stream, line + 1));
+        let all = Scan::of(tx, Kind::TaskBatch, stream);
+        let before = all.clone().below(next.clone()).newest_first().records::<TaskBatch>(tx, 1)?;
+        match before.into_iter().next().filter(|(_, batch)| batch.get(line).is_some()) {
+            Some((_, batch)) => {
+                self.close_fresh(tx)?;
+                self.known = Some((batch, false));
+            }
+            None => {
+                let after = all.from(next).records::<TaskBatch>(tx, 1)?;
+                self.free_below = after.first().map_or(u64::MAX, |(_, batch)| batch.first_line);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, tx: &mut Tx, line: &BulkLine, end: BulkEnd) -> Result<()> {
         let Some(stream) = self.stream else { return Ok(()) };
         let end = match end {
             BulkEnd::Added(id) | BulkEnd::Again(id) => LineEnd::Added(id),
@@ -139,6 +157,9 @@ impl Memory {
                 *changed = true;
             }
             return Ok(());
+        }
+        if self.fresh.as_ref().is_some_and(|fresh| line.number - fresh.first_line >= MAX_LINES) {
+            self.close_fresh(tx)?;
         }
         let expires_at = tx.now().plus_seconds(KEPT_SECONDS);
         let fresh = self.fresh.get_or_insert_with(|| TaskBatch::new(stream, line.number, expires_at));
@@ -157,12 +178,16 @@ impl Memory {
         }
     }
 
-    fn close(mut self, tx: &mut Tx) -> Result<()> {
-        self.close_known(tx)?;
+    fn close_fresh(&mut self, tx: &mut Tx) -> Result<()> {
         match self.fresh.take() {
             Some(batch) => table::insert(tx, &batch),
             None => Ok(()),
         }
+    }
+
+    fn close(mut self, tx: &mut Tx) -> Result<()> {
+        self.close_known(tx)?;
+        self.close_fresh(tx)
     }
 }
 
