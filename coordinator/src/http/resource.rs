@@ -322,7 +322,8 @@ async fn get_value(
 /// Set the value, for a robot, a group or everybody
 ///
 /// The value that was is kept as a version. The key of a job sets it only if the resource is `writable_by_jobs` and declared
-/// by its version: the value that the job reads, or with `robot` that of its own robot.
+/// by its version: the value that the job reads, or with `robot` that of its own robot. Of a sealed value that is the one
+/// that its attempt was given, whatever groups its robot is in by now (`wrong_state` if that is gone).
 ///
 /// With `Content-Type: text/calendar` the holidays of a calendar are set from an iCalendar file (at most 1 MiB): each event
 /// of whole days is one, and its other days stay as they are unless the file has them. Yearly events on a fixed date are

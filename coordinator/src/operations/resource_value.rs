@@ -133,19 +133,23 @@ fn require_own_robot(reading: &dyn Reading, own: RobotId, whom: &ValueFor) -> Re
     Ok(())
 }
 
-/// The version that the job's attempt was given.
-fn handed(reading: &dyn Reading, caller: &Caller, resource: &Resource) -> Result<ResourceValue> {
+/// Which version of a sealed value the job's attempt was given.
+fn given(reading: &dyn Reading, caller: &Caller, resource: &Resource) -> Result<Option<Handed>> {
     let Actor::Job { job, attempt, .. } = caller.actor else { return Err(Error::NotFound(NOUN)) };
     let attempt: Attempt = table::get(reading, (job, attempt))?;
-    let given = attempt.handed.iter().find(|given| given.resource_id == resource.id);
-    let value: Option<ResourceValue> = match given {
+    Ok(attempt.handed.into_iter().find(|given| given.resource_id == resource.id))
+}
+
+/// The version that the job's attempt was given.
+fn handed(reading: &dyn Reading, caller: &Caller, resource: &Resource) -> Result<ResourceValue> {
+    let value: Option<ResourceValue> = match given(reading, caller, resource)? {
         Some(given) => table::find(reading, (given.resource_id, given.number))?,
         None => None,
     };
     value.ok_or_else(|| {
         Error::wrong_state(
-            "the value was set, or has changed too often, since the job was assigned to its robot; the next attempt or \
-             job reads it",
+            "the value was set or removed, or has changed too often, since the job was assigned to its robot; the next \
+             attempt or job is given the one that counts",
         )
     })
 }
@@ -342,7 +346,7 @@ pub fn set(
     table::check_revision(resource.revision, revision)?;
     let scope = match (caller.actor.clone(), &whom.robot, &whom.group) {
         (_, Some(_), Some(_)) => return Err(Error::invalid("group", "name either a robot or a group")),
-        (Actor::Job { robot, .. }, ..) => scope_of_job(tx, &resource, robot, whom)?,
+        (Actor::Job { robot, .. }, ..) => scope_of_job(tx, caller, &resource, robot, whom)?,
         (_, Some(text), None) => {
             Scope::Robot(robot::find(tx, caller, Permission::ResourceWriteValue, text, "robot")?.id)
         }
@@ -354,8 +358,15 @@ pub fn set(
     write(tx, caller, &mut resource, scope, new, secrets)
 }
 
-/// A job sets the value that it reads, or that of its own robot if it says so.
-fn scope_of_job(reading: &dyn Reading, resource: &Resource, robot: RobotId, whom: &ValueFor) -> Result<Scope> {
+/// A job sets the value that it reads, or that of its own robot if it says so. Of a sealed value that is the one that it
+/// was given: its robot may be in other groups by now, whose login is another one.
+fn scope_of_job(
+    reading: &dyn Reading,
+    caller: &Caller,
+    resource: &Resource,
+    robot: RobotId,
+    whom: &ValueFor,
+) -> Result<Scope> {
     require_own_robot(reading, robot, whom)?;
     if !resource.writable_by_jobs {
         let text = format!("jobs may not set the value of {:?}: its writable_by_jobs is false", resource.name);
@@ -364,8 +375,12 @@ fn scope_of_job(reading: &dyn Reading, resource: &Resource, robot: RobotId, whom
     if whom.robot.is_some() {
         return Ok(Scope::Robot(robot));
     }
-    let read = of_robot(reading, resource, &table::get(reading, robot)?)?;
-    Ok(read.map_or(Scope::Default, |value| value.scope))
+    let counts = of_robot(reading, resource, &table::get(reading, robot)?)?;
+    // Where there was no value and is none, the job sets the first.
+    if resource.kind.is_sealed() && (counts.is_some() || given(reading, caller, resource)?.is_some()) {
+        return Ok(handed(reading, caller, resource)?.scope);
+    }
+    Ok(counts.map_or(Scope::Default, |value| value.scope))
 }
 
 /// Sets the value of a robot or a group, as `overrides/{robot|group}/{name}` names it.

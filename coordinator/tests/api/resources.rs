@@ -461,6 +461,64 @@ async fn jobs_set_values_only_where_they_may() {
     assert_eq!(value(&world, "/resources/open/value?robot=r").await, "robot-password");
 }
 
+/// A robot that has come into another group since the assignment sets the login that its job was given, never that of the
+/// other group.
+#[tokio::test]
+async fn a_job_sets_the_sealed_value_that_it_was_given() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    let login = |name: &str| json!({ "username": name, "password": format!("{name}-password") });
+    make(&world, "login", "credential", login("default")).await;
+    world.patch("/resources/login", json!({ "writable_by_jobs": true })).await.ok();
+    for group in ["ga", "gb"] {
+        world.post("/robot-groups", json!({ "name": group })).await.created();
+        put(&world, &format!("/resources/login/overrides/group/{group}"), login(group)).await.ok();
+    }
+    world.patch("/robots/r", json!({ "groups": ["ga"] })).await.ok();
+    let job = job_with(&world, &agent, &["login"]).await;
+    world.patch("/robots/r", json!({ "groups": ["gb"] })).await.ok();
+    let set = async |query: &str, name: &str| {
+        let call = as_job(&world, &job, Method::PUT, &format!("/resources/login/value{query}"));
+        call.json(&json!({ "value": login(name) })).send().await
+    };
+    assert_eq!(text(&set("", "new").await.ok(), "/scope_name"), "ga");
+    assert_eq!(value(&world, "/resources/login/value?group=ga").await, login("new"));
+    // With the login of its group what the job was given is gone, and says of no other value that it is the same.
+    world.delete("/resources/login/overrides/group/ga").await.done();
+    let refusal = set("", "newer").await.expect(409).refused("wrong_state");
+    assert!(text(&refusal, "/detail").contains("next attempt"), "{refusal}");
+    assert_eq!(value(&world, "/resources/login/value?group=gb").await, login("gb"));
+    assert_eq!(value(&world, "/resources/login/value").await, login("default"));
+    assert_eq!(text(&set("?robot=r", "own").await.ok(), "/scope"), "robot");
+    // What the job has set itself it reads back at once, and its agent masks it from the next attempt on.
+    let read = as_job(&world, &job, Method::GET, "/resources/login/value").send().await.ok();
+    assert_eq!(read["value"], login("own"));
+    let id = text(&job, "/job/id");
+    agent.fail(&id, 1).await.done();
+    world.act(&format!("/jobs/{id}/retry")).await.ok();
+    assert_eq!(agent.take().await.1["secrets_to_mask"], json!(["own-password"]));
+}
+
+/// Where there was no sealed value, a job sets the first; one that somebody else has set meanwhile it leaves.
+#[tokio::test]
+async fn a_job_sets_the_first_sealed_value() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    for name in ["empty", "filled"] {
+        let new = json!({ "name": name, "kind": "secret", "writable_by_jobs": true });
+        world.post("/resources", new).await.created();
+    }
+    let job = job_with(&world, &agent, &["empty", "filled"]).await;
+    put(&world, "/resources/filled/value", json!(SECRET)).await.ok();
+    let set = async |name: &str| {
+        let call = as_job(&world, &job, Method::PUT, &format!("/resources/{name}/value"));
+        call.json(&json!({ "value": "new-secret" })).send().await
+    };
+    assert_eq!(text(&set("empty").await.ok(), "/scope"), "default");
+    set("filled").await.expect(409).refused("wrong_state");
+    assert_eq!(value(&world, "/resources/filled/value").await, SECRET);
+}
+
 /// A deletion that was interrupted is ended by the loop; nobody finds the resource meanwhile.
 #[tokio::test]
 async fn an_interrupted_deletion_is_ended_later() {
