@@ -4,7 +4,7 @@
 //! runs a payment on it. Yearly events on a fixed date are written out as dates, for as many years as is said here.
 
 use drover_protocol::resource::{Calendar, Weekday};
-use icalendar::parser::{Component, Property, read_calendar, unfold};
+use icalendar::parser::{Property, unfold};
 use jiff::{ToSpan, civil::Date};
 
 /// The largest file, in bytes.
@@ -12,10 +12,10 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 pub const MEDIA_TYPE: &str = "text/calendar";
 /// Yearly events without an end are written out for so many years after the current one.
 const YEARS_AHEAD: i16 = 10;
-/// Parts of parts of … a calendar; a real one has three levels.
-const MAX_DEPTH: usize = 8;
 const MAX_EVENT_DAYS: i32 = 366;
 const MAX_DAYS: usize = 20_000;
+const CALENDAR: &str = "VCALENDAR";
+const EVENT: &str = "VEVENT";
 const REST_DAYS: &str = "X-DROVER-REST-DAYS";
 const WORKING_DAY: &str = "X-DROVER-WORKING-DAY";
 const CODES: [(&str, Weekday); 7] = [
@@ -49,15 +49,16 @@ impl Imported {
 
 /// Reads a file; the reason if it cannot be read for certain. `year` is the current one.
 pub fn read(text: &str, year: i16) -> Result<Imported, String> {
-    check_depth(text)?;
-    let unfolded = unfold(text.trim_start_matches('\u{feff}'));
-    // The reader's own message is a picture of many lines.
-    let calendar = read_calendar(&unfolded).map_err(|_| "it is not an iCalendar file".to_owned())?;
-    let rest_days = calendar.properties.iter().find(|property| is(property.name.as_str(), REST_DAYS));
-    let mut found = Imported { rest_days: rest_days.map(read_rest_days).transpose()?, ..Imported::default() };
+    // Files that went through several hands have lines of several ends.
+    let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n").replace('\r', "\n");
+    let unfolded = unfold(&text);
+    let contents = Contents::of(&unfolded)?;
+    let mut found = Imported { rest_days: contents.rest_days()?, ..Imported::default() };
+    if contents.events.is_empty() && found.rest_days.is_none() {
+        return Err(format!("it has no {EVENT}, and would leave no holiday"));
+    }
     let mut working_days = Vec::new();
-    for component in calendar.components.iter().filter(|component| is(component.name.as_str(), "VEVENT")) {
-        let event = Event { component };
+    for event in contents.events {
         if event.text("STATUS").is_some_and(|status| is(status, "CANCELLED")) {
             continue;
         }
@@ -78,21 +79,66 @@ fn is(text: &str, word: &str) -> bool {
     text.eq_ignore_ascii_case(word)
 }
 
-/// The reader goes down into parts of parts on the stack, which a file must not exhaust.
-fn check_depth(text: &str) -> Result<(), String> {
-    let mut depth = 0_usize;
-    for line in text.lines() {
-        let word = line.trim_start().as_bytes();
-        if word.len() >= 6 && word[..6].eq_ignore_ascii_case(b"BEGIN:") {
-            depth += 1;
-        } else if word.len() >= 4 && word[..4].eq_ignore_ascii_case(b"END:") {
-            depth = depth.saturating_sub(1);
+/// What stands in a file: the properties of its calendars themselves, and their events.
+#[derive(Default)]
+struct Contents<'a> {
+    properties: Vec<Property<'a>>,
+    events: Vec<Event<'a>>,
+}
+
+impl<'a> Contents<'a> {
+    /// Several calendars in one file are one. What is in an event (its alarms), and parts of other kinds (time zones), say
+    /// nothing of holidays.
+    fn of(text: &'a str) -> Result<Self, String> {
+        let mut found = Self::default();
+        let mut parts: Vec<&str> = Vec::new();
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let (word, name) = line.split_once(':').map_or((line, ""), |(word, name)| (word, name.trim()));
+            if is(word, "BEGIN") {
+                if is(name, CALENDAR) != parts.is_empty() || (is(name, EVENT) && parts.len() != 1) {
+                    return Err(format!("it is not an iCalendar file: {} begins where it cannot", shown(name)));
+                }
+                parts.push(name);
+                found.events.extend(is(name, EVENT).then(Event::default));
+            } else if is(word, "END") {
+                if !parts.pop().is_some_and(|begun| is(begun, name)) {
+                    return Err(format!("it is not an iCalendar file: {} ends where it cannot", shown(name)));
+                }
+            } else {
+                found.add(&parts, line)?;
+            }
         }
-        if depth > MAX_DEPTH {
-            return Err(format!("its parts are nested deeper than {MAX_DEPTH} levels"));
+        match parts.last() {
+            Some(part) => Err(format!("it is cut off: {} does not end", shown(part))),
+            None => Ok(found),
         }
     }
-    Ok(())
+
+    /// Takes the property in that stands in this line, if it is one of a calendar or of an event.
+    fn add(&mut self, parts: &[&str], line: &'a str) -> Result<(), String> {
+        let properties = match (parts, self.events.last_mut()) {
+            ([], _) => return Err(format!("it is not an iCalendar file, which begins with BEGIN:{CALENDAR}")),
+            ([_], _) => &mut self.properties,
+            ([_, part], Some(event)) if is(part, EVENT) => &mut event.properties,
+            _ => return Ok(()),
+        };
+        // The reader's own message is a picture of many lines.
+        properties.push(Property::try_from(line).map_err(|_| format!("the line {} is not understood", shown(line)))?);
+        Ok(())
+    }
+
+    fn rest_days(&self) -> Result<Option<Vec<Weekday>>, String> {
+        let mut said = self.properties.iter().filter(|property| is(property.name.as_str(), REST_DAYS));
+        match (said.next(), said.next()) {
+            (Some(_), Some(_)) => Err(format!("it says {REST_DAYS} more than once")),
+            (property, _) => property.map(read_rest_days).transpose(),
+        }
+    }
+}
+
+/// The beginning of a text from a file, for a message.
+fn shown(text: &str) -> String {
+    format!("{:?}", text.chars().take(80).collect::<String>())
 }
 
 fn read_rest_days(property: &Property) -> Result<Vec<Weekday>, String> {
@@ -101,13 +147,14 @@ fn read_rest_days(property: &Property) -> Result<Vec<Weekday>, String> {
     codes.map(|code| day(code).ok_or_else(|| format!("{REST_DAYS} has no day {code}"))).collect()
 }
 
+#[derive(Default)]
 struct Event<'a> {
-    component: &'a Component<'a>,
+    properties: Vec<Property<'a>>,
 }
 
 impl Event<'_> {
     fn property(&self, name: &str) -> Option<&Property<'_>> {
-        self.component.properties.iter().find(|property| is(property.name.as_str(), name))
+        self.properties.iter().find(|property| is(property.name.as_str(), name))
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -116,8 +163,7 @@ impl Event<'_> {
 
     /// How people recognise it.
     fn name(&self) -> String {
-        let name = self.text("SUMMARY").or_else(|| self.text("UID")).unwrap_or("without a name");
-        format!("{:?}", name.chars().take(80).collect::<String>())
+        shown(self.text("SUMMARY").or_else(|| self.text("UID")).unwrap_or("without a name"))
     }
 
     /// All of its days.
@@ -157,7 +203,7 @@ impl Event<'_> {
     }
 
     fn repeated(&self) -> Result<Option<&str>, String> {
-        let rules = self.component.properties.iter().filter(|property| is(property.name.as_str(), "RRULE"));
+        let rules = self.properties.iter().filter(|property| is(property.name.as_str(), "RRULE"));
         match rules.count() {
             0 | 1 => Ok(self.text("RRULE")),
             _ => Err("it has several rules of repetition".to_owned()),
@@ -165,7 +211,7 @@ impl Event<'_> {
     }
 
     fn excluded(&self) -> Result<Vec<Date>, String> {
-        let properties = self.component.properties.iter().filter(|property| is(property.name.as_str(), "EXDATE"));
+        let properties = self.properties.iter().filter(|property| is(property.name.as_str(), "EXDATE"));
         properties.flat_map(|property| property.val.as_str().split(',').map(date)).collect()
     }
 }
@@ -224,6 +270,9 @@ fn yearly(rule: &str, start: Date, year: i16) -> Result<Vec<Date>, String> {
         return Err(not_understood(rule));
     }
     let last = year.saturating_add(YEARS_AHEAD);
+    if start.year() > last {
+        return Err(format!("it begins in {}, and yearly ones are written out up to {last}", start.year()));
+    }
     let mut starts = Vec::new();
     let mut at = start.year();
     while at <= last && rest.count.is_none_or(|count| starts.len() < usize::from(count)) {
@@ -362,6 +411,7 @@ mod tests {
             "DTSTART;VALUE=DATE:20261126\nRRULE:FREQ=YEARLY;BYMONTHDAY=26",
             "DTSTART;VALUE=DATE:20261126\nRRULE:FREQ=WEEKLY",
             "DTSTART;VALUE=DATE:20261126\nRRULE:FREQ=YEARLY;COUNT=0",
+            "DTSTART;VALUE=DATE:20370101\nRRULE:FREQ=YEARLY",
             "DTSTART;VALUE=DATE:20261126\nRRULE:FREQ=YEARLY\nRRULE:FREQ=YEARLY;INTERVAL=2",
             "DTSTART;VALUE=DATE:20260101\nRDATE;VALUE=DATE:20260102",
             "DTSTART;VALUE=DATE:20260101\nRECURRENCE-ID;VALUE=DATE:20260101",
@@ -370,10 +420,51 @@ mod tests {
             let reason = holidays(bad).expect_err(bad);
             assert!(reason.contains("New Year"), "{bad}: {reason}");
         }
-        for bad in ["", "hello", "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\n"] {
-            assert!(read(bad, 2026).is_err(), "{bad}");
+    }
+
+    /// What is no whole calendar is refused: taken for one without events, it would clear the one that is there.
+    #[test]
+    fn what_is_no_calendar_is_refused() {
+        let event = "BEGIN:VEVENT\nDTSTART;VALUE=DATE:20270101\nEND:VEVENT\n";
+        let cases: &[(&str, &str)] = &[
+            ("", "no VEVENT"),
+            ("hello", "BEGIN:VCALENDAR"),
+            ("BEGIN:VCARD\nVERSION:3.0\nEND:VCARD\n", "VCARD"),
+            (event, "VEVENT"),
+            (&file(""), "no VEVENT"),
+            (&file("BEGIN:VTODO\nUID:1\nEND:VTODO\n"), "no VEVENT"),
+            (&file(&file(event)), "VCALENDAR"),
+            (&file(&format!("BEGIN:VEVENT\n{event}END:VEVENT\n")), "VEVENT"),
+            ("BEGIN:VCALENDAR\nBEGIN:VEVENT\n", "cut off"),
+            ("BEGIN:VCALENDAR\nBEGIN:VEVENT\nEND:VCALENDAR\n", "ends"),
+            ("BEGIN:VCALENDAR\nEND:VCALENDAR\nEND:VCALENDAR\n", "ends"),
+            (&file("BEGIN;X=1:VEVENT\nEND:VEVENT\n"), "not understood"),
+            (&file(&format!("{REST_DAYS}:SU\n{REST_DAYS}:SA\n")), "more than once"),
+            (&format!("BEGIN:VCALENDAR\n{}", "B\n EGIN:A\n".repeat(100_000)), "cut off"),
+        ];
+        for (bad, reason) in cases {
+            let refusal = read(bad, 2026).expect_err(reason);
+            assert!(refusal.contains(reason), "{reason}: {refusal}");
         }
-        assert!(read(&"BEGIN:A\r\n".repeat(100_000), 2026).is_err_and(|reason| reason.contains("nested")));
+    }
+
+    /// The same in lower case, with the ends of lines that other systems write, and in several calendars.
+    #[test]
+    fn a_calendar_may_be_written_in_many_ways() {
+        let event = |day: &str| format!("BEGIN:VEVENT\r\nUID:1\r\nDTSTART;VALUE=DATE:{day}\r\nEND:VEVENT\r\n");
+        let (first, second) = (event("20260501"), event("20260612"));
+        let both = Ok(vec!["2026-05-01".to_owned(), "2026-06-12".to_owned()]);
+        let whole = file(&format!("{first}{second}"));
+        for written in [
+            whole.to_lowercase(),
+            whole.replace("\r\n", "\n"),
+            whole.replace("\r\n", "\r"),
+            file(&format!("{}{second}", first.replace("\r\n", "\n"))),
+            file(&format!("{first}{}", second.replace("\r\n", "\r"))),
+            format!("{}\r\n{}", file(&first), file(&second)),
+        ] {
+            assert_eq!(read(&written, 2026).map(|found| found.holidays), both, "{written:?}");
+        }
     }
 
     /// What is written is read as the same calendar.
@@ -384,6 +475,8 @@ mod tests {
             holidays: vec!["2026-01-01".to_owned(), "2026-05-09".to_owned()],
             working_days: vec!["2026-11-01".to_owned()],
         };
+        let empty = read(&write("none", &Calendar::default(), "20261123T080000Z"), 2026).expect("it is understood");
+        assert_eq!(empty.onto(calendar.clone()), Calendar::default());
         let text = write("Праздники; и, выходные ".repeat(9).trim(), &calendar, "20261123T080000Z");
         assert!(text.lines().all(|line| line.len() <= 75), "{text}");
         let read = read(&text, 2026).expect("it is understood");
