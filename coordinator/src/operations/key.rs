@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::{
-        account::User,
+        account::{Account, User},
         job::Job,
         key::{
             ApiKey, LAST_USE_OF_SESSION_SECONDS, LAST_USE_SECONDS, MAX_KEY_CHARS, MIN_CHARS_FOR_PREFIX,
@@ -125,11 +125,13 @@ struct Identity {
     reach: Option<Reach>,
 }
 
+/// The account, in which nobody may do anything unless it is open.
+pub fn open_account(reading: &Reader) -> Result<Account> {
+    account::own(reading).ok().filter(Account::is_open).ok_or(UNKNOWN)
+}
+
 fn identity(reading: &Reader, owner: &Owner, manifests: &Manifests) -> Result<Identity> {
-    let account = account::own(reading).map_err(|_| UNKNOWN)?;
-    if !account.is_open() {
-        return Err(UNKNOWN);
-    }
+    let account = open_account(reading)?;
     match *owner {
         Owner::User(id) => {
             let user: User = table::find(reading, id)?.filter(|user: &User| !user.blocked).ok_or(UNKNOWN)?;

@@ -113,6 +113,7 @@ pub fn open(
     let caller = match grant.job {
         None => key::caller_of(&own, grant.key, manifests).map_err(ended)?,
         Some((job, attempt, robot)) => {
+            key::open_account(&own).map_err(ended)?;
             let Some(record) = table::find::<Job>(&own, job)? else {
                 return refuse("the job that made this link is gone, and so is it");
             };

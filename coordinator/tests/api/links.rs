@@ -161,3 +161,46 @@ async fn the_link_of_a_job_writes_while_its_attempt_runs() {
     world.delete(&format!("/jobs/{job}")).await.done();
     none_writes(403).await;
 }
+
+/// In an account that is shut nothing is read or written, be it by what a person or what a job has handed out.
+#[tokio::test]
+async fn links_open_nothing_in_a_disabled_account() {
+    use drover_coordinator::{
+        domain::account::Account,
+        store::{key::SYSTEM_ACCOUNT, table},
+    };
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    world.process("p").await;
+    world.start("p").await;
+    let (job, assignment) = agent.take().await;
+    agent.accept(&job, 1).await.ok();
+    agent.put(&job, "report.txt", b"text").await.created();
+    let make = async |key: &str, verb: &str| {
+        let new = json!({ "path": "report.txt", "verb": verb, "expires_in_seconds": 600 });
+        let call = world.call(Method::POST, &format!("/storages/jobs%2F{job}/links")).key(key).json(&new);
+        below(&call.send().await.created())
+    };
+    let key = text(&assignment, "/key");
+    let get = [make(&world.admin, "get").await, make(&key, "get").await];
+    let put = make(&key, "put").await;
+    let disable = async |disabled: bool| {
+        let account = world.account;
+        let written = world.app.db.write(SYSTEM_ACCOUNT, move |tx| {
+            let mut account: Account = table::get(tx, account)?;
+            account.disabled = disabled;
+            table::update(tx, &mut account)
+        });
+        written.await.unwrap();
+    };
+    disable(true).await;
+    for link in &get {
+        open(&world, Method::GET, link).await.expect(403).refused("forbidden");
+    }
+    open(&world, Method::PUT, &put).await.expect(403).refused("forbidden");
+    disable(false).await;
+    for link in &get {
+        assert_eq!(open(&world, Method::GET, link).await.expect(200).text(), "text");
+    }
+    open(&world, Method::PUT, &put).await.ok();
+}
