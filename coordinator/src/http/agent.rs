@@ -381,13 +381,17 @@ async fn put_artifact(
     headers: HeaderMap,
     body: HttpBody,
 ) -> Result<Response, Fault> {
-    let job: JobId = id(&text, "job")?;
-    let attempt = app.db.read(caller.account, |reading| {
-        let newest = || crate::store::table::get::<domain::job::Job>(reading, job).map(|job| job.attempt);
-        let attempt = query.attempt.map_or_else(newest, Ok)?;
-        file::check_artifact(reading, &caller, job, attempt, &path)?;
-        Ok(attempt)
-    })?;
+    let allowed = || -> Result<_, Fault> {
+        let job: JobId = id(&text, "job")?;
+        let attempt = app.db.read(caller.account, |reading| {
+            let newest = || crate::store::table::get::<domain::job::Job>(reading, job).map(|job| job.attempt);
+            let attempt = query.attempt.map_or_else(newest, Ok)?;
+            file::check_artifact(reading, &caller, job, attempt, &path)?;
+            Ok(attempt)
+        })?;
+        Ok((job, attempt))
+    };
+    let ((job, attempt), body) = content::admit(allowed(), &headers, body).await?;
     let staged = content::receive(&app, body, app.rules.limits.artifact_bytes).await?;
     content::check_digest(&headers, &staged)?;
     let content = file::Content {

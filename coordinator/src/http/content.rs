@@ -129,9 +129,25 @@ fn wanted(headers: &HeaderMap, tag: &str, total: u64) -> Wanted {
     if start < end { Wanted::Part(start, end) } else { Wanted::Impossible }
 }
 
+/// What is allowed before the body is received, and the body. That of a refused call is read off for the sake of the answer.
+pub async fn admit<T, E: Into<Fault>>(
+    allowed: Result<T, E>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(T, Body), Fault> {
+    match allowed {
+        Ok(allowed) => Ok((allowed, body)),
+        Err(refusal) => {
+            let fault = refusal.into();
+            read_off(headers, body).await;
+            Err(fault)
+        }
+    }
+}
+
 /// Reads a bounded part of a body that is not wanted: a caller that is still sending when the connection ends never sees
 /// the answer. One that waits to be asked for the body is not asked.
-pub async fn read_off(headers: &HeaderMap, body: Body) {
+async fn read_off(headers: &HeaderMap, body: Body) {
     if headers.contains_key(header::EXPECT) {
         return;
     }

@@ -198,7 +198,7 @@ async fn put_file(
     headers: HeaderMap,
     body: HttpBody,
 ) -> Result<Response, Fault> {
-    let described = described(&headers, &query)?;
+    let (described, body) = content::admit(described(&headers, &query), &headers, body).await?;
     receive(&app, caller, folder, path, described, conditions, &headers, body).await
 }
 
@@ -234,13 +234,7 @@ pub async fn receive(
         let room = file::room_bytes(reading, &place, &path)?;
         Ok((place, room))
     });
-    let (place, room) = match allowed {
-        Ok(allowed) => allowed,
-        Err(error) => {
-            content::read_off(headers, body).await;
-            return Err(error.into());
-        }
-    };
+    let ((place, room), body) = content::admit(allowed, headers, body).await?;
     let most = app.rules.limits.file_bytes;
     let limit = room.map_or(most, |room| room.min(most));
     let staged = content::receive(app, body, limit).await.map_err(|fault| match (&place, fault.code()) {

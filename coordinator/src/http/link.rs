@@ -16,7 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Fault,
-    content::{Digest, Ranges},
+    content::{self, Digest, Ranges},
     extract::{Call, ContentConditions, Path, Posted, Query},
     file,
     once::{self, Answer},
@@ -108,7 +108,7 @@ async fn write_by_link(
     headers: HeaderMap,
     body: HttpBody,
 ) -> Result<Response, Fault> {
-    let (grant, caller) = open(&app, &token, LinkVerb::Put)?;
-    let described = file::described(&headers, &query)?;
+    let allowed = || Ok::<_, Fault>((open(&app, &token, LinkVerb::Put)?, file::described(&headers, &query)?));
+    let (((grant, caller), described), body) = content::admit(allowed(), &headers, body).await?;
     file::receive(&app, caller, grant.folder, grant.path, described, conditions, &headers, body).await
 }

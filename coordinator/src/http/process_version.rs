@@ -98,14 +98,13 @@ async fn upload_version(
     Query(mut query): Query<UploadQuery>,
     request: Request,
 ) -> Result<Response, Fault> {
-    // What a repetition asks for is there already: it gets its first answer below.
-    match request.headers().contains_key("idempotency-key") {
-        true => caller.require(domain::permission::Permission::VersionCreate)?,
-        false => {
-            app.db.read(caller.account, |reading| process_version::check_upload(reading, &caller, &text, &query))?
-        }
-    }
     let (parts, body) = request.into_parts();
+    // What a repetition asks for is there already: it gets its first answer below.
+    let allowed = match parts.headers.contains_key("idempotency-key") {
+        true => caller.require(domain::permission::Permission::VersionCreate),
+        false => app.db.read(caller.account, |reading| process_version::check_upload(reading, &caller, &text, &query)),
+    };
+    let ((), body) = content::admit(allowed, &parts.headers, body).await?;
     let staged = match form::is_form(&parts.headers) {
         true => {
             let (staged, fields) = form::receive(&app, &parts, body).await?;
@@ -113,7 +112,8 @@ async fn upload_version(
             staged
         }
         false => {
-            require_media_type(&parts.headers, &ZIP_TYPES)?;
+            let is_zip = require_media_type(&parts.headers, &ZIP_TYPES);
+            let ((), body) = content::admit(is_zip, &parts.headers, body).await?;
             content::receive(&app, body, app.rules.limits.package_bytes).await?
         }
     };

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -20,7 +20,7 @@ use object_store::{
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::support::{Answer, World, each, settle, text};
+use crate::support::{Answer, Call, World, each, settle, text};
 
 async fn world() -> World {
     let world = World::new().await;
@@ -155,6 +155,45 @@ async fn parts_are_read_and_conditions_hold() {
     delete(&tag).await.expect(412);
     delete("*").await.expect(204);
     delete("*").await.expect(404);
+}
+
+/// Whoever is still sending when the connection ends sees no answer: what is refused is read to its end.
+#[tokio::test]
+async fn a_refused_upload_is_read_off() {
+    let world = world().await;
+    let agent = world.agent("r").await;
+    world.process("p").await;
+    world.start("p").await;
+    let (job, _) = agent.run().await;
+    agent.fail(&job, 1).await.done();
+    world.queue("q", json!({})).await;
+    let of_task = format!("/tasks/{}/files/a", world.add("q", json!({})).await);
+    world.put_file("f", "a", "content").await.created();
+    let put = |path: &str| world.call(Method::PUT, path);
+    put(&of_task).body("content").send().await.created();
+    let link = json!({ "path": "a", "verb": "put", "expires_in_seconds": 1 });
+    let link = text(&world.post("/storages/f/links", link).await.created(), "/url");
+    world.move_clock(1);
+    let versions = |process: &str| world.call(Method::POST, &format!("/processes/{process}/versions"));
+    for (call, status) in [
+        (put("/storages/f/files/a").header("if-none-match", "*"), 412),
+        (put("/storages/f/files/a?metadata=x"), 422),
+        (put(&of_task).header("if-none-match", "*"), 412),
+        (put("/tasks/none/files/a"), 404),
+        (Call::new(world.router.clone(), Method::PUT, link.split("/api/v1").nth(1).unwrap()), 403),
+        (agent.call(Method::PUT, &format!("/jobs/{job}/files/a")), 409),
+        (versions("none").header("content-type", "application/zip"), 404),
+        (versions("p").header("content-type", "text/plain"), 415),
+    ] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&sent);
+        let pieces = (0..9).map(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>("piece")
+        });
+        let answer = call.streamed(Body::from_stream(futures::stream::iter(pieces))).send().await;
+        assert_eq!((answer.status.as_u16(), sent.load(Ordering::Relaxed)), (status, 9), "{}", answer.text());
+    }
 }
 
 /// Two that make the same file at once: one of them has made it.

@@ -92,13 +92,17 @@ async fn put_task_file(
     headers: HeaderMap,
     body: HttpBody,
 ) -> Result<Response, Fault> {
-    let id: TaskId = id(&task, "task")?;
-    let described = file_views::described(&headers, &PutFileQuery::default())?;
-    let folder = app.db.read(caller.account, |reading| {
-        let folder = folder_of(reading, &caller, id, &name)?;
-        file::check_put(reading, &caller, &folder, &name, &described, &conditions)?;
-        Ok(folder)
-    })?;
+    let allowed = || -> Result<_, Fault> {
+        let id: TaskId = id(&task, "task")?;
+        let described = file_views::described(&headers, &PutFileQuery::default())?;
+        let folder = app.db.read(caller.account, |reading| {
+            let folder = folder_of(reading, &caller, id, &name)?;
+            file::check_put(reading, &caller, &folder, &name, &described, &conditions)?;
+            Ok(folder)
+        })?;
+        Ok((described, folder))
+    };
+    let ((described, folder), body) = content::admit(allowed(), &headers, body).await?;
     let staged = content::receive(&app, body, app.rules.limits.file_bytes).await?;
     content::check_digest(&headers, &staged)?;
     let content = file::Content {
