@@ -96,18 +96,18 @@ pub fn require_media_type(headers: &HeaderMap, wanted: &[&str]) -> Result<(), Fa
     Err(Fault::new(Code::UnsupportedMediaType, detail))
 }
 
-/// A JSON body, and whether the call may be a repetition.
-pub struct Posted<T> {
+/// A JSON body of at most `LIMIT` bytes, and whether the call may be a repetition.
+pub struct Posted<T, const LIMIT: usize = MAX_BODY_BYTES> {
     pub body: T,
     pub call: Option<Repeatable>,
 }
 
-impl<T: DeserializeOwned> FromRequest<Arc<App>> for Posted<T> {
+impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<App>> for Posted<T, LIMIT> {
     type Rejection = Fault;
 
     async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
         let (parts, body) = request.into_parts();
-        let bytes = json_body(&parts, body, MAX_BODY_BYTES).await?;
+        let bytes = json_body(&parts, body, LIMIT).await?;
         Ok(Self { body: parse_json(&bytes)?, call: repeatable(&parts, &bytes)? })
     }
 }

@@ -12,8 +12,8 @@ use drover_protocol::{
     event::Event,
     page::{Page, PageQuery},
     resource::{
-        Calendar, NewResource, NewResourceValue, Resource, ResourceFilter, ResourceKind, ResourceOverride,
-        ResourcePatch, ResourceValue, ResourceVersion, ValueFor,
+        Calendar, MAX_VALUE_BYTES, NewResource, NewResourceValue, Resource, ResourceFilter, ResourceKind,
+        ResourceOverride, ResourcePatch, ResourceValue, ResourceVersion, ValueFor,
     },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -21,8 +21,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Fault,
     extract::{
-        Accept, Call, IfMatch, Json as Body, ListQuery, MAX_BODY_BYTES, NoFilter, Path, Posted, Query, parse_json,
-        require_media_type, whole_body,
+        Accept, Call, IfMatch, Json as Body, ListQuery, NoFilter, Path, Posted, Query, parse_json, require_media_type,
+        whole_body,
     },
     once::{self, Answer},
     page::{self, IfNoneMatch},
@@ -124,6 +124,8 @@ fn value_view(reading: &dyn Reading, found: Found, json: &[u8]) -> OperationResu
 }
 
 const JSON: &str = "application/json";
+/// A value, every byte of which its sender may have written as `\uXXXX`, and room for what is around it.
+const MAX_VALUE_BODY_BYTES: usize = 6 * MAX_VALUE_BYTES + 64 * 1024;
 
 /// A value in a body: JSON, or a file of iCalendar.
 struct ValueBody(Given);
@@ -134,7 +136,7 @@ impl FromRequest<Arc<App>> for ValueBody {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Fault> {
         let (parts, body) = request.into_parts();
         require_media_type(&parts.headers, &[JSON, ical::MEDIA_TYPE])?;
-        let bytes = whole_body(body, MAX_BODY_BYTES).await?;
+        let bytes = whole_body(body, MAX_VALUE_BODY_BYTES).await?;
         if require_media_type(&parts.headers, &[JSON]).is_ok() {
             return Ok(Self(Given::Value(parse_json::<NewResourceValue>(&bytes)?.value)));
         }
@@ -197,7 +199,7 @@ async fn list_resources(
 async fn create_resource(
     State(app): State<Arc<App>>,
     caller: Caller,
-    request: Posted<NewResource>,
+    request: Posted<NewResource, MAX_VALUE_BODY_BYTES>,
 ) -> Result<Response, Fault> {
     let secrets = Arc::clone(&app.secrets);
     once::write(&app, caller, request.call, move |tx, caller| {

@@ -104,6 +104,22 @@ async fn a_mebibyte_is_the_limit() {
     assert_eq!(value(&world, "/resources/large/value").await, json!(large));
     let answer = put(&world, "/resources/large/value", json!("x".repeat(1024 * 1024 + 1))).await;
     assert!(text(&answer.expect(413).refused("too_large"), "/detail").contains("1048576"));
+    // However its sender writes it: some escape all that is not ASCII, some more.
+    let send = |method, path: &str, body: String| {
+        world.call(method, path).header("content-type", "application/json").body(body)
+    };
+    let (escaped, written) = ("\\u0078".repeat(1024 * 1024), format!("{}!", "\\u044f".repeat(512 * 1024 - 1)));
+    send(Method::PUT, "/resources/large/value", format!("{{\"value\":\"{written}\"}}")).send().await.ok();
+    assert_eq!(value(&world, "/resources/large/value").await, json!(format!("{}!", "я".repeat(512 * 1024 - 1))));
+    let new = format!("{{\"name\":\"escaped\",\"kind\":\"text\",\"value\":\"{escaped}\"}}");
+    send(Method::POST, "/resources", new).send().await.created();
+    assert_eq!(value(&world, "/resources/escaped/value").await, json!(large));
+    world.post("/robots", json!({ "name": "r" })).await.created();
+    let longer = format!("{{\"value\":\"{escaped}\\u0078\"}}");
+    for path in ["/resources/escaped/value", "/resources/escaped/overrides/robot/r"] {
+        let answer = send(Method::PUT, path, longer.clone()).send().await;
+        assert!(text(&answer.expect(413).refused("too_large"), "/detail").contains("1048576"));
+    }
     let secret = json!("s".repeat(64 * 1024));
     make(&world, "long secret", "secret", secret.clone()).await;
     assert_eq!(value(&world, "/resources/long%20secret/value").await, secret);
