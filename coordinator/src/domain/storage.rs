@@ -38,9 +38,11 @@ impl StorageFolder {
         self.id.to_string()
     }
 
-    /// How many bytes a file may have that takes the place of one with `replaced_bytes`.
+    /// How many bytes may take the place of `replaced_bytes`: no fewer than these, for over a quota that was lowered the
+    /// folder grows no further, and stays usable.
     pub fn room_bytes(&self, replaced_bytes: u64) -> Option<u64> {
-        self.quota_bytes.map(|quota| quota.saturating_sub(self.used_bytes.saturating_sub(replaced_bytes)))
+        let left = |quota: u64| quota.saturating_sub(self.used_bytes.saturating_sub(replaced_bytes));
+        self.quota_bytes.map(|quota| left(quota).max(replaced_bytes))
     }
 }
 

@@ -195,15 +195,15 @@ fn write(
     if let Some(old) = &old {
         file.created_at = old.created_at;
     }
-    settle(tx, place, old.as_ref(), &file)?;
+    place.count(tx, old.as_ref().as_slice(), &[&file])?;
+    settle(tx, old.as_ref(), &file)?;
     tell(tx, &file)?;
     garbage::keep(tx, &BlobName::file(file.id).to_string())?;
     Ok((file, old.is_none()))
 }
 
-/// Puts a record in the place of another, or where there was none.
-fn settle(tx: &mut Tx, place: &mut Place, old: Option<&File>, file: &File) -> Result<()> {
-    place.count(tx, old.as_slice(), &[file])?;
+/// Puts a record in the place of another, or where there was none. The figures of its folder are the caller's care.
+fn settle(tx: &mut Tx, old: Option<&File>, file: &File) -> Result<()> {
     if let Some(old) = old {
         remove_record(tx, old)?;
     }
@@ -286,10 +286,13 @@ pub fn transfer(
         return Err(Error::AlreadyExists { what: "a file of this path".to_owned(), id: old.id.to_string() });
     }
     let mut file = File { folder: to.key(), path: request.to_path.clone(), ..source.clone() };
+    let mut removed: Vec<&File> = old.iter().collect();
     if transfer == Transfer::Move {
-        from.count(tx, &[&source], &[])?;
-        // Both may be the same folder, whose figures have just changed.
-        to = storage::place(tx, caller, Permission::StorageWrite, &to.key())?;
+        match from.key() == to.key() {
+            // By another name alone the folder holds no more, however full it is.
+            true => removed.push(&source),
+            false => from.count(tx, &[&source], &[])?,
+        }
         table::delete::<File>(tx, source.id)?;
     } else {
         file.id = FileId::from_uuid(tx.new_id());
@@ -298,7 +301,8 @@ pub fn transfer(
         file.created_at = tx.now();
         file.modified_at = tx.now();
     }
-    settle(tx, &mut to, old.as_ref(), &file)?;
+    to.count(tx, &removed, &[&file])?;
+    settle(tx, old.as_ref(), &file)?;
     tell(tx, &file)?;
     write_down(tx, caller, if transfer == Transfer::Move { "move" } else { "copy" }, &to, &file)?;
     Ok(file)

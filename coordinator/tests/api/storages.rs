@@ -106,6 +106,25 @@ async fn a_quota_is_never_passed() {
     world.get("/storages/q/files/fast").await.expect(200);
 }
 
+/// Over a quota that was lowered a folder grows no further, while its files are renamed, joined and made smaller.
+#[tokio::test]
+async fn a_folder_over_its_quota_stays_usable() {
+    let world = World::new().await;
+    world.post("/storages", json!({ "name": "q", "quota_bytes": 10 })).await.created();
+    world.put_file("q", "a", "123456").await.created();
+    world.put_file("q", "b", "1234").await.created();
+    world.patch("/storages/q", json!({ "quota_bytes": 5 })).await.ok();
+    world.post("/storages/q/move", json!({ "path": "a", "to_path": "c" })).await.created();
+    world.put_file("q", "c", "1234567").await.expect(413).refused("too_large");
+    world.put_file("q", "c", "12345").await.ok();
+    let refusal = world.put_file("q", "d", "1").await.expect(413).refused("too_large");
+    assert!(text(&refusal, "/detail").contains("may hold 5 bytes and has 9 already"), "{refusal}");
+    world.post("/storages/q/copy", json!({ "path": "b", "to_path": "d" })).await.expect(413);
+    world.post("/storages/q/move", json!({ "path": "c", "to_path": "b", "replace": true })).await.created();
+    let folder = world.get("/storages/q").await.ok();
+    assert_eq!((folder["file_count"].as_u64(), folder["used_bytes"].as_u64()), (Some(1), Some(5)));
+}
+
 /// Read only is for everybody, retention included, and for all that would change a file.
 #[tokio::test]
 async fn a_read_only_folder_stays_as_it_is() {
