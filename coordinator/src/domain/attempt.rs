@@ -31,7 +31,7 @@ pub struct Attempt {
     pub reported: Option<Outcome>,
     /// A refused late report is kept as one event, however often it is repeated.
     pub late_report_kept: bool,
-    /// The sealed values that it reads, and that its agent masks.
+    /// The sealed values that it reads. Its agent masks those that it was assigned with.
     #[serde(default)]
     pub handed: Vec<Handed>,
 }

@@ -280,7 +280,8 @@ async fn delete_resource(
 ///
 /// The key of a job reads what its version declares under `[requires] resources`, for its own robot. Sealed values it reads
 /// as they were when its attempt was assigned, for these are the ones that its agent masks; a newer one counts from the next
-/// attempt on (`wrong_state` if there is no other).
+/// attempt on (`wrong_state` if there is no other). What it has set itself it reads back; its agent masks that from the next
+/// attempt on, and until then the process must not print it.
 ///
 /// With `Accept: text/calendar` a calendar is answered as iCalendar: its holidays as events of whole days, its other days in
 /// properties `X-DROVER-…`, which a `PUT` understands.

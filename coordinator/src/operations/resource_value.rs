@@ -4,8 +4,9 @@
 //! Each reading of one is an act of the audit trail in the same transaction.
 //!
 //! The key of a job reads sealed values as they were when its attempt was assigned: these are the ones that its agent was
-//! given with the assignment, to mask them. A newer value counts from the next attempt on. So nothing that a job can read
-//! is unknown to the agent through whose hands its output goes.
+//! given with the assignment, to mask them. A newer value counts from the next attempt on. So nothing that a job is told is
+//! unknown to the agent through whose hands its output goes. What a job has set itself it reads back, for it signs in with
+//! that from then on; its agent learns that with the next attempt, and until then the job is to keep it quiet.
 
 use drover_protocol::{
     ResourceId, RobotId,
