@@ -40,7 +40,7 @@ def write(
     """Writes one line and flushes it, so that whoever follows the log sees it as it happens."""
     if level not in LEVELS:
         raise ValueError(f"{level!r} is not a level; there are {', '.join(LEVELS)}")
-    record: dict[str, Any] = {"level": level, "message": _masked(str(message))}
+    record: dict[str, Any] = {"level": level, "message": masked(str(message))}
     if fields:
         # JSON has no word for what is no number or infinite: it stands there as text.
         plain = json.loads(json.dumps(fields, default=str), parse_constant=str, parse_int=_exact)
@@ -65,7 +65,7 @@ def _exact(digits: str) -> int | str:
     return number if number in _WHOLE_NUMBERS else digits
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
     text = _json.text(text)
     # The longest first, so that one secret that begins like another leaves no rest of it.
     for secret in sorted(_secrets, key=len, reverse=True):
@@ -75,9 +75,9 @@ def _masked(text: str) -> str:
 
 def _masked_values(value: Any) -> Any:
     if isinstance(value, str):
-        return _masked(value)
+        return masked(value)
     if isinstance(value, dict):
-        return {_masked(name): _masked_values(item) for name, item in value.items()}
+        return {masked(name): _masked_values(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_masked_values(item) for item in value]
     return value

@@ -255,7 +255,8 @@ class Task:
 
 
 def _failure(kind: str, message: str, code: str | None, output: Any, retry: bool | None) -> dict[str, Any]:
-    message = _json.text(message or "no message")
+    # This call goes past the agent, which masks what the job itself says.
+    message = _log.masked(message or "no message")
     if len(message.encode()) > _MAX_MESSAGE_BYTES:
         message = _json.cut(message, _MAX_MESSAGE_BYTES) + " … (the whole is in the log)"
     body: dict[str, Any] = {"kind": kind, "message": message}

@@ -257,6 +257,24 @@ class Loop(CoordinatorCase):
         self.assertEqual((ends[3]["kind"], ends[3]["message"]), ("business", "cannot read caf?.pdf"))
         self.assertEqual((ends[4]["kind"], ends[4]["message"]), ("business", "no share"))
 
+    def test_what_is_said_of_a_failure_holds_no_secret(self):
+        queue = self.queue()
+        self.add(queue, 2)
+        drover.Secret("hunter2-xyz")
+        text = "no way to https://svc:hunter2-xyz@erp/"
+
+        def handle(task):
+            if task.payload["n"] == 0:
+                raise ConnectionError(text)
+            task.fail(text)
+
+        with lines():
+            self.coordinator.robot().work(queue, handle)
+        for n in range(2):
+            message = self.task(queue, f"ref-{n}")["error"]["message"]
+            self.assertIn("no way to https://svc:", message)
+            self.assertNotIn("hunter2", message)
+
     def test_a_code_may_be_anything_and_is_a_text(self):
         queue = self.queue()
         self.add(queue, 4)
