@@ -23,7 +23,7 @@ use tokio::{
 use super::{Setting, runtime};
 use crate::{
     http::{Connection, Request},
-    load::Latencies,
+    load::{Latencies, Outcome, closed_loop},
     program::{Coordinator, KEY, cpu_time, own_cpu_time, resident_mb, start_bare},
     report::Row,
 };
@@ -121,6 +121,9 @@ impl Client {
 }
 
 fn lives(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+    let bare = bare_under_load(setting)?;
+    let of_bare =
+        |lives: f64, calls: f64| format!("{:.0} % of the bare calls", 100.0 * lives * calls / bare.per_second);
     let coordinator = Coordinator::start(&setting.folder.join("lives"))?;
     let (rate, text) = under_load(setting, &coordinator, "apart", async |client, _| {
         client.add().await?;
@@ -137,12 +140,24 @@ fn lives(setting: &Setting) -> anyhow::Result<Vec<Row>> {
         }
     })?;
     coordinator.program.stop()?;
+    let (text, joined_text) =
+        (format!("{}; {text}", of_bare(rate, 3.0)), format!("{}; {joined_text}", of_bare(joined, 2.0)));
     Ok(vec![
+        Row::plain(format!("bare axum, appended and flushed, {CLIENTS} clients"), bare.per_second, "/s")
+            .beside(bare.text()),
         Row::at_least(format!("lives of tasks (add, take, succeed), {CLIENTS} clients"), 6_000.0, rate, "/s")
             .beside(text),
         Row::at_least("… as the stretch", 10_500.0, rate, "/s"),
         Row::at_least("… with take_next (add, end one and take the next)", 10_000.0, joined, "/s").beside(joined_text),
     ])
+}
+
+/// What the machine does in the same minute for a service that only appends and flushes: a guest of a busy host may be half as
+/// fast as in another hour.
+fn bare_under_load(setting: &Setting) -> anyhow::Result<Outcome> {
+    let (program, address) = start_bare("append", &setting.folder)?;
+    let request = Request::json("POST", "/", "", &json!({ "reference": "as long as a small task" }))?;
+    closed_loop(program.pid(), address, CLIENTS, setting.duration, 200, move |_| request.clone())
 }
 
 /// Lives per second of many clients, each of which goes on with the task that its last life left.
