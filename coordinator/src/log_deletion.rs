@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use drover_protocol::Timestamp;
+use drover_protocol::{LogBlockId, Timestamp};
 
 use crate::{
     app::App,
@@ -65,7 +65,9 @@ async fn divide(app: &App, lines: &Lines, before: Timestamp, block: LogBlock) ->
     // Whoever has deleted it meanwhile has deleted the older lines too.
     let Packed::Lines { packed, .. } = lines.block(block.clone()).await? else { return Ok(None) };
     let parts = log_sealing::parts(&block, lines::unpack(&packed)?, before);
-    sealing::keep(app, lines.account, parts, move |tx, blob, parts| log_sealing::divide(tx, blob, &block, parts))
+    // Retention goes by the age of blobs, and the lines are no younger for having been divided.
+    let blob = LogBlockId::from_uuid(app.db.id_of_time(block.sealed_at));
+    sealing::keep(app, lines.account, blob, parts, move |tx, parts| log_sealing::divide(tx, blob, &block, parts))
         .await?;
     let rest = app.db.read(lines.account, |reading| log_sealing::last_of(reading, job, attempt, last_seq))?;
     Ok(rest.filter(|rest| !rest.expired && rest.first_time < before && rest.last_time >= before))

@@ -7,13 +7,13 @@ use drover_protocol::{AccountId, Timestamp};
 use super::{Failures, accounts};
 use crate::{
     app::App,
-    domain::{log::Gone, queue::Queue, task::Phase},
+    domain::{queue::Queue, task::Phase},
     error::Result,
     operations::{
         account, alert, audit, disk, idempotency, join_token, key, log_sealing, log_search, queue, retention, session,
         task, trigger, webhook,
     },
-    store::{Reader, Tx, key::SYSTEM_ACCOUNT},
+    store::{Reader, key::SYSTEM_ACCOUNT},
 };
 
 const PAGE: usize = 200;
@@ -77,8 +77,7 @@ async fn forget_arrivals(app: &App, account: AccountId) -> Result<()> {
 
 async fn remove_lines(app: &App, account: AccountId, days: u64) -> Result<()> {
     let before = app.db.now().minus_seconds(days * DAY_SECONDS);
-    let page = move |tx: &mut Tx| log_sealing::expire_page(tx, before, &Gone::Retention, PAGE);
-    while app.db.write(account, page).await?.entries == PAGE {}
+    while app.db.write(account, move |tx| log_sealing::expire_page(tx, before, PAGE)).await? == PAGE {}
     Ok(())
 }
 

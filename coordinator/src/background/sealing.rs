@@ -57,7 +57,8 @@ pub async fn seal_older(app: &App, account: AccountId, before: Timestamp) -> Res
 
 async fn seal(app: &App, account: AccountId, runs: Vec<Sealable>) -> Result<()> {
     let cap_bytes = app.rules.limits.job_log_bytes;
-    keep(app, account, runs, move |tx, blob, sealed| log_sealing::seal(tx, blob, sealed, cap_bytes)).await
+    let blob = LogBlockId::from_uuid(app.db.new_id());
+    keep(app, account, blob, runs, move |tx, sealed| log_sealing::seal(tx, blob, sealed, cap_bytes)).await
 }
 
 /// Keeps runs of lines in one blob. It is on disk before `record` refers to it, and before what it takes the place of is
@@ -65,17 +66,17 @@ async fn seal(app: &App, account: AccountId, runs: Vec<Sealable>) -> Result<()> 
 pub async fn keep(
     app: &App,
     account: AccountId,
+    blob: LogBlockId,
     runs: Vec<Sealable>,
-    record: impl FnOnce(&mut Tx, LogBlockId, &[Sealed]) -> Result<()> + Send + 'static,
+    record: impl FnOnce(&mut Tx, &[Sealed]) -> Result<()> + Send + 'static,
 ) -> Result<()> {
-    let blob = LogBlockId::from_uuid(app.db.new_id());
     let name = BlobName::log(blob);
     let (content, sealed) = packed(runs).await?;
     let _arriving = app.blobs.arriving(&name).await;
     let noted = name.to_string();
     app.db.write(account, move |tx| garbage::announce(tx, noted)).await?;
     app.blobs.put(&name, content.into()).await?;
-    app.db.write(account, move |tx| record(tx, blob, &sealed)).await
+    app.db.write(account, move |tx| record(tx, &sealed)).await
 }
 
 /// Compresses runs; many of them on a thread where that holds nobody up.

@@ -15,7 +15,7 @@ use crate::{
         log::FoundRecord,
         log_search::{self, ARRIVALS_SECONDS, Arrival},
     },
-    store::{Reading, lines::Columns},
+    store::{Reading, ids::first_id_of, lines::Columns},
 };
 
 /// Arrivals that are looked up at once.
@@ -57,8 +57,7 @@ impl Told {
 
     /// A place that is known for as long as any, and before all that comes, however the clock is set until then.
     fn before_all(now: Timestamp) -> Self {
-        let at = now.minus_seconds(ARRIVALS_SECONDS / 2).millis().unsigned_abs();
-        Self { arrival: Uuid::from_u128(u128::from(at) << 80), lines: 0 }
+        Self { arrival: first_id_of(now.minus_seconds(ARRIVALS_SECONDS / 2)), lines: 0 }
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     domain::log::{BLOCK_BYTES, Gone, LogBlock, LogHead, Origin, SEAL_BYTES, times},
     error::{Error, Result},
-    store::{Reading, Scan, Tx, blob::BlobName, key::Kind, lines, table},
+    store::{Reading, Scan, Tx, blob::BlobName, engine::Pair, ids::first_id_of, key::Kind, lines, table},
 };
 
 /// Blocks that one transaction leaves out of a log that is too long: many more than it has sealed.
@@ -292,10 +292,25 @@ pub struct Taken {
     pub bytes: u64,
 }
 
+/// Deletes the content of blocks that were sealed before a time, a page at a time; how many there were.
+///
+/// Blobs are ordered by the coordinator's own clock. Lines have the time of their robot, whose clock may be wrong by years:
+/// by it, what a host says that begins in 1970 would be too old as soon as it is sealed.
+pub fn expire_page(tx: &mut Tx, before: Timestamp, limit: usize) -> Result<usize> {
+    let end = table::index_start(tx, Kind::LogBlockByBlob, first_id_of(before));
+    let due = Scan::of(tx, Kind::LogBlockByBlob, ()).below(end).pairs(tx, limit)?;
+    Ok(empty_all(tx, due, &Gone::Retention)?.entries)
+}
+
 /// Deletes the content of blocks whose newest line is older than `before`, a page at a time.
-pub fn expire_page(tx: &mut Tx, before: Timestamp, why: &Gone, limit: usize) -> Result<Taken> {
+pub fn delete_page(tx: &mut Tx, before: Timestamp, by: String, limit: usize) -> Result<Taken> {
     let end = table::index_start(tx, Kind::LogBlockByTime, before);
     let due = Scan::of(tx, Kind::LogBlockByTime, ()).below(end).pairs(tx, limit)?;
+    empty_all(tx, due, &Gone::Deleted(by))
+}
+
+/// Deletes the content of the blocks that these entries of an index name.
+fn empty_all(tx: &mut Tx, due: Vec<Pair>, why: &Gone) -> Result<Taken> {
     let mut taken = Taken { entries: due.len(), ..Taken::default() };
     for (_, id) in due {
         let Some((_, block)) = Scan::of(tx, Kind::LogBlock, Raw(&id)).records::<LogBlock>(tx, 1)?.pop() else {

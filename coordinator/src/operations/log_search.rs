@@ -12,13 +12,14 @@ use super::{
 use crate::{
     domain::{
         job::{Job, Target},
-        log::{Gone, LogBlock, LogHead, Origin, Unsealed},
+        log::{LogBlock, LogHead, Origin, Unsealed},
         permission::Permission,
         role::Limited,
     },
     error::{Error, Result},
     store::{
         Reading, Scan, Tx,
+        ids::first_id_of,
         key::{Key, Kind},
         table,
     },
@@ -245,9 +246,8 @@ pub fn newest_arrival(reading: &dyn Reading) -> Result<Option<Arrival>> {
 
 /// Forgets arrivals of long ago, a page at a time; how many there were.
 pub fn forget_arrivals(tx: &mut Tx, limit: usize) -> Result<usize> {
-    let oldest = tx.now().minus_seconds(ARRIVALS_SECONDS).millis().unsigned_abs();
-    // Ids begin with their time, in milliseconds.
-    let below = table::index_start(tx, Kind::LogArrival, Uuid::from_u128(u128::from(oldest) << 80));
+    let oldest = first_id_of(tx.now().minus_seconds(ARRIVALS_SECONDS));
+    let below = table::index_start(tx, Kind::LogArrival, oldest);
     let due = Scan::of(tx, Kind::LogArrival, ()).below(below).pairs(tx, limit)?;
     let count = due.len();
     for (key, _) in due {
@@ -266,7 +266,7 @@ pub fn origin_of(reading: &dyn Reading, job: JobId, attempt: u32) -> Result<Opti
 /// none is left.
 pub fn delete_page(tx: &mut Tx, caller: &Caller, before: Timestamp) -> Result<bool> {
     caller.require_whole(Permission::LogDelete)?;
-    let taken = log_sealing::expire_page(tx, before, &Gone::Deleted(caller.by()), DELETE_PAGE)?;
+    let taken = log_sealing::delete_page(tx, before, caller.by(), DELETE_PAGE)?;
     if taken.entries > 0 {
         let text = format!(
             "{} deleted {} lines ({} bytes) of logs, all of them from before {before}",

@@ -311,6 +311,11 @@ impl Db {
         self.core.ids.next(self.core.clock.now())
     }
 
+    /// The same, as old as this time.
+    pub fn id_of_time(&self, time: Timestamp) -> uuid::Uuid {
+        self.core.ids.of_time(time)
+    }
+
     /// Random bytes, good enough for keys.
     pub fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];

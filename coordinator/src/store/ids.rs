@@ -8,6 +8,11 @@ use uuid::{Builder, Uuid};
 
 use crate::clock::Randomness;
 
+/// Before every id of this time and later.
+pub fn first_id_of(time: Timestamp) -> Uuid {
+    Uuid::from_u128(u128::from(time.millis().unsigned_abs()) << 80)
+}
+
 /// The twelve bits after the time count ids of the same millisecond.
 const COUNTER_MAX: u16 = 0x0fff;
 
@@ -70,6 +75,13 @@ impl Ids {
         bytes[..2].copy_from_slice(&counter.to_be_bytes());
         bytes[2..].copy_from_slice(&random);
         Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
+    }
+
+    /// One more id among those of an earlier time.
+    pub fn of_time(&self, time: Timestamp) -> Uuid {
+        let mut bytes = [0; 10];
+        self.randomness.fill(&mut bytes);
+        Builder::from_unix_timestamp_millis(time.millis().unsigned_abs(), &bytes).into_uuid()
     }
 }
 

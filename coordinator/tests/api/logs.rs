@@ -264,6 +264,40 @@ async fn retention_says_what_it_took() {
     world.delete(&format!("/jobs/{job}")).await.done();
 }
 
+/// A robot whose clock is wrong by years keeps its lines as long as all others, and no longer; dividing what lies together
+/// makes nothing younger.
+#[tokio::test]
+async fn retention_goes_by_the_clock_of_the_coordinator() {
+    let (world, agent, job) = running().await;
+    let lines = |times: &[&str]| -> Vec<Value> {
+        times.iter().map(|time| json!({ "time": time, "level": "info", "message": "x" })).collect()
+    };
+    let behind = lines(&["1970-01-01T00:00:01Z", "1970-01-01T00:00:02Z"]);
+    let chunk = json!({ "attempt": 1, "first_seq": 1, "lines": behind });
+    agent.post(&format!("/jobs/{job}/logs"), chunk).await.ok();
+    agent.finish(&job, 1, json!({})).await.done();
+    world.start("p").await;
+    let (ahead, _) = agent.run().await;
+    let chunk = json!({ "attempt": 1, "first_seq": 1, "lines": lines(&["2090-01-01T00:00:00Z"]) });
+    agent.post(&format!("/jobs/{ahead}/logs"), chunk).await.ok();
+    agent.finish(&ahead, 1, json!({})).await.done();
+    world.seal_logs().await;
+    world.move_clock(29 * 86_400);
+    world.retain(0, 30).await;
+    assert_eq!(messages(&read(&world, &job, "").await), ["x", "x"]);
+    // The first line goes, the second one lies in another blob from then on.
+    world.delete("/logs?before=1970-01-01T00:00:02Z").await.done();
+    assert_eq!(messages(&read(&world, &job, "").await)[1], "x");
+    world.move_clock(2 * 86_400);
+    world.retain(0, 30).await;
+    for job in [&job, &ahead] {
+        let left = messages(&read(&world, job, "").await);
+        assert_eq!(left.last().unwrap(), "1 lines of this log were deleted by retention", "{left:?}");
+    }
+    world.collect_garbage().await;
+    assert_eq!(blobs(&world).await, 0);
+}
+
 /// A filter that matches late finds its line, in the text as in a stream, however many lines do not match before it.
 #[tokio::test]
 async fn a_rare_line_is_found_behind_many_others() {
