@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use drover_protocol::{
     Timestamp,
     job::Progress,
-    json::is_too_deep,
+    json::{is_too_deep, too_long_number},
     log::{Level, MAX_FIELDS_BYTES, MAX_MESSAGE_BYTES, NewLogLine},
 };
 use serde::{Deserialize, Serialize};
@@ -227,8 +227,10 @@ fn parse_structured(line: &[u8]) -> Option<Structured> {
     if line.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }
-    // Its fields travel inside of other documents, whose readers have a limit of their own.
-    let parsed = serde_json::from_slice(line).ok().filter(|parsed| !is_too_deep(parsed));
+    // Its fields travel inside of other documents, whose readers have a limit of their own. And a number that would lose
+    // digits, of an account say, is kept in the line as it was printed.
+    let keeps_all = |parsed: &Value| !is_too_deep(parsed) && too_long_number(line).is_none();
+    let parsed = serde_json::from_slice(line).ok().filter(keeps_all);
     let Some(Value::Object(mut members)) = parsed else { return None };
     let Some(Value::String(message)) = members.remove("message") else { return None };
     let level = match members.remove("level") {
@@ -387,6 +389,16 @@ mod tests {
         assert_eq!(record.line.message, "m");
         let spooled: Record = serde_json::from_slice(&serde_json::to_vec(&record).expect("JSON")).expect("readable");
         assert_eq!(spooled, record);
+    }
+
+    /// An account number of twenty digits is another one after it was read as a fraction.
+    #[test]
+    fn numbers_that_would_lose_digits_stay_in_a_plain_line() {
+        let line = r#"{"message":"paid","account":40817810099910004312}"#;
+        assert_eq!(messages(&read(Origin::Stdout, &[line.as_bytes()])), [line]);
+        let kept = read(Origin::Stdout, &[br#"{"message":"40817810099910004312","n":18446744073709551615}"#]).remove(0);
+        assert_eq!(kept.line.message, "40817810099910004312");
+        assert_eq!(kept.line.fields["n"].as_u64(), Some(u64::MAX));
     }
 
     #[test]
