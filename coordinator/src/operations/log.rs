@@ -32,6 +32,8 @@ const CHUNK_COMPRESSION: i32 = 1;
 const LINE_OVERHEAD_BYTES: usize = 32;
 /// The field that says who wrote a line into the log of a job, if it was not the job.
 pub const WRITTEN_BY: &str = "written_by";
+/// What a process itself says there.
+const CLAIMED_WRITTEN_BY: &str = "_written_by";
 
 /// Some lines, packed as they are stored.
 #[derive(Clone, Debug)]
@@ -53,8 +55,9 @@ pub struct PackedChunk {
     groups: Vec<Group>,
 }
 
-/// Checks the limits of a chunk and packs it.
-pub fn pack(chunk: LogChunk) -> Result<PackedChunk> {
+/// Checks the limits of a chunk and packs it. A process says about itself whatever it likes, but not who wrote a line:
+/// such a field gets another name.
+pub fn pack(mut chunk: LogChunk) -> Result<PackedChunk> {
     let mut faults = Faults::default();
     faults.range("/first_seq", chunk.first_seq, 1, u64::MAX / 2);
     if chunk.lines.len() > MAX_CHUNK_LINES {
@@ -64,6 +67,11 @@ pub fn pack(chunk: LogChunk) -> Result<PackedChunk> {
         check_size(&mut faults, &format!("/lines/{number}"), line);
     }
     faults.check()?;
+    for line in &mut chunk.lines {
+        if let Some(claimed) = line.fields.remove(WRITTEN_BY) {
+            line.fields.insert(CLAIMED_WRITTEN_BY.to_owned(), claimed);
+        }
+    }
     let groups = group(&chunk.lines)?;
     Ok(PackedChunk { attempt: chunk.attempt, first_seq: chunk.first_seq, lines: chunk.lines, groups })
 }
@@ -202,10 +210,10 @@ pub fn written(caller: &Caller, request: &WriteLine, now: Timestamp) -> Result<W
     let mut line =
         NewLogLine { time: now, level: request.level, message: request.message.clone(), fields: Default::default() };
     let mut faults = Faults::default();
+    if fields.contains_key(WRITTEN_BY) {
+        faults.add(format!("/fields/{WRITTEN_BY}"), "is filled in by the coordinator; leave it out");
+    }
     if !matches!(caller.actor, Actor::Job { .. }) && request.job.is_some() {
-        if fields.contains_key(WRITTEN_BY) {
-            faults.add(format!("/fields/{WRITTEN_BY}"), "is filled in by the coordinator; leave it out");
-        }
         fields.insert(WRITTEN_BY.to_owned(), caller.by().into());
     }
     line.fields = fields;

@@ -464,9 +464,17 @@ async fn a_job_writes_into_its_own_log() {
     write(json!({ "level": "info", "message": "two", "job": job })).await.created();
     write(json!({ "level": "info", "message": "three", "job": other })).await.expect(404);
     assert_eq!(search(&world, "").await, ["two", "one"]);
+    // Who wrote a line is for the coordinator to say, whichever way the process tries.
+    let claim = json!({ "written_by": "user:1", "n": 1 });
+    write(json!({ "level": "info", "message": "x", "fields": claim })).await.invalid(&["/fields/written_by"]);
+    let mut line = at(9, "info", "claimed");
+    line["fields"] = claim;
+    send(&agent, &job, 1, vec![line]).await;
+    let found = world.get("/logs?text=claimed").await.ok();
+    assert_eq!(found["items"][0]["fields"], json!({ "_written_by": "user:1", "n": 1 }));
 }
 
-/// Old lines are deleted block by block; the logs of jobs say by whom, lines of no job leave nothing behind, and it is
+/// Old lines are deleted; the logs of jobs say by whom, lines of no job leave nothing behind, and it is
 /// noted with the account.
 #[tokio::test]
 async fn old_lines_are_deleted() {
