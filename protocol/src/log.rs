@@ -214,6 +214,6 @@ pub struct WriteLine {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DeleteLogs {
-    /// Blocks of lines that are all older than this are deleted.
+    /// All lines from before this time are deleted.
     pub before: Timestamp,
 }

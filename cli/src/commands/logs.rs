@@ -61,9 +61,9 @@ pub enum LogsCommand {
         #[arg(long = "field", value_parser = values::pair, value_name = "NAME=VALUE")]
         fields: Vec<(String, String)>,
     },
-    /// Delete old lines for good, block by block
+    /// Delete old lines of all logs for good
     Delete {
-        /// Only lines that are all older: a time, or a while ago such as 30d
+        /// All lines from before this: a time, or a while ago such as 30d
         #[arg(long, value_parser = values::past_moment, value_name = "TIME")]
         before: Timestamp,
     },
@@ -154,7 +154,7 @@ pub async fn run(session: &Session, command: LogsCommand) -> Result<(), Error> {
             simple(&session.out, call, "The line is written.").await
         }
         LogsCommand::Delete { before } => {
-            let done = format!("Lines from before {before} are deleted, as far as no younger ones lie with them.");
+            let done = format!("The lines from before {before} are deleted.");
             simple(&session.out, session.client.delete(&[NOUN])?.query("before", before), &done).await
         }
     }
