@@ -66,7 +66,9 @@ async fn follow_changes(
     // What was under way when the following began is over after this, and can be read.
     app.db.write(caller.account, |_| Ok(())).await?;
     let first = frame(if resumed { "position" } else { "reset" }, follower.position());
-    let reader = Reader { app, caller, filter, nouns, follower, first: Some(first), not_before: Instant::now() };
+    let now = Instant::now();
+    let (first, beat_at) = (Some(first), now + BEAT);
+    let reader = Reader { app, caller, filter, nouns, follower, first, not_before: now, beat_at };
     let mut response = Body::from_stream(pieces(reader)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -104,6 +106,7 @@ struct Reader {
     follower: Follower,
     first: Option<Bytes>,
     not_before: Instant,
+    beat_at: Instant,
 }
 
 fn pieces(reader: Reader) -> impl Stream<Item = Result<Bytes, Infallible>> {
@@ -117,7 +120,6 @@ impl Reader {
             return Some(first);
         }
         let app = Arc::clone(&self.app);
-        let beat = Instant::now() + BEAT;
         loop {
             let pace = self.not_before;
             let changed = async {
@@ -127,8 +129,9 @@ impl Reader {
             tokio::select! {
                 biased;
                 () = app.stopping.cancelled() => return None,
+                // However much is told, it is looked at in time whether it may be.
+                () = tokio::time::sleep_until(self.beat_at) => return self.beat(),
                 () = changed => {}
-                () = tokio::time::sleep_until(beat) => return self.beat(),
             }
             self.not_before = Instant::now() + PACE;
             let piece = match self.follower.take(MAX_PIECE) {
@@ -151,9 +154,10 @@ impl Reader {
 
     /// Says that the connection lives and how far it is, unless the key has ended or may read nothing any more.
     fn beat(&mut self) -> Option<Bytes> {
+        self.beat_at = Instant::now() + BEAT;
         let may = self.app.db.read(self.caller.account, |reading| change::nouns(reading, &self.caller, &self.filter));
-        match may {
-            Ok(_) => Some(format!(":\nid: {}\n\n", self.follower.position()).into()),
+        match may.map(|nouns| self.nouns = nouns) {
+            Ok(()) => Some(format!(":\nid: {}\n\n", self.follower.position()).into()),
             Err(Error::Internal(error)) => {
                 tracing::warn!(error, "a reader of changes was let go");
                 None

@@ -193,9 +193,8 @@ async fn wait_for(app: &App, caller: &Caller, id: JobId, wait: &JobWait, time: D
     let watch = app.db.watch(&[Topic::Job(id)]);
     let read = || {
         app.db.read(caller.account, |reading| {
-            // Whoever waits may have lost the key meanwhile.
-            key::still_good(reading, caller)?;
-            full_view(reading, job::get(reading, caller, id)?)
+            // Whoever waits may have lost the key or a role meanwhile.
+            full_view(reading, job::get(reading, &key::renewed(reading, caller)?, id)?)
         })
     };
     let first = read()?;

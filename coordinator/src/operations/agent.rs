@@ -433,9 +433,7 @@ fn keep_late_report(tx: &mut Tx, attempt: &mut Attempt, report: &Finish, output:
 
 /// The robot behind a robot's key, which may have ended since the call began.
 pub fn own_robot(reading: &dyn Reading, caller: &Caller) -> Result<Robot> {
-    let robot = caller.robot()?;
-    key::still_good(reading, caller)?;
-    table::get(reading, robot)
+    table::get(reading, key::renewed(reading, caller)?.robot()?)
 }
 
 /// The limits of a report. Texts are the process's own and are taken as they are, up to a size that a record can hold.

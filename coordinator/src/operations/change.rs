@@ -11,10 +11,10 @@ use crate::{
     store::Reading,
 };
 
-/// The kinds of objects that the caller wants to be told of and may see. Refuses one who may see nothing of it, or whose
-/// key has ended.
+/// The kinds of objects that the caller wants to be told of and may see by now. Refuses one who may see nothing of it, or
+/// whose key has ended.
 pub fn nouns(reading: &dyn Reading, caller: &Caller, filter: &ChangeFilter) -> Result<BTreeSet<Noun>> {
-    key::still_good(reading, caller)?;
+    let caller = key::renewed(reading, caller)?;
     if let Actor::Job { .. } = caller.actor {
         return Err(Error::Forbidden("a job's key sees its own job only, and cannot follow changes".to_owned()));
     }

@@ -1,8 +1,11 @@
 //! API keys: recognising them, and the keys that people hold.
 
+use std::sync::Arc;
+
 use drover_protocol::{
-    AccountId, KeyId, RobotId, Timestamp, UserId,
+    AccountId, KeyId, ProcessVersionId, RobotId, Timestamp, UserId,
     key::{NewKey, OwnKey},
+    manifest::Manifest,
     page::PageQuery,
 };
 
@@ -101,21 +104,42 @@ fn recognise(reading: &Reader, text: &str, secrets: &Secrets, manifests: &Manife
     if key.is_expired(reading.now) {
         return Err(UNKNOWN);
     }
-    Ok((caller_with(&reading, &key, manifests)?, key))
+    Ok((caller_with(&reading, &key, kept_in(manifests, &reading))?, key))
 }
 
 /// The caller whose key has this id, if it is still good: for what goes on in the name of a key without its text.
 pub fn caller_of(reading: &Reader, key: KeyId, manifests: &Manifests) -> Result<Caller> {
     let key = table::find::<ApiKey>(reading, key)?.filter(|key| key.is_good(reading.now)).ok_or(UNKNOWN)?;
-    caller_with(reading, &key, manifests)
+    caller_with(reading, &key, kept_in(manifests, reading))
 }
 
-fn caller_with(reading: &Reader, key: &ApiKey, manifests: &Manifests) -> Result<Caller> {
-    let Identity { actor, mut permissions, reach } = identity(reading, &key.owner, manifests)?;
+/// The caller as it is now: for calls that go on for long. Refuses when the key has ended meanwhile; whether roles still
+/// allow what is done is for the call to ask again.
+pub fn renewed(reading: &dyn Reading, caller: &Caller) -> Result<Caller> {
+    let key = table::find::<ApiKey>(reading, caller.key_id)?.filter(|key| key.is_good(reading.now())).ok_or(UNKNOWN)?;
+    // What an attempt has declared stays as it is.
+    let declared = |_| match &caller.reach {
+        Some(Reach::Manifest(manifest)) => Ok(Arc::clone(manifest)),
+        Some(Reach::Roles(_)) | None => Err(UNKNOWN),
+    };
+    Ok(Caller { address: caller.address, ..caller_with(reading, &key, declared)? })
+}
+
+/// Where the manifest of a version is found.
+fn kept_in(manifests: &Manifests, reading: &dyn Reading) -> impl Fn(ProcessVersionId) -> Result<Arc<Manifest>> {
+    |version| manifests.get(version, || process_version::manifest(reading, version))
+}
+
+fn caller_with(
+    reading: &dyn Reading,
+    key: &ApiKey,
+    manifest: impl Fn(ProcessVersionId) -> Result<Arc<Manifest>>,
+) -> Result<Caller> {
+    let Identity { actor, mut permissions, reach } = identity(reading, &key.owner, manifest)?;
     if let Some(scope) = key.permissions {
         permissions &= scope;
     }
-    Ok(Caller { account: reading.account, actor, key_id: key.id, permissions, reach, address: None })
+    Ok(Caller { account: reading.account(), actor, key_id: key.id, permissions, reach, address: None })
 }
 
 /// Who the owner of a key is, and what that allows before the key's own limits.
@@ -126,11 +150,15 @@ struct Identity {
 }
 
 /// The account, in which nobody may do anything unless it is open.
-pub fn open_account(reading: &Reader) -> Result<Account> {
+pub fn open_account(reading: &dyn Reading) -> Result<Account> {
     account::own(reading).ok().filter(Account::is_open).ok_or(UNKNOWN)
 }
 
-fn identity(reading: &Reader, owner: &Owner, manifests: &Manifests) -> Result<Identity> {
+fn identity(
+    reading: &dyn Reading,
+    owner: &Owner,
+    manifest: impl Fn(ProcessVersionId) -> Result<Arc<Manifest>>,
+) -> Result<Identity> {
     let account = open_account(reading)?;
     match *owner {
         Owner::User(id) => {
@@ -148,8 +176,7 @@ fn identity(reading: &Reader, owner: &Owner, manifests: &Manifests) -> Result<Id
             if !record.is_held_by(robot, attempt) {
                 return Err(UNKNOWN);
             }
-            let version = record.process_version_id;
-            let manifest = manifests.get(version, || process_version::manifest(reading, version))?;
+            let manifest = manifest(record.process_version_id)?;
             Ok(Identity {
                 actor: Actor::Job { job, attempt, robot },
                 permissions: permission::of_jobs(),

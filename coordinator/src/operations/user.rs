@@ -293,7 +293,7 @@ pub fn update(
     if user.blocked || patch.password.is_some() || user.external_id != before.external_id {
         session::end_all_of(tx, user.id, None)?;
     }
-    if user.blocked {
+    if user.blocked || user.roles != before.roles {
         key::wake_of(tx, Owner::User(user.id))?;
     }
     event::note(tx, user.id.uuid(), "user_changed", "the user was changed", caller.by())?;

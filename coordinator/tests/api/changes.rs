@@ -207,3 +207,33 @@ async fn a_stream_lives_as_long_as_its_key() {
     world.delete(&format!("/keys/{}", text(&made, "/id"))).await.done();
     assert_eq!(stream.next().await, None);
 }
+
+/// A stream ends soon after its reader has lost the role, however much happens, and tells before that what another role
+/// still gives.
+#[tokio::test(start_paused = true)]
+async fn a_stream_tells_what_roles_allow_by_now() {
+    let world = World::new().await;
+    for (name, may) in [("all", json!(["queue:read", "process:read"])), ("some", json!(["process:read"]))] {
+        world.post("/roles", json!({ "name": name, "permissions": may })).await.created();
+    }
+    let ann = text(&world.post("/users", json!({ "login": "ann", "roles": ["all"] })).await.created(), "/key");
+    let mut stream = Stream::open(&world, &ann, "", None).await;
+    let seen = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        while let Some(event) = stream.next().await {
+            seen.push(event.data["name"].clone());
+        }
+        seen
+    });
+    for (number, roles) in [json!(["all"]), json!(["some"]), json!([])].into_iter().enumerate() {
+        world.patch("/users/ann", json!({ "roles": roles })).await.ok();
+        for _ in 0..12 {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+        world.queue(&format!("q{number}"), json!({})).await;
+        world.post("/processes", json!({ "name": format!("p{number}") })).await.created();
+    }
+    let mut seen = tokio::time::timeout(std::time::Duration::from_secs(1), seen).await.expect("it ends").unwrap();
+    seen.retain(|name| !name.is_null());
+    assert_eq!(seen, ["q0", "p0", "p1"]);
+}

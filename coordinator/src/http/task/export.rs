@@ -140,8 +140,8 @@ impl Export {
         let (found, next) = self
             .app
             .read_aside(self.caller.account, move |reading| {
-                // The download may take longer than the key lives.
-                key::still_good(reading, &caller)?;
+                // The download may take longer than the key or the roles of its user live.
+                let wanted = wanted.renewed(reading, &key::renewed(reading, &caller)?)?;
                 task::page_of_ids(reading, &wanted, cursor)
             })
             .await?;

@@ -101,9 +101,10 @@ async fn take_tasks(
     loop {
         // Armed before the look, so that nothing in between is missed.
         let watch = app.db.watch(&[Topic::Queue(queue), Topic::Pause(queue), Topic::Key(caller.key_id)]);
-        let seen = app.db.read(caller.account, |reading| {
-            key::still_good(reading, &caller)?;
-            task::look(reading, &caller, &text)
+        let (caller, seen) = app.db.read(caller.account, |reading| {
+            let caller = key::renewed(reading, &caller)?;
+            let seen = task::look(reading, &caller, &text)?;
+            Ok((caller, seen))
         })?;
         if seen.ready > 0 && !seen.paused {
             if seen.ready > u64::from(taking.request.max.unwrap_or(1)) {

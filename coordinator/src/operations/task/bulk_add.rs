@@ -65,8 +65,7 @@ pub fn add_batch(
     stream: Option<[u8; 32]>,
     lines: &[BulkLine],
 ) -> Result<Vec<BulkEnd>> {
-    key::still_good(tx, caller)?;
-    let queue = queue_to_add_to(tx, caller, queue)?;
+    let queue = queue_to_add_to(tx, &key::renewed(tx, caller)?, queue)?;
     let mut memory = Memory { stream, known: None, fresh: None, free_below: 0 };
     let mut tallies = Tallies::default();
     let mut ends = Vec::with_capacity(lines.len());

@@ -120,6 +120,11 @@ fn queues_within(reading: &dyn Reading, caller: &Caller, permission: Permission)
 }
 
 impl Checked {
+    /// The same for what the caller may see by now.
+    pub fn renewed(&self, reading: &dyn Reading, caller: &Caller) -> Result<Self> {
+        checked_filter(reading, caller, Permission::TaskRead, &self.filter, "")
+    }
+
     /// Whether the task is one of those that are wanted, but for its payload.
     pub fn fits(&self, task: &Task) -> bool {
         let filter = &self.filter;
