@@ -8,7 +8,7 @@ use drover_protocol::{
 use crate::{
     domain::log::{Gone, LogBlock, LogHead},
     error::Result,
-    log_search::{Lines, Packed},
+    log_search::{Filter, Lines, Packed},
     operations::log::{self, numbered},
     store::lines,
 };
@@ -22,17 +22,9 @@ pub struct Wanted {
     /// The first line (forward) or the last one (backward).
     pub from_seq: Option<u64>,
     pub limit: usize,
-    pub level: Option<Level>,
-    /// In lower case.
-    pub text: Option<String>,
+    /// What a line must be like; whose it is has been checked.
+    pub filter: Filter,
     pub direction: Direction,
-}
-
-impl Wanted {
-    fn fits(&self, line: &LogLine) -> bool {
-        self.level.is_none_or(|level| line.line.level >= level)
-            && self.text.as_ref().is_none_or(|text| line.line.message.to_lowercase().contains(text))
-    }
 }
 
 #[derive(Clone)]
@@ -75,7 +67,7 @@ impl LogReader {
                 }
                 next = line.seq + 1;
                 examined += 1;
-                if wanted.fits(&line) {
+                if wanted.filter.fits(&line.line) {
                     items.push(line);
                 }
             }
@@ -100,7 +92,7 @@ impl LogReader {
                 }
                 next = if is_gone { first - 1 } else { line.seq - 1 };
                 examined += 1;
-                if wanted.fits(&line) {
+                if wanted.filter.fits(&line.line) {
                     items.push(line);
                 }
             }

@@ -14,7 +14,7 @@ use axum::{
 };
 use drover_protocol::{
     JobId,
-    log::{LogLine, LogPage, LogQuery, MAX_TEXT_CHARS},
+    log::{LogLine, LogPage, LogQuery, LogSearch},
 };
 use futures::{Stream, stream};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -25,11 +25,11 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::permission::Permission,
-    error::Error,
+    domain::job::Job,
+    error::{Error, Result as OperationResult},
     log_reader::{LogReader, Wanted},
-    log_search::Lines,
-    operations::{Caller, job, key, list},
+    log_search::{Filter, Lines},
+    operations::{Caller, key, list, log, log_search::Whose},
     store::{Topic, Watch},
 };
 
@@ -62,8 +62,7 @@ async fn read_log(
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
     let id: JobId = id(&text, "job")?;
-    caller.require(Permission::LogRead)?;
-    let job = app.db.read(caller.account, |reading| job::get(reading, &caller, id))?;
+    let job = app.db.read(caller.account, |reading| log::readable(reading, &caller, id))?;
     // Before its first attempt a job has the empty log of the attempt to come.
     let newest = job.attempt.max(1);
     let attempt = query.attempt.unwrap_or(newest);
@@ -74,21 +73,21 @@ async fn read_log(
     let reader = LogReader { lines, job: id, attempt, cap_bytes: app.rules.limits.job_log_bytes };
     let wanted = wanted(&query)?;
     match accept.choose(&["application/json", "text/plain", "text/event-stream"])? {
-        "text/event-stream" => Ok(live(app, caller, reader, resumed(wanted, &headers)?)),
-        "text/plain" => Ok(as_text(reader, wanted, query.limit.is_some())),
+        "text/event-stream" => Ok(live(LongReader { app, caller, reader }, resumed(wanted, &headers)?)),
+        "text/plain" => {
+            let left = if query.limit.is_some() { wanted.limit } else { usize::MAX };
+            Ok(as_text(Text { reader: LongReader { app, caller, reader }, wanted, left }))
+        }
         _ => Ok(Json(reader.page(&wanted).await?).into_response()),
     }
 }
 
 fn wanted(query: &LogQuery) -> Result<Wanted, Error> {
-    if query.text.as_ref().is_some_and(|text| text.chars().count() > MAX_TEXT_CHARS) {
-        return Err(Error::invalid("text", format!("longer than {MAX_TEXT_CHARS} characters")));
-    }
+    let search = LogSearch { level: query.level, text: query.text.clone(), ..LogSearch::default() };
     Ok(Wanted {
         from_seq: query.from_seq,
         limit: list::limit(query.limit, DEFAULT_LIMIT)?,
-        level: query.level,
-        text: query.text.as_ref().map(|text| text.to_lowercase()),
+        filter: Filter::new(&search, Vec::new(), Whose::default())?,
         direction: query.direction.unwrap_or_default(),
     })
 }
@@ -112,17 +111,50 @@ fn as_line(line: &LogLine) -> String {
     text
 }
 
-fn as_text(reader: LogReader, wanted: Wanted, only_a_page: bool) -> Response {
-    let wanted = if only_a_page { wanted } else { Wanted { limit: STREAM_PAGE, ..wanted } };
-    let pages = stream::try_unfold(Some((reader, wanted)), move |rest| async move {
-        let Some((reader, wanted)) = rest else { return Ok::<_, Error>(None) };
-        let page = reader.page(&wanted).await?;
-        let text: String = page.items.iter().map(as_line).collect();
-        let moved = Some(page.next_seq) != wanted.from_seq && page.next_seq > 0;
+/// A log that is read for longer than a caller is known to have the right to it.
+struct LongReader {
+    app: Arc<App>,
+    caller: Caller,
+    reader: LogReader,
+}
+
+impl LongReader {
+    /// A page, and the job as it was before; refuses who may not read it any more.
+    async fn page(&self, wanted: &Wanted) -> OperationResult<(Job, LogPage)> {
+        let job = self.app.db.read(self.caller.account, |reading| {
+            log::readable(reading, &key::renewed(reading, &self.caller)?, self.reader.job)
+        })?;
+        Ok((job, self.reader.page(wanted).await?))
+    }
+}
+
+/// A log on its way into a text.
+struct Text {
+    reader: LongReader,
+    wanted: Wanted,
+    /// Lines that may still come.
+    left: usize,
+}
+
+impl Text {
+    /// The next piece, and what is still to come.
+    async fn piece(mut self) -> OperationResult<(String, Option<Self>)> {
+        self.wanted.limit = self.left.min(STREAM_PAGE);
+        let (_, page) = self.reader.page(&self.wanted).await?;
+        let text = page.items.iter().map(as_line).collect();
+        self.left -= page.items.len();
+        let moved = Some(page.next_seq) != self.wanted.from_seq && page.next_seq > 0;
+        self.wanted.from_seq = Some(page.next_seq);
         // A page without a line is not the end: its filter may match further on.
-        let more = !only_a_page && moved && !page.complete;
-        let next = Wanted { from_seq: Some(page.next_seq), ..wanted };
-        Ok(Some((text, more.then_some((reader, next)))))
+        let more = self.left > 0 && moved && !page.complete;
+        Ok((text, more.then_some(self)))
+    }
+}
+
+fn as_text(text: Text) -> Response {
+    let pages = stream::try_unfold(Some(text), |rest| async move {
+        let Some(text) = rest else { return Ok::<_, Error>(None) };
+        text.piece().await.map(Some)
     });
     let mut response = Body::from_stream(pages).into_response();
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -132,19 +164,18 @@ fn as_text(reader: LogReader, wanted: Wanted, only_a_page: bool) -> Response {
 
 /// A reader that follows the end of the log.
 struct Tail {
-    app: Arc<App>,
-    caller: Caller,
-    reader: LogReader,
+    long: LongReader,
     wanted: Wanted,
     watch: Watch,
     ready: VecDeque<Event>,
     ended: bool,
 }
 
-fn live(app: Arc<App>, caller: Caller, reader: LogReader, wanted: Wanted) -> Response {
-    let watch = app.db.watch(&[Topic::JobLog(reader.job), Topic::Job(reader.job), Topic::Key(caller.key_id)]);
+fn live(long: LongReader, wanted: Wanted) -> Response {
+    let job = long.reader.job;
+    let watch = long.app.db.watch(&[Topic::JobLog(job), Topic::Job(job), Topic::Key(long.caller.key_id)]);
     let wanted = Wanted { limit: STREAM_PAGE, direction: Default::default(), ..wanted };
-    let tail = Tail { app, caller, reader, wanted, watch, ready: VecDeque::new(), ended: false };
+    let tail = Tail { long, wanted, watch, ready: VecDeque::new(), ended: false };
     Sse::new(events(tail)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
 
@@ -163,13 +194,11 @@ fn events(tail: Tail) -> impl Stream<Item = Result<Event, Infallible>> {
 
 impl Tail {
     /// Gets the next events ready, waiting for them if need be; `false` when the stream has to end without a word:
-    /// the coordinator stops, the job was deleted, or the reader's key has ended. The reader then connects again and sees.
+    /// the coordinator stops, the job was deleted, or the reader's key or right has ended. The reader then connects again
+    /// and sees.
     async fn read_on(&mut self) -> bool {
-        if self.app.db.read(self.reader.lines.account, |reading| key::still_good(reading, &self.caller)).is_err() {
-            return false;
-        }
-        let page = match self.reader.page(&self.wanted).await {
-            Ok(page) => page,
+        let (job, page) = match self.long.page(&self.wanted).await {
+            Ok(read) => read,
             Err(error) => {
                 tracing::debug!(%error, "a live log has ended early");
                 return false;
@@ -178,7 +207,9 @@ impl Tail {
         let moved = self.wanted.from_seq != Some(page.next_seq);
         self.wanted.from_seq = Some(page.next_seq);
         self.ready.extend(page.items.iter().map(line_event));
-        if page.complete || (!moved && self.is_over()) {
+        // The attempt may be over although its log was never ended.
+        let is_over = job.attempt > page.attempt || job.is_finished();
+        if page.complete || (!moved && is_over) {
             self.ready.push_back(end_event(&page));
             self.ended = true;
             return true;
@@ -186,25 +217,12 @@ impl Tail {
         if !moved {
             tokio::select! {
                 biased;
-                () = self.app.stopping.cancelled() => return false,
+                () = self.long.app.stopping.cancelled() => return false,
                 () = self.watch.woken() => {}
                 () = tokio::time::sleep(KEY_LOOK) => {}
             }
         }
         true
-    }
-
-    /// Whether the attempt is over although its log was never ended, or is of a job that is gone.
-    fn is_over(&self) -> bool {
-        let account = self.reader.lines.account;
-        let (job, attempt) = (self.reader.job, self.reader.attempt);
-        self.app
-            .db
-            .read(account, |reading| {
-                let record: Option<crate::domain::job::Job> = crate::store::table::find(reading, job)?;
-                Ok(record.is_none_or(|record| record.attempt > attempt || record.is_finished()))
-            })
-            .unwrap_or(true)
     }
 }
 

@@ -6,7 +6,7 @@ use drover_protocol::{
     log::{LogLine, MAX_CHUNK_LINES, MAX_FIELDS_BYTES, MAX_MESSAGE_BYTES, NewLogLine, WriteLine},
 };
 
-use super::{Actor, Caller, attempt, log_sealing, log_search, reach};
+use super::{Actor, Caller, attempt, job, log_sealing, log_search, reach};
 use crate::{
     domain::{
         attempt::Attempt,
@@ -306,6 +306,14 @@ pub fn end(tx: &mut Tx, job: JobId, attempt: u32) -> Result<()> {
     }
     tx.wake(Topic::JobLog(job));
     Ok(())
+}
+
+/// The job, if the caller may read its log.
+pub fn readable(reading: &dyn Reading, caller: &Caller, id: JobId) -> Result<Job> {
+    caller.require(Permission::LogRead)?;
+    let job = job::get(reading, caller, id)?;
+    reach::job(reading, caller, Permission::LogRead, &job)?;
+    Ok(job)
 }
 
 /// How far the log of an attempt is. One without any line has ended with its attempt, or with a job that never had one.

@@ -7,11 +7,12 @@ use drover_coordinator::{
     operations::retention,
     store::{Scan, blob::BlobKind, key::Kind},
 };
+use drover_protocol::Timestamp;
 use futures::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Agent, World, each, line, settle, text};
+use crate::support::{Agent, START, World, each, line, settle, text};
 
 async fn running() -> (World, Agent, String) {
     let world = World::new().await;
@@ -313,6 +314,43 @@ async fn a_rare_line_is_found_behind_many_others() {
     assert!(found.contains("needle"), "{found:?}");
     let found = world.call(Method::GET, &path).header("accept", "text/event-stream").send().await.expect(200).text();
     assert!(found.contains("needle") && found.contains("event: end"), "{found:?}");
+    for (limit, lines) in [(1, 1), (2, 1)] {
+        let path = format!("{path}&limit={limit}");
+        let found = world.call(Method::GET, &path).header("accept", "text/plain").send().await.expect(200).text();
+        assert_eq!(found.lines().filter(|line| line.contains("needle")).count(), lines, "{found:?}");
+    }
+    let path = format!("/jobs/{job}/logs?text=x&limit=1200");
+    world.call(Method::GET, &path).header("accept", "text/plain").send().await.invalid(&["limit"]);
+    let path = format!("/jobs/{job}/logs?text=x&limit=700&direction=backward");
+    let found = world.call(Method::GET, &path).header("accept", "text/plain").send().await.expect(200).text();
+    assert_eq!(found.lines().count(), 700);
+}
+
+/// A limit is one for what is found, and not for how far is looked: this is more than one look takes, as small chunks are
+/// searched one by one.
+#[tokio::test]
+async fn a_rare_line_is_found_however_few_are_wanted() {
+    let (world, agent, job) = running().await;
+    for number in 1..=400 {
+        let time = Timestamp::from_millis(START + number);
+        let lines = json!([{ "time": time, "level": "info", "message": format!("line {number}") }]);
+        let chunk = json!({ "attempt": 1, "first_seq": number, "lines": lines });
+        agent.post(&format!("/jobs/{job}/logs"), chunk).await.ok();
+    }
+    let call = world.call(Method::GET, "/logs?text=line+400&limit=1").header("accept", "application/x-ndjson");
+    let found = call.send().await.expect(200).text();
+    assert!(found.contains("line 400") && found.lines().count() == 1, "{found}");
+}
+
+/// Letters that differ in their case alone are the same, those included that have two small forms.
+#[tokio::test]
+async fn texts_are_found_alike_in_one_log_and_in_all() {
+    let (world, agent, job) = running().await;
+    agent.log(&job, 1, 1, &["ΟΔΟΣΦ", "other"]).await.ok();
+    let text = "%CE%9F%CE%94%CE%9F%CE%A3";
+    assert_eq!(messages(&read(&world, &job, &format!("text={text}")).await), ["ΟΔΟΣΦ"]);
+    assert_eq!(messages(&world.get(&format!("/logs?text={text}")).await.ok()), ["ΟΔΟΣΦ"]);
+    world.get(&format!("/jobs/{job}/logs?text={}", "x".repeat(257))).await.invalid(&["text"]);
 }
 
 /// A log without lines is complete when its attempt has ended, or its job without any attempt.
