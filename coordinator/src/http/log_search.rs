@@ -29,14 +29,14 @@ use crate::{
     error::{Error, Result as OperationResult},
     log_deletion,
     log_search::{self, Filter, Found, Lines, Position, Room, Tail, TailEvent, Window},
-    operations::{Caller, key, list, log},
+    operations::{Caller, key, list, log, log_search::require_reach, log_search::whose},
     store::{Topic, Watch},
 };
 
 /// What one page may hold, in bytes: whatever comes first, this or the limit.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
-/// The same for each piece of an export.
-const EXPORT_ROOM: Room = Room { lines: 50_000, bytes: 8 * 1024 * 1024 };
+/// The same for each piece of an export, in lines.
+const PIECE_LINES: usize = 50_000;
 /// An export that is under way waits so long for its next turn when too many search at once.
 const TURN: Duration = Duration::from_secs(1);
 /// A key that expires wakes nobody: so often it is looked at while nothing happens.
@@ -77,9 +77,10 @@ impl FromRequestParts<Arc<App>> for Asked {
 /// line: a text as it is, anything else as JSON; dots in the name lead into objects. All filters hold together.
 ///
 /// With `Accept: application/x-ndjson`, `text/csv` or `text/plain` everything that fits is sent as a file, the oldest line
-/// first, unless `limit` asks for a page; with `Accept: text/event-stream` lines come as they arrive: each event has the
-/// line as `data` and an `id` with which `Last-Event-ID` goes on without a gap, the event `position` has an `id` alone, and
-/// the event `gap` says that too much time has passed and lines before `until` have to be searched for instead.
+/// first, or as many as `limit` says; with `Accept: text/event-stream` lines come as they arrive: each event has the line
+/// as `data` and an `id` with which `Last-Event-ID` goes on without a gap, the event `position`, which comes first, has an
+/// `id` alone, and the event `gap` says that too much time has passed and lines before `until` have to be searched for
+/// instead. A stream takes no `limit`, `cursor` or `direction`.
 ///
 /// The key of a job sees the lines of that job. At most a few searches run at once; further ones get 429 after a moment.
 #[utoipa::path(get, path = "/logs", tag = "Log",
@@ -94,15 +95,17 @@ async fn search_logs(
     accept: Accept,
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
-    let whose =
-        app.db.read(caller.account, |reading| crate::operations::log_search::whose(reading, &caller, &asked.search))?;
-    let filter = Arc::new(Filter::new(&asked.search, asked.fields, whose)?);
+    let whose = app.db.read(caller.account, |reading| whose(reading, &caller, &asked.search))?;
+    let filter = Arc::new(Filter::new(&asked.search, asked.fields, whose)?).seen_by(&caller);
     let lines = list::limit(asked.page.limit, list::DEFAULT_LIMIT)?;
     let cursor = asked.page.cursor.as_deref().map(Position::of_cursor).transpose()?;
     let types = ["application/json", "application/x-ndjson", "text/plain", "text/csv", "text/event-stream"];
     let format = match accept.choose(&types)? {
         "application/json" => None,
-        "text/event-stream" => return follow(app, caller, filter, &headers),
+        "text/event-stream" => {
+            refuse_pages(&asked.page, &asked.search)?;
+            return follow(app, caller, filter, &headers);
+        }
         "application/x-ndjson" => Some(Format::NdJson),
         "text/csv" => Some(Format::Csv),
         _ => Some(Format::Text),
@@ -122,11 +125,30 @@ async fn search_logs(
             Ok(Json(page_view(found)).into_response())
         }
         Some(format) => {
-            let room = if asked.page.limit.is_some() { Room { lines, bytes: PAGE_BYTES } } else { EXPORT_ROOM };
-            let export = Export { app, caller, filter, format, room, is_whole: asked.page.limit.is_none() };
-            export.send(window).await
+            let left = if asked.page.limit.is_some() { lines } else { usize::MAX };
+            Export { app, caller, filter, format, left }.send(window).await
         }
     }
+}
+
+/// A stream has lines as they come: what is of pages would do nothing there.
+fn refuse_pages(page: &PageQuery, search: &LogSearch) -> OperationResult<()> {
+    let of_pages =
+        [("limit", page.limit.is_some()), ("cursor", page.cursor.is_some()), ("direction", search.direction.is_some())];
+    match of_pages.into_iter().find(|(_, given)| *given) {
+        Some((name, _)) => Err(Error::invalid(name, "a stream has lines as they come; leave it out")),
+        None => Ok(()),
+    }
+}
+
+/// The filter for what the caller may read by now: roles may change while a stream goes on. Refuses who may read nothing of
+/// it any more.
+fn renewed(app: &App, caller: &Caller, filter: &Arc<Filter>) -> OperationResult<Arc<Filter>> {
+    app.db.read(caller.account, |reading| {
+        let caller = key::renewed(reading, caller)?;
+        require_reach(reading, &caller, &filter.whose)?;
+        Ok(filter.seen_by(&caller))
+    })
 }
 
 fn page_view(found: Found) -> FoundLines {
@@ -219,18 +241,18 @@ struct Export {
     caller: Caller,
     filter: Arc<Filter>,
     format: Format,
-    room: Room,
-    is_whole: bool,
+    /// Lines that may still come.
+    left: usize,
 }
 
 impl Export {
-    async fn send(self, window: Window) -> Result<Response, Fault> {
+    async fn send(mut self, window: Window) -> Result<Response, Fault> {
         let format = self.format;
         // The first piece comes before the status: what is wrong can still be said.
         let (first, rest) = self.piece(window).await?;
         let first = format!("{}{first}", format.beginning());
         let begun = stream::once(async move { Ok::<_, Error>(first) });
-        let further = stream::try_unfold((self, rest), |(export, rest)| async move {
+        let further = stream::try_unfold((self, rest), |(mut export, rest)| async move {
             let Some(window) = rest else { return Ok::<_, Error>(None) };
             let (text, rest) = loop {
                 match export.piece(window).await {
@@ -245,15 +267,18 @@ impl Export {
         Ok(response)
     }
 
-    async fn piece(&self, window: Window) -> OperationResult<(String, Option<Window>)> {
+    /// The next lines, and where to search on. None may have been found although there are more: a search looks at a
+    /// bounded number of lines at once.
+    async fn piece(&mut self, window: Window) -> OperationResult<(String, Option<Window>)> {
         if self.app.stopping.is_cancelled() {
             return Err(Error::Unavailable("the coordinator is stopping".to_owned()));
         }
-        self.app.db.read(self.caller.account, |reading| key::still_good(reading, &self.caller))?;
-        let filter = Arc::clone(&self.filter);
-        let found = log_search::page(&self.app, self.caller.account, filter, window, self.room).await?;
+        self.filter = renewed(&self.app, &self.caller, &self.filter)?;
+        let (filter, room) = (Arc::clone(&self.filter), Room { lines: self.left.min(PIECE_LINES), bytes: PAGE_BYTES });
+        let found = log_search::page(&self.app, self.caller.account, filter, window, room).await?;
         let format = self.format;
-        let rest = found.rest.filter(|_| self.is_whole);
+        self.left -= found.items.len();
+        let rest = found.rest.filter(|_| self.left > 0);
         let text = tokio::task::spawn_blocking(move || {
             let mut text = String::new();
             found.items.iter().for_each(|line| format.write(line, &mut text));
@@ -268,6 +293,7 @@ impl Export {
 struct Follower {
     app: Arc<App>,
     caller: Caller,
+    filter: Arc<Filter>,
     tail: Tail,
     watch: Watch,
     ready: VecDeque<Event>,
@@ -278,8 +304,10 @@ fn follow(app: Arc<App>, caller: Caller, filter: Arc<Filter>, headers: &HeaderMa
     // Armed before it is looked where the end is.
     let watch = app.db.watch(&[Topic::Logs(caller.account), Topic::Key(caller.key_id)]);
     let lines = Lines { db: Arc::clone(&app.db), blobs: Arc::clone(&app.blobs), account: caller.account };
-    let tail = Tail::open(lines, filter, last.as_deref())?;
-    let follower = Follower { app, caller, tail, watch, ready: VecDeque::new() };
+    let tail = Tail::open(lines, Arc::clone(&filter), last.as_deref())?;
+    // Said before anything comes: whoever loses the connection now goes on from here.
+    let ready = VecDeque::from([event(TailEvent::Position { id: tail.position() })]);
+    let follower = Follower { app, caller, filter, tail, watch, ready };
     Ok(Sse::new(events(follower)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response())
 }
 
@@ -299,9 +327,9 @@ fn events(follower: Follower) -> impl Stream<Item = Result<Event, Infallible>> {
 impl Follower {
     /// Gets the next events ready, waiting for them if need be; `false` when the stream has to end without a word.
     async fn read_on(&mut self) -> bool {
-        if self.app.db.read(self.caller.account, |reading| key::still_good(reading, &self.caller)).is_err() {
-            return false;
-        }
+        let Ok(filter) = renewed(&self.app, &self.caller, &self.filter) else { return false };
+        self.filter = Arc::clone(&filter);
+        self.tail.refine(filter);
         match self.tail.read().await {
             Ok(events) => self.ready.extend(events.into_iter().map(event)),
             Err(error) => {

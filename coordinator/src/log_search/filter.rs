@@ -1,15 +1,23 @@
 //! Which lines a search wants, and looking for them among packed lines without unpacking the others.
 
-use drover_protocol::log::{FoundLine, Level, LogSearch, MAX_FIELD_FILTERS, MAX_TEXT_CHARS, NewLogLine};
+use std::sync::Arc;
+
+use drover_protocol::{
+    JobId, Timestamp,
+    log::{FoundLine, Level, LogSearch, MAX_FIELD_FILTERS, MAX_TEXT_CHARS, NewLogLine},
+};
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::{Position, Window};
 use crate::{
-    domain::name::Faults,
+    domain::{name::Faults, permission::Permission, role::Limited},
     error::{Error, Result},
-    operations::log_search::Whose,
-    store::lines::Columns,
+    operations::{
+        Caller,
+        log_search::{Whose, reaches_log},
+    },
+    store::{Reading, lines::Columns},
 };
 
 /// A pattern that needs more memory than this once it is compiled is refused.
@@ -24,6 +32,10 @@ pub struct Filter {
     pub level: Option<Level>,
     text: Option<Text>,
     fields: Vec<(String, String)>,
+    /// The first time that a line may have, and the first one that it may not have any more.
+    times: (Option<Timestamp>, Option<Timestamp>),
+    /// Who is limited to some logs of those that are wanted.
+    limited: Option<Arc<Caller>>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,12 +63,37 @@ impl Filter {
         }
         faults.check()?;
         let text = text.map(|text| Text::new(text, query.regex.unwrap_or_default())).transpose()?;
-        Ok(Self { whose, level: query.level, text, fields })
+        Ok(Self { whose, level: query.level, text, fields, times: (query.from, query.to), limited: None })
+    }
+
+    /// The same for what this caller may see. The log of a job that is named has been looked at.
+    pub fn seen_by(self: &Arc<Self>, caller: &Caller) -> Arc<Self> {
+        let is_limited = self.whose.job.is_none() && caller.is_limited(Permission::LogRead, Limited::RobotGroups);
+        if !is_limited && self.limited.is_none() {
+            return Arc::clone(self);
+        }
+        let limited = is_limited.then(|| Arc::new(caller.clone()));
+        Arc::new(Self { limited, ..Self::clone(self) })
+    }
+
+    /// Whether it may depend on the log whether its lines may be seen.
+    pub fn is_limited(&self) -> bool {
+        self.limited.is_some()
+    }
+
+    /// Whether the lines of a log with a fitting origin may be seen.
+    pub fn reaches(&self, reading: &dyn Reading, job: JobId, attempt: u32) -> Result<bool> {
+        match &self.limited {
+            Some(caller) => reaches_log(reading, caller, job, attempt),
+            None => Ok(true),
+        }
     }
 
     /// Whether a line fits that is unpacked already. Whose it is has been checked.
     pub fn fits(&self, line: &NewLogLine) -> bool {
         self.level.is_none_or(|level| line.level >= level)
+            && self.times.0.is_none_or(|from| line.time >= from)
+            && self.times.1.is_none_or(|to| line.time < to)
             && self.text.as_ref().is_none_or(|text| text.pattern.is_match(line.message.as_bytes()))
             && self.fields.iter().all(|(name, value)| has_field(&line.fields, name, value))
     }
@@ -102,7 +139,7 @@ fn has_field(fields: &serde_json::Map<String, Value>, name: &str, wanted: &str) 
 /// Some lines of one log, in which a search looks.
 #[derive(Clone, Debug)]
 pub struct Place {
-    pub log: (drover_protocol::JobId, u32),
+    pub log: (JobId, u32),
     pub first_seq: u64,
     /// The lines that count: the first one, and the one after the last.
     pub seqs: std::ops::Range<u64>,

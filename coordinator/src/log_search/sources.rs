@@ -69,14 +69,16 @@ pub struct Sources {
     heap: BinaryHeap<Ranked>,
     /// Unsealed lines begin here; what is sealed of them meanwhile is not met a second time.
     unsealed_from: HashMap<(JobId, u32), u64>,
+    /// Whether logs may be seen, as far as that was looked up.
+    seen: HashMap<(JobId, u32), bool>,
     count: u64,
     passed: usize,
 }
 
 impl Sources {
     pub fn open(db: Arc<Db>, account: AccountId, filter: Arc<Filter>, window: Window) -> Result<Self> {
-        let (heap, unsealed_from) = (BinaryHeap::new(), HashMap::new());
-        let mut sources = Self { db, account, filter, window, heap, unsealed_from, count: 0, passed: 0 };
+        let (heap, unsealed_from, seen) = (BinaryHeap::new(), HashMap::new(), HashMap::new());
+        let mut sources = Self { db, account, filter, window, heap, unsealed_from, seen, count: 0, passed: 0 };
         // Unsealed lines first: whatever is sealed after this look is known to have been seen.
         sources.open_active()?;
         match sources.filter.whose.job {
@@ -98,7 +100,9 @@ impl Sources {
             let (found, next) = self.db.read(self.account, page)?;
             for active in found {
                 self.unsealed_from.insert((active.job_id, active.attempt), active.seqs.start);
-                if self.window.meets(active.lines.first_time, active.lines.last_time) {
+                if self.window.meets(active.lines.first_time, active.lines.last_time)
+                    && self.may_be_seen((active.job_id, active.attempt))?
+                {
                     self.put_back(active);
                 }
             }
@@ -116,7 +120,7 @@ impl Sources {
             let found = self.db.read(self.account, page)?;
             after = found.last().filter(|_| found.len() == PAGE).map(|(key, _)| key.clone());
             for (_, block) in found {
-                if self.suits(&block) {
+                if self.suits(&block)? {
                     self.push(block.first_time, block.last_time, Source::Piece(Piece::Block(block)));
                 }
             }
@@ -170,7 +174,25 @@ impl Sources {
         }
     }
 
-    fn suits(&self, block: &LogBlock) -> bool {
+    fn suits(&mut self, block: &LogBlock) -> Result<bool> {
+        Ok(self.may_hold(block) && self.may_be_seen((block.job_id, block.attempt))?)
+    }
+
+    /// Whether the caller may see the lines of a log.
+    fn may_be_seen(&mut self, log: (JobId, u32)) -> Result<bool> {
+        if !self.filter.is_limited() {
+            return Ok(true);
+        }
+        if let Some(seen) = self.seen.get(&log) {
+            return Ok(*seen);
+        }
+        let seen = self.db.read(self.account, |reading| self.filter.reaches(reading, log.0, log.1))?;
+        self.seen.insert(log, seen);
+        Ok(seen)
+    }
+
+    /// Whether a block may have lines that are wanted.
+    fn may_hold(&self, block: &LogBlock) -> bool {
         let whose = &self.filter.whose;
         let origin = block.origin.as_ref();
         !block.expired
@@ -189,9 +211,9 @@ impl Sources {
                 Some(Ranked(_, _, Source::Index(scan, mut ready))) => {
                     let block = ready.pop_front();
                     self.go_on(scan, ready)?;
-                    match block.filter(|block| self.suits(block)) {
-                        Some(block) => return Ok(Some(Piece::Block(block))),
-                        None => self.passed += 1,
+                    match block {
+                        Some(block) if self.suits(&block)? => return Ok(Some(Piece::Block(block))),
+                        _ => self.passed += 1,
                     }
                 }
             }

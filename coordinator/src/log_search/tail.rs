@@ -15,7 +15,7 @@ use crate::{
         log::FoundRecord,
         log_search::{self, ARRIVALS_SECONDS, Arrival},
     },
-    store::{Reading, ids::first_id_of, lines::Columns},
+    store::{Reader, Reading, ids::first_id_of, lines::Columns},
 };
 
 /// Arrivals that are looked up at once.
@@ -71,7 +71,6 @@ pub struct Tail {
     lines: Lines,
     filter: Arc<Filter>,
     told: Told,
-    gap: Option<Timestamp>,
     /// The lines that were read last: many small arrivals may lie in one block.
     held: Option<Held>,
     said_at: Instant,
@@ -88,22 +87,23 @@ impl Tail {
     /// Follows from the event with this id on, or from now on.
     pub fn open(lines: Lines, filter: Arc<Filter>, last_event: Option<&str>) -> Result<Self> {
         let db = Arc::clone(&lines.db);
-        let (told, gap) = db.read(lines.account, |reading| {
-            let Some(text) = last_event else {
+        let told = match last_event {
+            Some(text) => Told::parse(text).ok_or_else(|| {
+                Error::BadRequest("Last-Event-ID must be the id of an event of this stream".to_owned())
+            })?,
+            None => db.read(lines.account, |reading| {
                 let newest = log_search::newest_arrival(reading)?;
                 let told = newest.map(|arrival| Told { arrival: arrival.id, lines: arrival.lines });
-                return Ok((told.unwrap_or_else(|| Told::before_all(reading.now())), None));
-            };
-            let told = Told::parse(text).ok_or_else(|| {
-                Error::BadRequest("Last-Event-ID must be the id of an event of this stream".to_owned())
-            })?;
-            let kept_since = reading.now().minus_seconds(ARRIVALS_SECONDS);
-            let oldest = log_search::arrivals(reading, Uuid::nil(), 1)?.pop();
-            let is_known =
-                oldest.is_some_and(|oldest| oldest.id <= told.arrival) || time_of(told.arrival) >= kept_since;
-            Ok((told, (!is_known).then_some(kept_since)))
-        })?;
-        Ok(Self { lines, filter, told, gap, held: None, said_at: Instant::now() })
+                let long_ago = Told::before_all(reading.now());
+                Ok(told.filter(|told| told.arrival > long_ago.arrival).unwrap_or(long_ago))
+            })?,
+        };
+        Ok(Self { lines, filter, told, held: None, said_at: Instant::now() })
+    }
+
+    /// Gives from now on what fits another filter.
+    pub fn refine(&mut self, filter: Arc<Filter>) {
+        self.filter = filter;
     }
 
     /// Up to where everything has been told: follow from here to go on.
@@ -114,25 +114,21 @@ impl Tail {
     /// What has come since the last call; nothing if nothing has come. Call again until then.
     pub async fn read(&mut self) -> Result<Vec<TailEvent>> {
         let mut events = Vec::new();
-        events.extend(self.gap.take().map(|until| TailEvent::Gap { until }));
         loop {
-            let from = self.told.arrival;
-            let found = self.lines.db.read(self.lines.account, |reading| {
-                let arrivals = log_search::arrivals(reading, from, ARRIVALS)?;
-                let with_origin = |arrival: Arrival| {
-                    let origin = log_search::origin_of(reading, arrival.job_id, arrival.attempt)?;
-                    Ok((arrival, origin))
-                };
-                arrivals.into_iter().map(with_origin).collect::<Result<Vec<_>>>()
-            })?;
+            let look = |reading: &Reader| Ok((self.gap(reading)?, self.arrivals(reading)?));
+            let (gap, found) = self.lines.db.read(self.lines.account, look)?;
+            if let Some(until) = gap {
+                events.push(TailEvent::Gap { until });
+                if found.is_empty() {
+                    self.told = Told::before_all(self.lines.db.now());
+                }
+            }
             let is_last = found.len() < ARRIVALS;
             let before = self.told;
             for (arrival, origin) in found {
                 if arrival.id != self.told.arrival {
                     self.told = Told { arrival: arrival.id, lines: 0 };
                 }
-                let whose = &self.filter.whose;
-                let origin = origin.filter(|origin| whose.fits(arrival.job_id, arrival.attempt, origin));
                 match origin {
                     Some(origin) => self.tell(&arrival, &origin, &mut events).await?,
                     None => self.told.lines = arrival.lines,
@@ -158,6 +154,29 @@ impl Tail {
             events.push(TailEvent::Position { id: self.told.id() });
         }
         Ok(events)
+    }
+
+    /// Until when there is a gap: what came after the last line that was told is not known any more.
+    fn gap(&self, reading: &dyn Reading) -> Result<Option<Timestamp>> {
+        let kept_since = reading.now().minus_seconds(ARRIVALS_SECONDS);
+        if time_of(self.told.arrival) >= kept_since {
+            return Ok(None);
+        }
+        let oldest = log_search::arrivals(reading, Uuid::nil(), 1)?.pop();
+        let is_known = oldest.is_some_and(|oldest| oldest.id <= self.told.arrival);
+        Ok((!is_known).then_some(kept_since))
+    }
+
+    /// The next arrivals, with where their lines come from if those are wanted.
+    fn arrivals(&self, reading: &dyn Reading) -> Result<Vec<(Arrival, Option<Origin>)>> {
+        let with_origin = |arrival: Arrival| {
+            let (job, attempt) = (arrival.job_id, arrival.attempt);
+            let origin = log_search::origin_of(reading, job, attempt)?;
+            let origin = origin.filter(|origin| self.filter.whose.fits(job, attempt, origin));
+            let is_seen = origin.is_some() && self.filter.reaches(reading, job, attempt)?;
+            Ok((arrival, origin.filter(|_| is_seen)))
+        };
+        log_search::arrivals(reading, self.told.arrival, ARRIVALS)?.into_iter().map(with_origin).collect()
     }
 
     /// Tells the rest of an arrival, unless it is too much for once.

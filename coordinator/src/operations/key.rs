@@ -186,16 +186,6 @@ fn identity(
     }
 }
 
-/// For calls that wait: refuses when the key has ended meanwhile.
-pub fn still_good(reading: &dyn Reading, caller: &Caller) -> Result<()> {
-    let key: Option<ApiKey> = table::find(reading, caller.key_id)?;
-    key.filter(|key| key.is_good(reading.now())).ok_or(UNKNOWN)?;
-    if let Actor::User { id, .. } = caller.actor {
-        table::find::<User>(reading, id)?.filter(|user| !user.blocked).ok_or(UNKNOWN)?;
-    }
-    Ok(())
-}
-
 /// Writes down that the key was used. With the first use of a robot's key, those it had before end.
 pub fn touch(tx: &mut Tx, id: KeyId) -> Result<()> {
     let Some(mut key) = table::find::<ApiKey>(tx, id)? else { return Ok(()) };

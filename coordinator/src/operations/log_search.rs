@@ -51,7 +51,6 @@ impl Whose {
 
 /// What a search names, found. An id may be of something that has been deleted since; its lines are still there.
 pub fn whose(reading: &dyn Reading, caller: &Caller, query: &LogSearch) -> Result<Whose> {
-    caller.require(Permission::LogRead)?;
     let robot = match query.robot.as_deref() {
         Some(text) => Some(
             text.parse()
@@ -76,9 +75,11 @@ pub fn whose(reading: &dyn Reading, caller: &Caller, query: &LogSearch) -> Resul
     Ok(whose)
 }
 
-/// A caller whose roles are limited to some robots says whose lines it wants: there are too many others to step over.
-fn require_reach(reading: &dyn Reading, caller: &Caller, whose: &Whose) -> Result<()> {
+/// Refuses a caller who may not read these lines. One whose roles are limited to some robots says whose lines it wants:
+/// there are too many others to step over.
+pub fn require_reach(reading: &dyn Reading, caller: &Caller, whose: &Whose) -> Result<()> {
     let may = Permission::LogRead;
+    caller.require(may)?;
     if !caller.is_limited(may, Limited::RobotGroups) {
         return Ok(());
     }
@@ -94,6 +95,18 @@ fn require_reach(reading: &dyn Reading, caller: &Caller, whose: &Whose) -> Resul
         None => Err(Error::Forbidden(
             "the roles that give log:read are limited to some robots; name a robot or a job".to_owned(),
         )),
+    }
+}
+
+/// Whether the caller reaches a log of a robot that it reaches: a job is reached through what it is for, and the robot may
+/// have been in other groups too.
+pub fn reaches_log(reading: &dyn Reading, caller: &Caller, job: JobId, attempt: u32) -> Result<bool> {
+    if attempt == 0 {
+        return Ok(true);
+    }
+    match table::find::<Job>(reading, job)? {
+        Some(job) => reach::reaches_target(reading, caller, Permission::LogRead, job.target),
+        None => Ok(false),
     }
 }
 

@@ -308,6 +308,13 @@ async fn exports_are_whole() {
         "{plain}"
     );
     assert_eq!(export("application/x-ndjson", "limit=3&direction=backward").await.lines().count(), 3);
+    // Whoever loses the right to it does not get the rest.
+    let ann = text(&world.post("/users", json!({ "login": "ann", "roles": ["viewer"] })).await.created(), "/key");
+    let call = world.call(Method::GET, "/logs").key(&ann).header("accept", "application/x-ndjson");
+    let mut pieces = call.open().await.into_body().into_data_stream();
+    pieces.next().await.unwrap().unwrap();
+    world.patch("/users/ann", json!({ "roles": [] })).await.ok();
+    assert!(pieces.next().await.unwrap().is_err());
 }
 
 /// Reads a live stream piece by piece.
@@ -386,6 +393,57 @@ async fn a_follower_of_all_logs_misses_nothing() {
     late.until("much later").await;
     assert!(late.1.contains("event: gap"), "{}", late.1);
     world.app.stopping.cancel();
+}
+
+/// Who has seen no line yet knows all the same where to go on.
+#[tokio::test]
+async fn a_follower_is_told_first_where_it_is() {
+    let Two { world, agents: [first, _], jobs: [one, _] } = two().await;
+    send(&first, &one, 1, vec![at(1, "info", "before")]).await;
+    let mut live = Live::open(&world, "", None, None).await;
+    live.until("event: position").await;
+    let (_, id) = live.seen();
+    drop(live);
+    send(&first, &one, 2, vec![at(2, "info", "meanwhile")]).await;
+    let mut again = Live::open(&world, "", None, Some(&id)).await;
+    again.until("meanwhile").await;
+    assert_eq!(again.seen().0, ["meanwhile"]);
+    assert!(!again.1.contains("gap"), "{}", again.1);
+}
+
+/// Who does not keep up is told so, once, and goes on with what is known.
+#[tokio::test]
+async fn a_follower_that_is_too_slow_is_told_so() {
+    let Two { world, agents: [first, _], jobs: [one, _] } = two().await;
+    let mut live = Live::open(&world, "", None, None).await;
+    send(&first, &one, 1, vec![at(1, "info", "seen")]).await;
+    live.until("seen").await;
+    send(&first, &one, 2, vec![at(2, "info", "lost")]).await;
+    world.move_clock(1_000);
+    world.retain(0, 0).await;
+    send(&first, &one, 3, vec![at(3, "info", "later")]).await;
+    live.until("later").await;
+    send(&first, &one, 4, vec![at(4, "info", "last")]).await;
+    live.until("last").await;
+    assert_eq!(live.seen().0, ["seen", "later", "last"]);
+    assert_eq!(live.1.matches("event: gap").count(), 1, "{}", live.1);
+}
+
+/// A stream keeps to the times that are asked for, and refuses what is of pages.
+#[tokio::test]
+async fn a_follower_gets_what_it_asked_for() {
+    let Two { world, agents: [first, _], jobs: [one, _] } = two().await;
+    let time = |ms: i64| Timestamp::from_millis(START + ms).to_string();
+    let mut live = Live::open(&world, &format!("from={}&to={}", time(10), time(20)), None, None).await;
+    let lines = [9, 10, 19, 20, 15].map(|ms| at(ms, "info", &format!("at {ms}")));
+    send(&first, &one, 1, lines.to_vec()).await;
+    live.until("at 15").await;
+    assert_eq!(live.seen().0, ["at 10", "at 19", "at 15"]);
+    let cursor = text(&world.get("/logs?limit=1").await.ok(), "/next_cursor");
+    for (name, value) in [("limit", "5"), ("direction", "forward"), ("cursor", &cursor)] {
+        let call = world.call(Method::GET, &format!("/logs?{name}={value}")).header("accept", "text/event-stream");
+        call.send().await.invalid(&[name]);
+    }
 }
 
 /// A line that people and robots write: into the log of a job beside those of its agent, whose numbers go on as if

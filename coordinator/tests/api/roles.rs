@@ -1,9 +1,12 @@
 //! Roles: built in and made, what they give, how far they reach, and that nobody gives more than they have.
 
+use std::time::Duration;
+
+use futures::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Call, World, each, text};
+use crate::support::{Answer, Call, World, each, settle, text};
 
 /// The key of a new user with these roles.
 pub async fn user_with(world: &World, login: &str, roles: &[&str]) -> String {
@@ -101,6 +104,44 @@ async fn a_change_of_a_role_holds_at_once() {
     // The named key has what it was given as far as its user still has it: nothing.
     As(&world, &named).get("/jobs").await.expect(403);
     As(&world, &named).get("/queues").await.expect(403);
+}
+
+/// What goes on for long ends with the role that allowed it: streams as well as calls that wait.
+#[tokio::test(start_paused = true)]
+async fn what_goes_on_ends_with_its_role() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    world.process("p").await;
+    world.start("p").await;
+    let (job, _) = agent.run().await;
+    world.queue("q", json!({})).await;
+    role(&world, "reader", &["log:read", "job:read", "task:*", "queue:read"], Value::Null).await;
+    let ann = user_with(&world, "ann", &["reader"]).await;
+    let call = |method, path: &str| Call::new(world.router.clone(), method, path).key(&ann);
+    let log = format!("/jobs/{job}/logs");
+    let mut streams = Vec::new();
+    for path in ["/logs", &log] {
+        let response = call(Method::GET, path).header("accept", "text/event-stream").open().await;
+        assert_eq!(response.status(), 200);
+        streams.push(response.into_body().into_data_stream());
+    }
+    let taking = call(Method::POST, "/queues/q/take").json(&json!({ "wait_seconds": 60 }));
+    let waiting = call(Method::GET, &format!("/jobs/{job}?wait_seconds=60"));
+    let (taking, waiting) = (tokio::spawn(taking.send()), tokio::spawn(waiting.send()));
+    settle().await;
+    // The key stays good: it is the role that allows nothing of this any more.
+    world.patch("/roles/reader", json!({ "permissions": ["role:read"] })).await.ok();
+    agent.log(&job, 1, 1, &["secret"]).await.ok();
+    for stream in streams {
+        let rest = tokio::time::timeout(Duration::from_secs(12), stream.collect::<Vec<_>>()).await.expect("it ends");
+        let told: Vec<u8> = rest.into_iter().flat_map(Result::unwrap).collect();
+        let told = String::from_utf8(told).unwrap();
+        assert!(!told.contains("secret"), "{told}");
+    }
+    world.post("/queues/q/tasks", json!({ "payload": {} })).await.created();
+    taking.await.unwrap().refused("forbidden");
+    agent.finish(&job, 1, json!({})).await.done();
+    waiting.await.unwrap().refused("forbidden");
 }
 
 /// Who may make users and roles gives no more than they have, be it by a role, a user, a password or a limit.
@@ -280,6 +321,66 @@ async fn a_role_reaches_the_fleet_that_it_names() {
     assert_eq!(groups["groups"].as_array().unwrap().len(), world_groups(&groups), "{groups}");
     ann.post("/robot-groups", json!({ "name": "hr-2" })).await.refused("forbidden");
     ann.patch("/robot-groups/fin-1", json!({ "name": "renamed" })).await.refused("forbidden");
+}
+
+/// A robot may be in groups of several; whose jobs it has done is another matter, in pages as in streams.
+#[tokio::test]
+async fn a_role_reaches_the_lines_of_its_own_jobs() {
+    let world = World::new().await;
+    let agent = world.agent_with("r", json!({ "capacity": 2 })).await;
+    for group in ["fin-1", "hr"] {
+        world.post("/robot-groups", json!({ "name": group })).await.created();
+    }
+    world.patch("/robots/r", json!({ "groups": ["fin-1", "hr"] })).await.ok();
+    let process = world.process("p").await;
+    let mut jobs = Vec::new();
+    for group in ["fin-1", "hr"] {
+        world.post("/jobs", json!({ "process": process, "target": { "group": group } })).await.created();
+        jobs.push(agent.run().await.0);
+    }
+    role(&world, "finance", &["robot:read", "job:read", "log:read"], json!({ "robot_groups": ["fin-*"] })).await;
+    let own = user_with(&world, "ann", &["finance"]).await;
+    let ann = As(&world, &own);
+    let stream = Call::new(world.router.clone(), Method::GET, "/logs?robot=r").key(&own);
+    let mut stream = stream.header("accept", "text/event-stream").open().await.into_body().into_data_stream();
+    agent.log(&jobs[1], 1, 1, &["of hr"]).await.ok();
+    agent.log(&jobs[0], 1, 1, &["of fin"]).await.ok();
+    let note = json!({ "level": "info", "message": "of the robot" });
+    As(&world, &agent.key).post("/logs", note).await.created();
+    let mut told = String::new();
+    while !told.contains("of the robot") {
+        told.push_str(std::str::from_utf8(&stream.next().await.unwrap().unwrap()).unwrap());
+    }
+    assert!(told.contains("of fin") && !told.contains("of hr"), "{told}");
+    for _ in 0..2 {
+        let seen = each(&ann.get("/logs?robot=r&direction=forward").await.ok(), "message");
+        assert!(
+            seen.contains(&json!("of fin")) && seen.contains(&json!("of the robot")) && seen.len() == 2,
+            "{seen:?}"
+        );
+        assert_eq!(each(&world.get("/logs?robot=r").await.ok(), "message").len(), 3);
+        ann.get(&format!("/jobs/{}/logs", jobs[1])).await.expect(404);
+        for job in &jobs {
+            agent.finish(job, 1, json!({})).await;
+        }
+        world.move_clock(700);
+        world.seal_logs().await;
+    }
+}
+
+/// Reading jobs and reading their logs are two permissions, each of which reaches as far as its own roles.
+#[tokio::test]
+async fn a_log_is_reached_by_the_role_that_gives_logs() {
+    let world = World::new().await;
+    world.process("p").await;
+    let job = world.start("p").await;
+    role(&world, "jobs", &["job:read"], Value::Null).await;
+    role(&world, "logs", &["log:read"], json!({ "robot_groups": ["fin-*"] })).await;
+    let own = user_with(&world, "ann", &["jobs", "logs"]).await;
+    let ann = As(&world, &own);
+    ann.get(&format!("/jobs/{job}")).await.ok();
+    ann.get(&format!("/jobs/{job}/logs")).await.expect(404);
+    ann.get(&format!("/logs?job={job}")).await.expect(404);
 }
 
 /// Both groups, and `all` where views name it.
