@@ -250,7 +250,7 @@ fn show_event(session: &Session, event: &Event) -> Result<(), Error> {
             session.out.styled_line(&shown(&session.out, &line))
         }
         "gap" => {
-            note("The connection was lost for too long: some lines are missing here. drover logs search finds them.");
+            note("Too much time has passed: some lines are missing here. drover logs search finds them.");
             Ok(())
         }
         _ => Ok(()),

@@ -326,20 +326,20 @@ async fn a_rare_line_is_found_behind_many_others() {
     assert_eq!(found.lines().count(), 700);
 }
 
-/// A limit is one for what is found, and not for how far is looked: this is more than one look takes, as small chunks are
-/// searched one by one.
+/// A limit is one for what is found, and not for how far is looked: one look takes no more than four thousand pieces, and
+/// each small chunk is one.
 #[tokio::test]
 async fn a_rare_line_is_found_however_few_are_wanted() {
     let (world, agent, job) = running().await;
-    for number in 1..=400 {
+    for number in 1..=4_100 {
         let time = Timestamp::from_millis(START + number);
         let lines = json!([{ "time": time, "level": "info", "message": format!("line {number}") }]);
         let chunk = json!({ "attempt": 1, "first_seq": number, "lines": lines });
         agent.post(&format!("/jobs/{job}/logs"), chunk).await.ok();
     }
-    let call = world.call(Method::GET, "/logs?text=line+400&limit=1").header("accept", "application/x-ndjson");
+    let call = world.call(Method::GET, "/logs?text=line+4100&limit=1").header("accept", "application/x-ndjson");
     let found = call.send().await.expect(200).text();
-    assert!(found.contains("line 400") && found.lines().count() == 1, "{found}");
+    assert!(found.contains("line 4100") && found.lines().count() == 1, "{found}");
 }
 
 /// Letters that differ in their case alone are the same, those included that have two small forms.
