@@ -79,8 +79,8 @@ async fn act_on_tasks(
         return Ok(first);
     }
     let body = request.body;
+    let may = task::permission_of(body.action);
     let (wanted, change) = app.db.read(caller.account, |reading| {
-        let may = task::permission_of(body.action);
         let wanted = task::checked_filter(reading, &caller, may, &body.filter, "/filter/")?;
         Ok((Arc::new(wanted), task::change_of(reading, &caller, &body)?))
     })?;
@@ -110,7 +110,7 @@ async fn act_on_tasks(
                     if let Some(request) = beginning {
                         task::write_down_begin(tx, &asking, &request)?;
                     }
-                    task::apply_page(tx, &asking, &wanted, change, &seen)
+                    task::apply_page(tx, &asking, may, &wanted, change, &seen)
                 };
                 let page = app.db.write(caller.account, changing).await?;
                 done.changed += page.changed;

@@ -8,7 +8,7 @@ use drover_protocol::{
 };
 use serde_json::Value;
 
-use super::{apply, hand_over::put_into, list::Checked, remove_page, require_free_reference, write};
+use super::{apply, hand_over::put_into, list::Checked, remove_page, require_free_reference, require_reach, write};
 use crate::{
     domain::{
         permission::Permission,
@@ -86,22 +86,25 @@ impl BulkChange {
     }
 }
 
-/// Changes those of a page of tasks that still fit the filter and the change. A task whose payload was looked at before it is
-/// moved is left alone if it has changed since.
+/// Changes those of a page of tasks that still fit the filter and the change, and that the caller still may change: `may` is
+/// what that needs. A task whose payload was looked at before it is moved is left alone if it has changed since.
 pub fn apply_page(
     tx: &mut Tx,
     caller: &Caller,
+    may: Permission,
     wanted: &Checked,
     change: BulkChange,
     seen: &[(TaskId, u64)],
 ) -> Result<BulkActionDone> {
-    key::still_good(tx, caller)?;
+    let caller = &key::renewed(tx, caller)?;
+    caller.require(may)?;
     let mut tallies = Tallies::default();
     let mut done = BulkActionDone::default();
     for (id, revision) in seen {
         let Some(task) = table::find::<Task>(tx, *id)? else { continue };
         let as_seen = !matches!(change, BulkChange::Move(_)) || task.revision == *revision;
         if as_seen && wanted.fits(&task) && change.fits(&task) {
+            require_reach(tx, caller, may, &task)?;
             match change_one(tx, &mut tallies, caller, change, &task)? {
                 true => done.changed += 1,
                 false => done.not_taken += 1,
