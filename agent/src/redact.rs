@@ -110,9 +110,16 @@ impl Redactor {
         }
     }
 
-    /// The same for the members of an object.
+    /// The same for the members of an object. Names that become equal are numbered, so that no value is lost.
     pub fn members(&self, members: Map<String, Value>) -> Map<String, Value> {
-        members.into_iter().map(|(name, value)| (self.text(&name), self.value(value))).collect()
+        let mut all = Map::new();
+        for (name, value) in members {
+            let masked = self.text(&name);
+            let numbered = (2..).map(|number| format!("{masked}.{number}"));
+            let free = std::iter::once(masked.clone()).chain(numbered).find(|name| !all.contains_key(name));
+            all.insert(free.unwrap_or(masked), self.value(value));
+        }
+        all
     }
 
     /// How many bytes at the end of `bytes` may be the beginning of a secret.
@@ -307,17 +314,41 @@ mod tests {
         });
         for secret in [account.to_string(), serde_json::to_string_pretty(&account).expect("JSON")] {
             let redactor = Redactor::new([secret]);
-            for text in ["MIIEvQIBADANBg", "kqhkiG9w0BAQEF", "0123456789abcdef", "Tr0ub4dor-x", "1234567890"] {
+            for text in ["MIIEvQIBADANBg", "kqhkiG9w0BAQEF", "0123456789abcdef", "Tr0ub4dor-x"] {
                 assert_eq!(redactor.text(&format!("<{text}>")), "<***>", "{text}");
             }
             for open in [
-                "service_account svc-invoices of our-invoices",
+                "service_account svc-invoices of our-invoices with 1234567890",
                 "robot@our-invoices.iam.gserviceaccount.com",
                 "https://oauth2.googleapis.com/token",
             ] {
                 assert_eq!(redactor.text(open), open);
             }
         }
+    }
+
+    /// What a job writes beside stays readable, and structured lines stay what they are.
+    #[test]
+    fn ordinary_words_in_a_secret_tear_no_holes() {
+        let redactor = Redactor::new([
+            "DB_PASSWORD=\"hunter2xyz\"\nVERBOSITY=\"warning\"\nSTAGE='canary'\nWORST=critical\nUNTIL=2027-01-01\n",
+            r#"{"token": "abcdefgh12", "expires": "2027-01-01T08:00:00Z", "port": 12345678, "alg": "progress"}"#,
+            r#"{"environment": ["API_KEY=abcdefgh34"]}"#,
+        ]);
+        for line in [
+            r#"{"level": "warning", "message": "from the canary", "fields": {"on": "2027-01-01T08:00:00Z"}}"#,
+            r#"{"level": "critical", "progress": {"percent": 4}, "port": 12345678}"#,
+        ] {
+            assert_eq!(redactor.text(line), line);
+        }
+        assert_eq!(redactor.text(r#"{"a": "hunter2xyz", "b": "abcdefgh34"}"#), r#"{"a": "***", "b": "***"}"#);
+    }
+
+    #[test]
+    fn names_that_masking_makes_equal_keep_their_values() {
+        let redactor = Redactor::new(["first-one", "second-one"]);
+        let value = serde_json::json!({"first-one": 1, "second-one": 2, "***": 3});
+        assert_eq!(redactor.value(value), serde_json::json!({"***": 3, "***.2": 1, "***.3": 2}));
     }
 
     /// However many parts a secret has, what is known of them is bounded; the short ones are known in all forms.

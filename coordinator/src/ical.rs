@@ -50,7 +50,7 @@ impl Imported {
 /// Reads a file; the reason if it cannot be read for certain. `year` is the current one.
 pub fn read(text: &str, year: i16) -> Result<Imported, String> {
     // Files that went through several hands have lines of several ends.
-    let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n").replace('\r', "\n");
+    let text = text.trim_start_matches('\u{feff}').replace("\r\r\n", "\n").replace("\r\n", "\n").replace('\r', "\n");
     let unfolded = unfold(&text);
     let contents = Contents::of(&unfolded)?;
     let mut found = Imported { rest_days: contents.rest_days()?, ..Imported::default() };
@@ -122,8 +122,7 @@ impl<'a> Contents<'a> {
             ([_, part], Some(event)) if is(part, EVENT) => &mut event.properties,
             _ => return Ok(()),
         };
-        // The reader's own message is a picture of many lines.
-        properties.push(Property::try_from(line).map_err(|_| format!("the line {} is not understood", shown(line)))?);
+        properties.push(property(line).ok_or_else(|| format!("the line {} is not understood", shown(line)))?);
         Ok(())
     }
 
@@ -134,6 +133,15 @@ impl<'a> Contents<'a> {
             (property, _) => property.map(read_rest_days).transpose(),
         }
     }
+}
+
+/// The property of a line. The crate takes what it understands of a line and leaves the rest unsaid.
+fn property(line: &str) -> Option<Property<'_>> {
+    let property = Property::try_from(line).ok()?;
+    let (name, value) = (property.name.as_str(), property.val.as_str());
+    let is_whole =
+        line.get(name.len()..)?.starts_with([':', ';']) && (!value.is_empty() || line.trim_end().ends_with(':'));
+    (!name.is_empty() && is_whole).then_some(property)
 }
 
 /// The beginning of a text from a file, for a message.
@@ -439,6 +447,11 @@ mod tests {
             ("BEGIN:VCALENDAR\nBEGIN:VEVENT\nEND:VCALENDAR\n", "ends"),
             ("BEGIN:VCALENDAR\nEND:VCALENDAR\nEND:VCALENDAR\n", "ends"),
             (&file("BEGIN;X=1:VEVENT\nEND:VEVENT\n"), "not understood"),
+            (&file(&event.replace("END:", "RRULE:FREQ=YEARLY;\nUNTIL=20280101\nEND:")), "not understood"),
+            (&file(&event.replace("END:", "RRULE:FREQ=YEARLY\n;UNTIL=20280101\nEND:")), "not understood"),
+            (&file(&event.replace("END:", "STATUS =x:CANCELLED\nEND:")), "not understood"),
+            (&file(&event.replace("END:", "this is = garbage\nEND:")), "not understood"),
+            (&file(&event.replace("END:", "=== whatever\nEND:")), "not understood"),
             (&file(&format!("{REST_DAYS}:SU\n{REST_DAYS}:SA\n")), "more than once"),
             (&format!("BEGIN:VCALENDAR\n{}", "B\n EGIN:A\n".repeat(100_000)), "cut off"),
         ];
@@ -459,6 +472,7 @@ mod tests {
             whole.to_lowercase(),
             whole.replace("\r\n", "\n"),
             whole.replace("\r\n", "\r"),
+            whole.replace("UID:1", "SUMMARY:a long\r\n  name").replace("\r\n", "\r\r\n"),
             file(&format!("{}{second}", first.replace("\r\n", "\n"))),
             file(&format!("{first}{}", second.replace("\r\n", "\r"))),
             format!("{}\r\n{}", file(&first), file(&second)),

@@ -91,7 +91,8 @@ pub struct Queue {
     /// The queue that receives a new task for each one that succeeded here.
     #[schema(required)]
     pub on_success_queue: Option<QueueId>,
-    /// The queue that receives a new task for each one that stays failed or abandoned here.
+    /// The queue that receives a new task for each one that stays failed or abandoned here; but none for one that came from
+    /// there and that nobody has taken, neither there nor here.
     #[schema(required)]
     pub on_failure_queue: Option<QueueId>,
     /// A task whose job ends without settling it fails with the job's error. Otherwise it stays with its lease.

@@ -13,8 +13,12 @@ const MIN_PART_BYTES: usize = 8;
 const OPEN_NAMES: &str = "type name user email host domain database schema region zone env environment project \
                           projectid level format version mode scope authuri tokenuri certurl";
 
-/// The lines of a secret of several lines, the values of `NAME=value` and `NAME: value` in its lines and, if it or such
-/// a value is JSON, the texts and numbers in that, each of them taken apart like a secret of its own.
+/// Words that structured lines of a log consist of.
+const COMMON_WORDS: [&str; 4] = ["critical", "emergency", "information", "progress"];
+
+/// The texts of a secret that is JSON, each of them taken apart like a secret of its own; of another one its lines, if they are
+/// several, and the values of `NAME=value` and `NAME: value` in them. Numbers of JSON are none: ports, accounts and times stand
+/// in every line of a log.
 pub fn parts_of(secret: &str) -> BTreeSet<String> {
     let mut parts = BTreeSet::new();
     take_apart(secret, &mut parts);
@@ -22,13 +26,24 @@ pub fn parts_of(secret: &str) -> BTreeSet<String> {
 }
 
 fn add(part: &str, parts: &mut BTreeSet<String>) {
-    if part.trim().len() >= MIN_PART_BYTES {
-        parts.insert(part.trim().to_owned());
+    let part = part.trim();
+    if part.len() >= MIN_PART_BYTES && !COMMON_WORDS.contains(&part) && !is_time(part) {
+        parts.insert(part.to_owned());
     }
 }
 
+/// A date, alone or with a time of day: until when a key is good, which is a day like any other in what a job writes.
+fn is_time(part: &str) -> bool {
+    let of_date =
+        |(place, byte): (usize, u8)| if [4, 7].contains(&place) { byte == b'-' } else { byte.is_ascii_digit() };
+    let is_date = |date: &str| date.len() == 10 && date.bytes().enumerate().all(of_date);
+    is_date(part.split(['T', ' ']).next().unwrap_or_default())
+}
+
 fn take_apart(secret: &str, parts: &mut BTreeSet<String>) {
-    add_json("", secret, parts);
+    if let Ok(value @ (Value::Object(_) | Value::Array(_))) = serde_json::from_str(secret) {
+        return add_texts("", value, parts);
+    }
     let lines: Vec<&str> = secret.trim().lines().map(str::trim).collect();
     for line in &lines {
         if lines.len() > 1 {
@@ -62,17 +77,17 @@ fn is_open(name: &str, value: &str) -> bool {
     !has_user && OPEN_NAMES.split(' ').any(|end| name.ends_with(end))
 }
 
-/// With and without its quotes. What is quoted is known as it stands there and as JSON reads it: parsers of `.env` files
-/// differ in whether they take escapes.
+/// Without its quotes, which are those of other texts, too. What was quoted is known as it stands there and as JSON reads it:
+/// parsers of `.env` files differ in whether they take escapes.
 fn add_value(name: &str, value: &str, parts: &mut BTreeSet<String>) {
     let value = value.trim();
     let unquoted = ['"', '\''].into_iter().find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
-    for text in [Some(value), unquoted].into_iter().flatten() {
-        if !is_open(name, text) {
-            add(text, parts);
-        }
-        add_json(name, text, parts);
+    let text = unquoted.unwrap_or(value);
+    if !is_open(name, text) {
+        add(text, parts);
     }
+    add_json(name, value, parts);
+    add_json(name, text, parts);
 }
 
 /// Nothing, if the text is no JSON.
@@ -85,15 +100,15 @@ fn add_json(name: &str, text: &str, parts: &mut BTreeSet<String>) {
 /// The items of an array go by the name of the array.
 fn add_texts(name: &str, value: Value, parts: &mut BTreeSet<String>) {
     match value {
-        Value::String(text) if is_open(name, &text) => add_json(name, &text, parts),
-        Value::Number(_) if is_open(name, "") => {}
         Value::String(text) => {
-            add(&text, parts);
+            if !is_open(name, &text) {
+                add(&text, parts);
+            }
+            // Also what is open may hold values that have names of their own.
             take_apart(&text, parts);
         }
-        Value::Number(number) => add(&number.to_string(), parts),
         Value::Array(items) => items.into_iter().for_each(|item| add_texts(name, item, parts)),
         Value::Object(members) => members.into_iter().for_each(|(name, value)| add_texts(&name, value, parts)),
-        Value::Null | Value::Bool(_) => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

@@ -51,6 +51,8 @@ impl Whose {
 
 /// What a search names, found. An id may be of something that has been deleted since; its lines are still there.
 pub fn whose(reading: &dyn Reading, caller: &Caller, query: &LogSearch) -> Result<Whose> {
+    // Before anything that is named is looked for: what there is is not for everybody to know.
+    caller.require(Permission::LogRead)?;
     let robot = match query.robot.as_deref() {
         Some(text) => Some(
             text.parse()

@@ -412,7 +412,10 @@ pub fn stats(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<Stats
     let queue = get(reading, caller, text)?;
     let counters: Counters = table::get(reading, queue.id)?;
     let this_hour = Hour::number_of(reading.now());
+    // Those that were kept before the clock was set back lie ahead.
+    let ahead = table::index_start(reading, Kind::QueueHour, (queue.id, counters.hour.number));
     let mut hours: Vec<Hour> = Scan::of(reading, Kind::QueueHour, queue.id)
+        .below(ahead)
         .newest_first()
         .records::<HourOfQueue>(reading, SHOWN_HOURS as usize)?
         .into_iter()

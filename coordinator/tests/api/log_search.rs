@@ -446,6 +446,15 @@ async fn a_follower_gets_what_it_asked_for() {
     }
 }
 
+#[tokio::test]
+async fn what_is_named_is_not_looked_for_without_the_right_to_read() {
+    let world = World::new().await;
+    let key = world.key_with(&["queue:read"]).await;
+    for path in ["/logs", "/logs?process=nope", "/logs?robot=nope"] {
+        Call::new(world.router.clone(), Method::GET, path).key(&key).send().await.expect(403);
+    }
+}
+
 /// A line that people and robots write: into the log of a job beside those of its agent, whose numbers go on as if
 /// nothing had happened, or by itself.
 #[tokio::test]

@@ -175,10 +175,32 @@ async fn what_nobody_takes_does_not_go_round() {
     let all = world.get("/tasks").await.ok();
     assert_eq!(each(&all, "state"), ["abandoned"; 3]);
     assert_eq!(world.task_events(&text(&all, "/items/0/id")).await, ["abandoned", "not_handed_on"]);
+    // One that was taken and failed goes on, and comes back if nobody takes it there.
+    let failed = world.add("a", json!({})).await;
+    world.take_one("a").await;
+    world.on_task(&failed, "fail", json!({ "attempt": 1, "kind": "business", "message": "no" })).await.ok();
+    world.pass_time(10).await;
+    world.pass_time(10).await;
+    assert_eq!(world.take("a", 9).await.len(), 1);
     let worked = world.add("c", json!({})).await;
     world.take_one("c").await;
     world.on_task(&worked, "fail", json!({ "attempt": 1, "kind": "business", "message": "no" })).await.ok();
     assert_eq!(world.take("a", 1).await.len(), 1);
+}
+
+/// After the clock was set back every hour is there once, the newest first, with all that happened in it.
+#[tokio::test]
+async fn hours_of_a_clock_that_was_set_back_are_counted_once() {
+    let world = World::new().await;
+    world.queue("q", json!({})).await;
+    for hours in [1, 1, -2, 1, 1, 1] {
+        world.add("q", json!({})).await;
+        world.move_clock(hours * 3_600);
+    }
+    let hours = json!({ "items": world.get("/queues/q/stats").await.ok()["hours"] });
+    let starts = each(&hours, "hour");
+    assert!(starts.is_sorted_by(|a, b| a.as_str() > b.as_str()), "{starts:?}");
+    assert_eq!(each(&hours, "added"), [1, 2, 2]);
 }
 
 /// What watches a queue would be switched off in silence by its end.

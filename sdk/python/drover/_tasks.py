@@ -69,6 +69,7 @@ class Task:
         self.checkpoint: Any = data.get("checkpoint")
         self.output: Any = None
         self.ended = False
+        self._end_is_unknown = False
 
     def __repr__(self) -> str:
         return f"Task({self.id!r}, reference={self.reference!r}, attempt={self.attempt})"
@@ -238,7 +239,13 @@ class Task:
             raise DroverError(f"task {self.reference or self.id} has been ended already")
         if take_next:
             body = {**body, "take_next": True}
-        answer = self._call(verb, body)
+        self._end_is_unknown = True
+        try:
+            answer = self._call(verb, body)
+        except ApiError as refusal:
+            # What the coordinator itself refuses has a code, and was not carried out.
+            self._end_is_unknown = not refusal.code
+            raise
         self.ended = True
         if self._loop is not None and verb != "postpone":
             self._loop._count(body)
@@ -394,12 +401,12 @@ class TaskLoop:
 
     def _abandon(self, error: BaseException | None) -> None:
         """The program ends in the middle of the loop: nothing that it holds may wait for its lease."""
-        if isinstance(error, Unreachable) or isinstance(error, ApiError) and error.code in ("", "unauthenticated"):
-            # Nobody is there to be told, or something else answers (its refusals have no code), and the end of the task
-            # at hand may be just what it did not let through; the leases run out, or end with the job.
+        if isinstance(error, Unreachable) or isinstance(error, ApiError) and error.code == "unauthenticated":
+            # Nobody is there to be told; the leases run out, or end with the job.
             return
         task, self._current = self._current, None
-        if task is not None and not task.ended and error is not None:
+        # An end that something else has answered may have been carried out: it must not become a failure.
+        if task is not None and not task.ended and not task._end_is_unknown and error is not None:
             kind, code, message = told(error)
             task._end("fail", _failure(kind, message, code, None, None), False)
         self._give_back()

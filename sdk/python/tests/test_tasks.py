@@ -437,6 +437,23 @@ class LostAnswers(unittest.TestCase):
         self.assertEqual(len(server.seen), seen)
 
 
+    def test_what_a_proxy_refuses_fails_the_task_unless_it_is_its_end(self):
+        def program(body, *steps):
+            server = Scripted(self, answer({"items": [{"id": "t", "attempt": 1, "payload": {}}]}), *steps)
+            robot = drover.Robot(drover.Client(server.url, "k"), drover.Job({}))
+            with lines(), self.assertRaises(drover.ApiError) as raised:
+                for task in robot.tasks("q"):
+                    body(robot, task)
+            with lines():
+                robot._clean_up(raised.exception)
+            return [path.rsplit("/", 1)[1] for _, path, _, _ in server.seen]
+
+        large = answer(b"<html>", 413)
+        seen = program(lambda robot, _: robot.storage("s").put("a", b"1"), large, answer({"id": "t"}))
+        self.assertEqual(seen, ["take", "a", "fail"])
+        self.assertEqual(program(lambda _, task: task.succeed("x"), large), ["take", "succeed"])
+
+
 class Crash(unittest.TestCase):
     def test_a_coordinator_killed_in_the_middle_loses_and_doubles_nothing(self):
         coordinator = Coordinator()

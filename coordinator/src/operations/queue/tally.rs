@@ -121,5 +121,7 @@ fn keep_hour(tx: &mut Tx, queue_id: QueueId, hour: Hour) -> Result<()> {
     for (_, old) in Scan::of(tx, Kind::QueueHour, queue_id).below(end).records::<HourOfQueue>(tx, 100)? {
         table::delete::<HourOfQueue>(tx, (queue_id, old.hour.number))?;
     }
-    table::overwrite(tx, &HourOfQueue { queue_id, hour })
+    // When the clock was set back an hour comes twice.
+    let before = table::find::<HourOfQueue>(tx, (queue_id, hour.number))?.map(|kept| kept.hour).unwrap_or_default();
+    table::overwrite(tx, &HourOfQueue { queue_id, hour: hour.with(&before) })
 }

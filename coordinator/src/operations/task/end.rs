@@ -335,8 +335,8 @@ pub fn comment(tx: &mut Tx, caller: &Caller, id: TaskId, request: &CommentTask) 
     Ok(task)
 }
 
-/// Whether the task, or one that it was made for, comes from this queue, and nobody has taken any of them since. Queues that
-/// hand on to each other what nobody takes would make tasks for ever.
+/// Whether the task was made for one of this queue, over others or not, and nobody has taken any of them, or whether it has
+/// come through so many queues in this way. Queues that hand on to each other what nobody takes would make tasks for ever.
 fn comes_round(reading: &dyn Reading, task: &Task, target: QueueId) -> Result<bool> {
     let mut last = task.clone();
     for _ in 0..MAX_ORIGINS {
@@ -345,7 +345,7 @@ fn comes_round(reading: &dyn Reading, task: &Task, target: QueueId) -> Result<bo
         }
         let Some(origin) = last.origin_task_id else { return Ok(false) };
         let Some(origin) = table::find::<Task>(reading, origin)? else { return Ok(false) };
-        if origin.queue_id == target {
+        if origin.queue_id == target && origin.attempt == 0 {
             return Ok(true);
         }
         last = origin;
@@ -362,8 +362,10 @@ pub(super) fn hand_on(tx: &mut Tx, tallies: &mut Tallies, queue: &Queue, task: &
     let Some(target) = target else { return Ok(()) };
     let Some(target) = table::find::<Queue>(tx, target)? else { return Ok(()) };
     if comes_round(tx, task, target.id)? {
-        let text =
-            format!("it was not handed on to {}: it came from there, and nobody has taken it since", target.name);
+        let text = format!(
+            "it was not handed on to {}: it has been there or in {MAX_ORIGINS} other queues, and nobody has taken it",
+            target.name
+        );
         event::note(tx, task.id.uuid(), "not_handed_on", text, "coordinator")?;
         return Ok(());
     }

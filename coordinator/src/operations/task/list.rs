@@ -99,8 +99,10 @@ pub fn checked_filter(
         return Err(Error::invalid(format!("{pointer}priority"), "must be from 1 to 3"));
     }
     let (with, without) = parse_tags(&filter.tag);
+    // Whatever it is called when this is looked at again.
+    let filter = TaskFilter { queue: queue.as_ref().map(|queue| queue.id.to_string()), ..filter.clone() };
     let within = if queue.is_none() { queues_within(reading, caller, permission)? } else { None };
-    Ok(Checked { filter: filter.clone(), queue, within, with, without })
+    Ok(Checked { filter, queue, within, with, without })
 }
 
 /// All queues whose tasks the caller may see and act upon, if its roles limit that.
