@@ -55,6 +55,7 @@ use crate::{
     store::{
         Reading, Scan, Topic, Tx,
         document::{self, Slot},
+        ids,
         key::Kind,
         schema::PastAttempt,
         table,
@@ -510,8 +511,7 @@ pub fn remove_page(tx: &mut Tx, tallies: &mut Tallies, task: &Task) -> Result<bo
 
 /// The smallest id that a task which was made at this time or later can have.
 pub fn first_id_of(time: Timestamp) -> TaskId {
-    let millis = u128::from(time.millis().unsigned_abs());
-    TaskId::from_uuid(Uuid::from_u128(millis << 80))
+    TaskId::from_uuid(ids::first_id_of(time))
 }
 
 /// How people call a task.
