@@ -151,6 +151,18 @@ async fn a_repetition_may_have_lines_where_there_were_none() {
     world.check();
 }
 
+/// Lines that come around others of the same stream do not hide them from a later repetition.
+#[tokio::test]
+async fn lines_around_others_hide_none() {
+    let world = World::new().await;
+    queue(&world, json!({})).await;
+    let around = format!("\n{}\n\n{}", tasks(1..2), tasks(4..5));
+    for (body, there) in [(format!("\n\n{}", tasks(2..4)), 2), (around, 4), (tasks(0..5), 5), (tasks(0..5), 5)] {
+        send(&world, Some("k"), body.clone()).await;
+        assert_eq!(waiting(&world).await, there, "{body}");
+    }
+}
+
 /// Lines that failed may be mended; in the place of a line that was added no other one is.
 #[tokio::test]
 async fn a_repetition_takes_mended_lines_and_no_others() {

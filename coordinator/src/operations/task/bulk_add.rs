@@ -126,8 +126,15 @@ impl Memory {
         let next = table::index_start(tx, Kind::TaskBatch, (stream, line + 1));
         let all = Scan::of(tx, Kind::TaskBatch, stream);
         let before = all.clone().below(next.clone()).newest_first().records::<TaskBatch>(tx, 1)?;
-        match before.into_iter().next().filter(|(_, batch)| batch.get(line).is_some()) {
-            Some((_, batch)) => {
+        let before = before.into_iter().next().map(|(_, batch)| batch);
+        let lies_between =
+            |batch: &TaskBatch| self.fresh.as_ref().is_some_and(|fresh| batch.first_line > fresh.first_line);
+        if before.as_ref().is_some_and(lies_between) {
+            // A batch that reached over another one would hide its lines.
+            self.close_fresh(tx)?;
+        }
+        match before.filter(|batch| batch.get(line).is_some()) {
+            Some(batch) => {
                 self.close_fresh(tx)?;
                 self.known = Some((batch, false));
             }
