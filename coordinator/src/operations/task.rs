@@ -13,11 +13,11 @@ mod select;
 mod settle;
 mod take;
 
-pub use bulk::{BulkChange, apply_page, change_of, permission_of, write_down, write_down_begin};
+pub use bulk::{BulkChange, References, apply_page, change_of, permission_of, write_down, write_down_begin};
 pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, note_added, stream_id};
 pub use count::{count_ready, is_holder};
 pub use due::{lease_ends_at, next_due, tick_page};
-pub use end::{Checkpoint, Ended, Ending, attempt_of, checkpoint, comment, end, output_schema, renew};
+pub use end::{Checkpoint, End, Ended, Ending, attempt_of, checkpoint, comment, end, output_schema, renew};
 pub use hand_over::{Unchecked, payload_schema, require_unchanged, unchecked};
 pub use list::{Checked, checked_filter, list, page_of_ids};
 pub use retain::{expired, remove_expired, too_old_before};

@@ -1,6 +1,6 @@
 //! The same done to many tasks at once.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     Json,
@@ -17,6 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::check_schema;
 use crate::{
     app::App,
+    domain,
     http::{
         Fault,
         extract::{Call, Posted},
@@ -62,6 +63,27 @@ async fn taken_by(
     Ok(taken)
 }
 
+/// How many of those that would be moved the other queue does not take for their references.
+fn refused_for_references(
+    app: &App,
+    caller: &Caller,
+    change: BulkChange,
+    found: &[domain::task::Task],
+    fitting: &[(TaskId, u64)],
+    references: &mut task::References,
+) -> Result<usize, Fault> {
+    let BulkChange::Move(queue) = change else { return Ok(0) };
+    let fitting: HashSet<TaskId> = fitting.iter().map(|(id, _)| *id).collect();
+    let refused = app.db.read(caller.account, |reading| {
+        let mut refused = 0;
+        for task in found.iter().filter(|task| fitting.contains(&task.id)) {
+            refused += usize::from(references.refuse(reading, queue, task)?);
+        }
+        Ok(refused)
+    })?;
+    Ok(refused)
+}
+
 /// Do the same to all tasks that a filter matches
 ///
 /// With `dry_run` nothing is done but counting. Tasks in a state that the action does not fit are matched but not changed; so
@@ -87,6 +109,7 @@ async fn act_on_tasks(
     let body = Arc::new(body);
     let mut done = BulkActionDone::default();
     let mut has_begun = false;
+    let mut references = task::References::default();
     let mut cursor = None;
     loop {
         let looked = Arc::clone(&wanted);
@@ -101,7 +124,9 @@ async fn act_on_tasks(
             done.not_taken += (before - fitting.len()) as u64;
         }
         if body.dry_run {
-            done.changed += fitting.len() as u64;
+            let refused = refused_for_references(&app, &caller, change, &found, &fitting, &mut references)?;
+            done.changed += (fitting.len() - refused) as u64;
+            done.not_taken += refused as u64;
         } else {
             for seen in fitting.chunks(PAGE) {
                 let (seen, asking, wanted) = (seen.to_vec(), caller.clone(), Arc::clone(&wanted));

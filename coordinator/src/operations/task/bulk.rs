@@ -1,6 +1,10 @@
 //! The same done to many tasks: found by a filter, changed in pages.
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
 use drover_protocol::{
     QueueId, TaskId, Timestamp,
@@ -8,10 +12,14 @@ use drover_protocol::{
 };
 use serde_json::Value;
 
-use super::{apply, hand_over::put_into, list::Checked, remove_page, require_free_reference, require_reach, write};
+use super::{
+    apply, hand_over::put_into, list::Checked, remove_page, require_free_reference, require_reach, with_reference,
+    write,
+};
 use crate::{
     domain::{
         permission::Permission,
+        queue::Queue,
         task::{State, Task, TaskEvent},
     },
     error::{Error, Result},
@@ -86,6 +94,30 @@ impl BulkChange {
     }
 }
 
+/// So many references that tasks will bring with them are remembered at the most.
+const MAX_COMING: usize = 1_000_000;
+
+/// What references keep tasks from being moved, told before it is done: those that the other queue has, and those that
+/// another task will have brought by then. Of very many tasks the later ones are only compared with what is there.
+#[derive(Default)]
+pub struct References {
+    hasher: RandomState,
+    coming: HashSet<u64>,
+}
+
+impl References {
+    /// Whether the queue will not take this task; the tasks come in the order in which they would be moved.
+    pub fn refuse(&mut self, reading: &dyn Reading, queue: QueueId, task: &Task) -> Result<bool> {
+        let queue: Queue = table::get(reading, queue)?;
+        let Some(reference) = task.reference.as_ref().filter(|_| queue.unique_references) else { return Ok(false) };
+        if with_reference(reading, &queue, reference)?.is_some() {
+            return Ok(true);
+        }
+        let is_new = self.coming.len() >= MAX_COMING || self.coming.insert(self.hasher.hash_one(reference));
+        Ok(!is_new)
+    }
+}
+
 /// Changes those of a page of tasks that still fit the filter and the change, and that the caller still may change: `may` is
 /// what that needs. A task whose payload was looked at before it is moved is left alone if it has changed since.
 pub fn apply_page(
@@ -103,7 +135,7 @@ pub fn apply_page(
     for (id, revision) in seen {
         let Some(task) = table::find::<Task>(tx, *id)? else { continue };
         let as_seen = !matches!(change, BulkChange::Move(_)) || task.revision == *revision;
-        if as_seen && wanted.fits(&task) && change.fits(&task) {
+        if as_seen && change.fits(&task) && wanted.still_fits(tx, &task, *revision)? {
             require_reach(tx, caller, may, &task)?;
             match change_one(tx, &mut tallies, caller, change, &task)? {
                 true => done.changed += 1,

@@ -143,6 +143,11 @@ impl Checked {
             && (filter.id.is_empty() || filter.id.contains(&task.id))
     }
 
+    /// Whether it fits as a whole, payload and all. The payload of one that is as it was seen has been looked at.
+    pub fn still_fits(&self, reading: &dyn Reading, task: &Task, seen_revision: u64) -> Result<bool> {
+        Ok(self.fits(task) && (task.revision == seen_revision || self.fits_payload(reading, task)?.0))
+    }
+
     /// Whether its payload is as wanted; and how many bytes had to be read to know that.
     fn fits_payload(&self, reading: &dyn Reading, task: &Task) -> Result<(bool, usize)> {
         if self.filter.payload.is_empty() {
