@@ -197,6 +197,10 @@ impl Counters {
             let seconds = current.first_end_at.map_or(0, |first| now.since(first).as_secs());
             return (current.done(), seconds.max(1));
         }
+        let since_first = before.first_end_at.map(|first| now.since(first).as_secs());
+        if let Some(seconds) = since_first.filter(|seconds| *seconds < 3_600) {
+            return (current.done() + before.done(), seconds.max(1));
+        }
         // Of the hour before so much counts as is missing to a whole hour.
         let of_before = before.done() * (3_600 - into_hour) / 3_600;
         (current.done() + of_before, 3_600)
@@ -232,6 +236,20 @@ mod tests {
         let mut counters = counters();
         counters.hour = Hour { number: 1_000, succeeded: 30, first_end_at: Some(at_minute(20)), ..Hour::default() };
         assert_eq!(counters.rate(&Hour::default(), at_minute(21)), (30, 60));
+    }
+
+    /// That the clock strikes makes nobody slower: what began just before is still judged by its own time, and what has gone
+    /// on for an hour by that hour.
+    #[test]
+    fn a_young_queue_may_see_the_hour_turn() {
+        let mut counters = counters();
+        counters.hour = Hour { number: 1_000, succeeded: 4, ..Hour::default() };
+        let of_before = |second: u64| Some(Timestamp::EPOCH.plus_seconds(999 * 3_600 + second));
+        let before = Hour { number: 999, succeeded: 240, first_end_at: of_before(3_570), ..Hour::default() };
+        assert_eq!(counters.rate(&before, at_minute(0).plus_seconds(1)), (244, 31));
+        assert_eq!(counters.rate(&before, at_minute(45)), (244, 2_730));
+        let long = Hour { first_end_at: of_before(10), ..before };
+        assert_eq!(counters.rate(&long, at_minute(15)), (4 + 180, 3_600));
     }
 
     #[test]
