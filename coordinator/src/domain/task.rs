@@ -107,6 +107,9 @@ pub struct Attempt {
     /// Whether its holder ended it, and not the coordinator: the same end said again is then a repetition.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended_by_holder: bool,
+    /// Of all that the holder said at the end. What says anything else is no repetition, and must not be taken for kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_digest: Option<u64>,
     /// The task that was taken in the call that ended this attempt, and its attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<(TaskId, u32)>,
@@ -396,6 +399,7 @@ fn take(mut task: Task, holder: Holder, rules: &Rules<'_>, now: Timestamp) -> Re
         end: None,
         error: None,
         ended_by_holder: false,
+        end_digest: None,
         next: None,
         late_result_kept: false,
     };

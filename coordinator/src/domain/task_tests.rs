@@ -34,6 +34,7 @@ fn task(state: State) -> Task {
         end: None,
         error: None,
         ended_by_holder: false,
+        end_digest: None,
         next: None,
         late_result_kept: false,
     });

@@ -556,7 +556,8 @@ impl Record for Task {
         }
         if let Some(deadline) = self.deadline.filter(|_| phase.is_ready()) {
             for tag in std::iter::once("").chain(self.tags.iter().map(String::as_str)) {
-                entries.push(IndexEntry::many(Kind::TaskByDeadline, (self.queue_id, tag, deadline)));
+                let place = ((self.queue_id, tag), deadline, phase as u8);
+                entries.push(IndexEntry::many(Kind::TaskByDeadline, place));
             }
         }
         entries.extend(self.due_at().map(|at| IndexEntry::many(Kind::TaskDue, at)));

@@ -1,9 +1,11 @@
 //! Tasks: the order of taking, the fence of attempts, and every way in which an attempt ends.
 
+use drover_coordinator::store::Db;
+use futures::FutureExt;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{World, each, settle, text};
+use crate::support::{World, each, rules, settle, text};
 
 async fn world() -> World {
     let world = World::new().await;
@@ -435,6 +437,109 @@ async fn ending_twice_is_ending_once() {
         world.on_task(&id, "succeed", json!({ "attempt": 2 })).await.ok();
     }
     assert_eq!(world.get("/queues/q/stats").await.ok()["counts"]["succeeded"], 1);
+}
+
+/// Of tasks with the same deadline the urgent ones come first, as among all others, whichever way they are looked for.
+#[tokio::test]
+async fn the_same_deadline_leaves_the_priority() {
+    let world = world().await;
+    let deadline = world.now();
+    world.move_clock(60);
+    let mut ids = Vec::new();
+    for priority in [1, 3, 2, 3] {
+        let task = json!({ "priority": priority, "deadline": deadline, "tags": ["t"], "reference": "R" });
+        ids.push(world.add("q", task).await);
+    }
+    let in_order: Vec<Value> = [1, 3, 2, 0].map(|place: usize| json!(ids[place])).into();
+    for filter in [json!({}), json!({ "tags": ["t"] }), json!({ "reference": "R" }), json!({ "ids": ids })] {
+        let taken = world.post("/queues/q/take", json!({ "max": 4, "filter": filter })).await.ok();
+        assert_eq!(each(&taken, "id"), in_order, "{filter}");
+        for id in &ids {
+            let attempt = world.task(id).await["attempt"].clone();
+            let back = json!({ "attempt": attempt, "until": world.now(), "attempt_counts": false });
+            world.on_task(id, "postpone", back).await.ok();
+        }
+        world.pass_time(1).await;
+    }
+}
+
+/// A task that is added between a taker's transaction and its answer is not lost on that taker's watch, but told to the next
+/// one that waits.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_comes_while_another_is_taken_wakes_the_next_taker() {
+    let world = World::with_db(rules(), |engine, clock, randomness| {
+        Db::paced(engine, clock, randomness, Box::new(|| tokio::task::yield_now().boxed()))
+    })
+    .await;
+    world.queue("q", json!({})).await;
+    world.add("q", json!({})).await;
+    let take = async || each(&world.post("/queues/q/take", json!({ "wait_seconds": 30 })).await.ok(), "id").len();
+    let add = async |turns: u32| {
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        world.add("q", json!({})).await
+    };
+    // Whenever it comes, both have one in the end, and at once.
+    for turns in 0..12 {
+        let begun = tokio::time::Instant::now();
+        let (first, second, _) = futures::join!(take(), take(), add(turns));
+        assert_eq!((first, second, begun.elapsed().as_secs()), (1, 1, 0), "added after {turns} turns");
+        world.add("q", json!({})).await;
+    }
+}
+
+/// Only the same result is a repetition: another one would be lost if it were answered as kept. It is refused and kept as an
+/// event, once, and who repeats the first is shown what is there.
+#[tokio::test]
+async fn another_end_of_an_ended_attempt_is_refused_and_kept() {
+    let world = world().await;
+    let until = |seconds: u64| world.now().plus_seconds(seconds).to_string();
+    let ends = [
+        ("succeed", json!({ "output": { "r": 1 } }), json!({ "output": { "r": 2 } })),
+        ("succeed", json!({}), json!({ "output": 1 })),
+        ("fail", json!({ "kind": "business", "message": "m" }), json!({ "kind": "business", "message": "n" })),
+        (
+            "fail",
+            json!({ "kind": "business", "message": "m" }),
+            json!({ "kind": "business", "message": "m", "retry": true }),
+        ),
+        ("postpone", json!({ "until": until(60) }), json!({ "until": until(61) })),
+        ("postpone", json!({ "until": until(60) }), json!({ "until": until(60), "checkpoint": 1 })),
+    ];
+    for (verb, first, other) in ends {
+        let id = world.add("q", json!({})).await;
+        let attempt = world.take_one("q").await.1;
+        let with_attempt = |mut body: Value| {
+            body["attempt"] = attempt.into();
+            body
+        };
+        let answer = world.on_task(&id, verb, with_attempt(first.clone())).await.ok();
+        for _ in 0..2 {
+            let refused =
+                world.on_task(&id, verb, with_attempt(other.clone())).await.expect(409).refused("stale_attempt");
+            assert!(text(&refused, "/detail").contains("another result"), "{refused}");
+        }
+        let events = world.task_events(&id).await;
+        assert_eq!(events.iter().filter(|event| *event == "late_result").count(), 1, "{verb} {other}: {events:?}");
+        let again = world.on_task(&id, verb, with_attempt(first.clone())).await.ok();
+        assert_eq!((&again["state"], &again["output"]), (&answer["state"], &answer["output"]), "{verb} {first}");
+        world.delete(&format!("/tasks/{id}")).await.done();
+    }
+}
+
+/// Whoever asks for the next task only when it repeats the end gets one, and the same one if it asks once more.
+#[tokio::test]
+async fn a_repetition_may_take_the_next_task() {
+    let world = world().await;
+    let ids = [world.add("q", json!({})).await, world.add("q", json!({})).await, world.add("q", json!({})).await];
+    world.take_one("q").await;
+    world.on_task(&ids[0], "succeed", json!({ "attempt": 1 })).await.ok();
+    for _ in 0..2 {
+        let answer = world.on_task(&ids[0], "succeed", json!({ "attempt": 1, "take_next": true })).await.ok();
+        assert_eq!((&answer["next"]["id"], &answer["next"]["attempt"]), (&json!(ids[1]), &json!(1)));
+    }
+    assert_eq!(world.task(&ids[2]).await["state"], "new");
 }
 
 /// End one and take the next in one call; should the answer be lost, the same call gives the same next task.

@@ -34,9 +34,9 @@ use crate::{
         Caller,
         idempotency::Repeatable,
         key,
-        task::{self, Checkpoint, Ended, Ending, Taken, Wanted},
+        task::{self, Checkpoint, End, Ended, Ending, Taken, Wanted},
     },
-    store::{Reading, Topic, Tx, WakeUp},
+    store::{Reading, Topic, Tx, WakeUp, document::Slot},
 };
 
 const MAX_WAIT_SECONDS: u64 = 60;
@@ -113,8 +113,7 @@ async fn take_tasks(
             }
             if let Some((answer, more_waits)) = take(&app, &caller, &taking).await? {
                 if !more_waits {
-                    watch.end().settle();
-                    woken.into_iter().for_each(WakeUp::settle);
+                    settle_if_nothing_is_left(&app, &caller, &text, [Some(watch.end()), woken]);
                 }
                 return Ok(answer);
             }
@@ -132,6 +131,19 @@ async fn take_tasks(
             () = tokio::time::sleep_until(pause_ends), if pause_ends < ends_at => {}
         }
         woken = Some(watch.end());
+    }
+}
+
+/// A wake-up goes on to the next taker, by being dropped, if a task has come since this one looked: it was told of it and
+/// has its own already.
+fn settle_if_nothing_is_left(app: &App, caller: &Caller, queue: &str, wake_ups: [Option<WakeUp>; 2]) {
+    if !wake_ups.iter().flatten().any(WakeUp::is_for_one) {
+        return;
+    }
+    // If it cannot be said whether one waits, looking once more does no harm.
+    let seen = app.db.read(caller.account, |reading| task::look(reading, caller, queue));
+    if seen.is_ok_and(|seen| seen.ready == 0 || seen.paused) {
+        wake_ups.into_iter().flatten().for_each(WakeUp::settle);
     }
 }
 
@@ -295,8 +307,9 @@ async fn retry_task(
 
 /// End a task well
 ///
-/// The same call again is success and changes nothing. With `take_next` the next task of the same queue is taken in the same
-/// transaction; a repetition gives the same next task, as long as it is held.
+/// The same call again is success and changes nothing; one with another result is refused, and that result is kept as an
+/// event. With `take_next` the next task of the same queue is taken in the same transaction; a repetition gives the same next
+/// task, as long as it is held, or the next one if there was none.
 #[utoipa::path(post, path = "/tasks/{task}/succeed", tag = "Task", request_body = SucceedTask,
     params(("task" = String, Path, description = "Id of the task"), Call), responses((status = 200, body = EndedTask)))]
 async fn succeed_task(
@@ -315,14 +328,15 @@ async fn succeed_task(
         let schema = app.db.read(caller.account, |reading| task::output_schema(reading, &caller, id, body.attempt))?;
         check_schema(&app, &caller, schema, Side::Output, output, "/output").await?;
     }
-    let end = End { id, attempt: body.attempt, output: body.output, take_next: body.take_next.unwrap_or_default() };
-    end.carry_out(app, caller, request.call, Ending::Succeed { output: json }).await
+    let ending = End::new(body.attempt, Ending::Succeed { output: json }, body.take_next.unwrap_or_default())?;
+    end(app, caller, request.call, id, ending, body.output).await
 }
 
 /// End an attempt at a task with an error
 ///
 /// Whether the task is tried again its queue decides by the kind of the error, or the call with `retry`; attempts are
-/// limited in any case. The same call again is success and changes nothing.
+/// limited in any case. The same call again is success and changes nothing; one with another result is refused and kept as
+/// an event.
 #[utoipa::path(post, path = "/tasks/{task}/fail", tag = "Task", request_body = FailTask,
     params(("task" = String, Path, description = "Id of the task"), Call), responses((status = 200, body = EndedTask)))]
 async fn fail_task(
@@ -335,13 +349,15 @@ async fn fail_task(
     let body = request.body;
     let json = body.output.as_ref().map(|output| task::to_json(output, "output")).transpose()?;
     let error = TaskError { kind: body.kind, code: body.code, message: body.message };
-    let end = End { id, attempt: body.attempt, output: body.output, take_next: body.take_next.unwrap_or_default() };
-    end.carry_out(app, caller, request.call, Ending::Fail { error, retry: body.retry, output: json }).await
+    let ending = Ending::Fail { error, retry: body.retry, output: json };
+    let ending = End::new(body.attempt, ending, body.take_next.unwrap_or_default())?;
+    end(app, caller, request.call, id, ending, body.output).await
 }
 
 /// Put a task back for later, with its state
 ///
-/// The next attempt gets the checkpoint with the task. The same call again is success and changes nothing.
+/// The next attempt gets the checkpoint with the task. The same call again is success and changes nothing; another end is
+/// refused and kept as an event.
 #[utoipa::path(post, path = "/tasks/{task}/postpone", tag = "Task", request_body = PostponeTask,
     params(("task" = String, Path, description = "Id of the task"), Call), responses((status = 200, body = EndedTask)))]
 async fn postpone_task(
@@ -354,44 +370,34 @@ async fn postpone_task(
     let body = request.body;
     let checkpoint = body.checkpoint.as_ref().map(|json| task::to_json(json, "checkpoint")).transpose()?;
     let counts = body.attempt_counts.unwrap_or_default();
-    let end = End { id, attempt: body.attempt, output: None, take_next: body.take_next.unwrap_or_default() };
-    end.carry_out(app, caller, request.call, Ending::Postpone { until: body.until, checkpoint, counts }).await
+    let ending = Ending::Postpone { until: body.until, checkpoint, counts };
+    let ending = End::new(body.attempt, ending, body.take_next.unwrap_or_default())?;
+    end(app, caller, request.call, id, ending, None).await
 }
 
-/// An end of an attempt on its way.
-struct End {
+/// Ends an attempt. The output is what the answer shows when the end was new.
+async fn end(
+    app: Arc<App>,
+    caller: Caller,
+    call: Option<Repeatable>,
     id: TaskId,
-    attempt: u32,
-    /// As it is shown in the answer.
+    ending: End,
     output: Option<Value>,
-    take_next: bool,
-}
-
-impl End {
-    async fn carry_out(
-        self,
-        app: Arc<App>,
-        caller: Caller,
-        call: Option<Repeatable>,
-        ending: Ending,
-    ) -> Result<Response, Fault> {
-        ending.check()?;
-        let leases = app.rules.leases;
-        let Self { id, attempt, output, take_next } = self;
-        let Some(call) = call else {
-            let account = caller.account;
-            let end = move |tx: &mut Tx| task::end(tx, &caller, id, attempt, ending, take_next);
-            let ended = app.db.write(account, end).await?;
-            // What is told of the next task is read here and not in the transaction: the writer is one thread for all.
-            let answer = app.db.read(account, |reading| told(reading, ended, output, take_next, &leases))??;
-            return Ok(once::answer(answer)?);
-        };
-        once::write_or_refuse(&app, caller, Some(call), move |tx, caller| {
-            let ended = task::end(tx, caller, id, attempt, ending, take_next)?;
-            told(tx, ended, output, take_next, &leases)
-        })
-        .await
-    }
+) -> Result<Response, Fault> {
+    let leases = app.rules.leases;
+    let takes_next = ending.takes_next();
+    let Some(call) = call else {
+        let account = caller.account;
+        let ended = app.db.write(account, move |tx: &mut Tx| task::end(tx, &caller, id, ending)).await?;
+        // What is told of the next task is read here and not in the transaction: the writer is one thread for all.
+        let answer = app.db.read(account, |reading| told(reading, ended, output, takes_next, &leases))??;
+        return Ok(once::answer(answer)?);
+    };
+    once::write_or_refuse(&app, caller, Some(call), move |tx, caller| {
+        let ended = task::end(tx, caller, id, ending)?;
+        told(tx, ended, output, takes_next, &leases)
+    })
+    .await
 }
 
 /// The answer to an end; the inner error is the refusal of a late one.
@@ -399,15 +405,19 @@ fn told(
     reading: &dyn Reading,
     ended: Ended,
     output: Option<Value>,
-    take_next: bool,
+    takes_next: bool,
     leases: &Leases,
 ) -> OperationResult<OperationResult<Answer<EndedTask>>> {
-    let (task, next) = match ended {
-        Ended::Done { task, next } => (task, next),
+    let (task, output, next) = match ended {
+        Ended::Done { task, next } => (task, output, next),
+        Ended::Again { task, next } => {
+            let output = if task.has_output { task::document(reading, task.id, Slot::Output)? } else { None };
+            (task, output, next)
+        }
         Ended::Late(refusal) => return Ok(Err(refusal)),
     };
     let task = Box::new(Task { output, ..view(reading, *task, leases)? });
     let next = next.map(|next| full_view(reading, *next, leases)).transpose()?.map(Box::new);
-    let answer = if take_next { EndedTask::WithNext { task, next } } else { EndedTask::Alone(task) };
+    let answer = if takes_next { EndedTask::WithNext { task, next } } else { EndedTask::Alone(task) };
     Ok(Ok(Answer::ok(answer)))
 }

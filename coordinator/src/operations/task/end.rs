@@ -5,6 +5,7 @@ use drover_protocol::{
     job::Progress,
     task::{CommentTask, TaskAttemptEnd, TaskError},
 };
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{DOCUMENTS, NOUN, apply, called, hand_over, holder_of, require_reach, select::Wanted, take::take_in};
@@ -63,8 +64,26 @@ impl Ending {
         }
     }
 
+    fn digest(&self) -> Result<u64> {
+        let said = match self {
+            Self::Succeed { output } => serde_json::to_vec(&("succeed", output.is_some())),
+            Self::Fail { error, retry, output } => serde_json::to_vec(&("fail", error, retry, output.is_some())),
+            Self::Postpone { until, checkpoint, counts } => {
+                serde_json::to_vec(&("postpone", until, counts, checkpoint.is_some()))
+            }
+        };
+        let said = said.map_err(|error| Error::Internal(format!("an end cannot be written: {error}")))?;
+        let mut digest = Sha256::new_with_prefix(said);
+        if let Some((_, json)) = self.document() {
+            digest.update(json);
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        Ok(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
     /// The limits of texts.
-    pub fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let Self::Fail { error, .. } = self else { return Ok(()) };
         let mut faults = Faults::default();
         if error.message.len() > MAX_MESSAGE_BYTES {
@@ -77,14 +96,37 @@ impl Ending {
     }
 }
 
+/// What a holder says of the end of an attempt.
+#[derive(Clone, Debug)]
+pub struct End {
+    attempt: u32,
+    ending: Ending,
+    /// Of all that the ending says.
+    digest: u64,
+    take_next: bool,
+}
+
+impl End {
+    /// Within the limits. It is made before the transaction: documents may be large.
+    pub fn new(attempt: u32, ending: Ending, take_next: bool) -> Result<Self> {
+        ending.check()?;
+        let digest = ending.digest()?;
+        Ok(Self { attempt, ending, digest, take_next })
+    }
+
+    /// Whether the next task of the queue is wanted.
+    pub fn takes_next(&self) -> bool {
+        self.take_next
+    }
+}
+
 /// How an end was taken.
 #[derive(Debug)]
 pub enum Ended {
-    Done {
-        task: Box<Task>,
-        /// Present if the next one was asked for and there was one.
-        next: Option<Box<Task>>,
-    },
+    /// With the next task, if it was asked for and there was one.
+    Done { task: Box<Task>, next: Option<Box<Task>> },
+    /// It had ended so before: the task as it is now.
+    Again { task: Box<Task>, next: Option<Box<Task>> },
     /// Refused: the attempt was over. The result is kept as an event.
     Late(Error),
 }
@@ -146,35 +188,38 @@ fn keep_attempt(tx: &mut Tx, task: &Task, attempt: Attempt) -> Result<()> {
 
 /// Ends an attempt, and takes the next task of the same queue if that is wanted. The same end again is success, and gives
 /// the same next task; a late one is refused and kept.
-pub fn end(tx: &mut Tx, caller: &Caller, id: TaskId, number: u32, ending: Ending, take_next: bool) -> Result<Ended> {
+pub fn end(tx: &mut Tx, caller: &Caller, id: TaskId, end: End) -> Result<Ended> {
     let task = held(tx, caller, id)?;
-    if !is_held_by(caller, &task, number) {
-        return repeated_or_late(tx, caller, task, number, &ending, take_next);
+    let take_next = end.take_next;
+    if !is_held_by(caller, &task, end.attempt) {
+        return repeated_or_late(tx, caller, task, &end);
     }
+    let number = end.attempt;
     let mut tallies = Tallies::default();
-    let ended = end_held(tx, &mut tallies, &task, number, ending)?;
-    let mut next = None;
-    if take_next {
-        let taken = take_in(tx, &mut tallies, task.queue_id, &holder_of(caller), &Wanted::default(), 1)?;
-        next = taken.tasks.into_iter().next();
-    }
-    let mut ended = ended;
-    if let Some(next) = &next {
-        // Should this answer be lost, its repetition finds the same task here.
-        let now: Task = table::get(tx, id)?;
-        if let Some(mut attempt) = attempt_of(tx, &now, number)? {
-            attempt.next = Some((next.id, next.attempt));
-            keep_attempt(tx, &now, attempt)?;
-        }
-        if next.id == id {
-            ended = table::get(tx, id)?;
-        }
+    let mut ended = end_held(tx, &mut tallies, &task, end)?;
+    let next = if take_next { take_after(tx, &mut tallies, caller, &ended, number)? } else { None };
+    if next.as_ref().is_some_and(|next| next.id == id) {
+        ended = table::get(tx, id)?;
     }
     tallies.close(tx)?;
     Ok(Ended::Done { task: Box::new(ended), next: next.map(Box::new) })
 }
 
-fn end_held(tx: &mut Tx, tallies: &mut Tallies, task: &Task, number: u32, ending: Ending) -> Result<Task> {
+/// Takes the next task of the queue. Should this answer be lost, a repetition finds the same task noted with the attempt that
+/// has ended.
+fn take_after(tx: &mut Tx, tallies: &mut Tallies, caller: &Caller, ended: &Task, number: u32) -> Result<Option<Task>> {
+    let taken = take_in(tx, tallies, ended.queue_id, &holder_of(caller), &Wanted::default(), 1)?;
+    let Some(next) = taken.tasks.into_iter().next() else { return Ok(None) };
+    let now: Task = table::get(tx, ended.id)?;
+    if let Some(mut attempt) = attempt_of(tx, &now, number)? {
+        attempt.next = Some((next.id, next.attempt));
+        keep_attempt(tx, &now, attempt)?;
+    }
+    Ok(Some(next))
+}
+
+fn end_held(tx: &mut Tx, tallies: &mut Tallies, task: &Task, end: End) -> Result<Task> {
+    let End { attempt: number, ending, digest, .. } = end;
     let written = ending.document().map(|(slot, _)| slot);
     if let Some((slot, json)) = ending.document() {
         let is_there = if slot == Slot::Output { task.has_output } else { task.has_checkpoint };
@@ -196,44 +241,62 @@ fn end_held(tx: &mut Tx, tallies: &mut Tallies, task: &Task, number: u32, ending
         }
         Ending::Postpone { until, counts, .. } => TaskEvent::Postpone { attempt: number, until, counts },
     };
-    apply(tx, tallies, task, event, |task| match written {
-        Some(Slot::Output) => task.has_output = true,
-        Some(_) => task.has_checkpoint = true,
-        None if has_no_output => task.has_output = false,
-        None => {}
+    apply(tx, tallies, task, event, |task| {
+        match written {
+            Some(Slot::Output) => task.has_output = true,
+            Some(_) => task.has_checkpoint = true,
+            None if has_no_output => task.has_output = false,
+            None => {}
+        }
+        if let Some(attempt) = &mut task.newest {
+            attempt.end_digest = Some(digest);
+        }
     })
 }
 
-fn repeated_or_late(
-    tx: &mut Tx,
-    caller: &Caller,
-    task: Task,
-    number: u32,
-    ending: &Ending,
-    take_next: bool,
-) -> Result<Ended> {
+fn repeated_or_late(tx: &mut Tx, caller: &Caller, task: Task, end: &End) -> Result<Ended> {
+    let number = end.attempt;
     let Some(mut attempt) = attempt_of(tx, &task, number)? else {
         return Err(Error::stale_attempt(format!("there is no attempt {number} of this task")));
     };
     if !is_own(caller, &attempt) {
         return Err(not_own());
     }
-    if attempt.ended_by_holder && attempt.end == Some(ending.word()) {
-        let next = match attempt.next.filter(|_| take_next) {
-            Some((id, number)) => table::find::<Task>(tx, id)?
-                .filter(|next| matches!(next.state, State::InProgress { .. }) && next.attempt == number),
-            None => None,
-        };
-        return Ok(Ended::Done { task: Box::new(task), next: next.map(Box::new) });
+    if is_repeated(&attempt, end) {
+        let next = if end.take_next { next_again(tx, caller, &task, &attempt)? } else { None };
+        let task = table::get(tx, task.id)?;
+        return Ok(Ended::Again { task: Box::new(task), next: next.map(Box::new) });
     }
+    let refusal = match attempt.ended_by_holder {
+        true => "the attempt has ended with another result; this one is kept as an event",
+        false => "the attempt had ended before this result came; the result is kept as an event",
+    };
     if !attempt.late_result_kept {
-        keep_late_result(tx, caller, &task, &attempt, ending)?;
+        keep_late_result(tx, caller, &task, &attempt, &end.ending)?;
         attempt.late_result_kept = true;
         keep_attempt(tx, &task, attempt)?;
     }
-    Ok(Ended::Late(Error::stale_attempt(
-        "the attempt had ended before this result came; the result is kept as an event",
-    )))
+    Ok(Ended::Late(Error::stale_attempt(refusal)))
+}
+
+/// Whether the holder has ended its attempt in just this way. Of attempts that ended before digests were kept only the
+/// kind of the end is known.
+fn is_repeated(attempt: &Attempt, end: &End) -> bool {
+    attempt.ended_by_holder
+        && attempt.end == Some(end.ending.word())
+        && attempt.end_digest.is_none_or(|digest| digest == end.digest)
+}
+
+/// What was taken when the attempt ended, if it is still held; if nothing was, what there is now.
+fn next_again(tx: &mut Tx, caller: &Caller, task: &Task, attempt: &Attempt) -> Result<Option<Task>> {
+    if let Some((id, number)) = attempt.next {
+        let next = table::find::<Task>(tx, id)?;
+        return Ok(next.filter(|next| matches!(next.state, State::InProgress { .. }) && next.attempt == number));
+    }
+    let mut tallies = Tallies::default();
+    let next = take_after(tx, &mut tallies, caller, task, attempt.number)?;
+    tallies.close(tx)?;
+    Ok(next)
 }
 
 fn keep_late_result(tx: &mut Tx, caller: &Caller, task: &Task, attempt: &Attempt, ending: &Ending) -> Result<()> {

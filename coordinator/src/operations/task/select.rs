@@ -92,7 +92,7 @@ pub struct Chosen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
     /// Of those whose deadline has passed.
-    Late { deadline: Timestamp, after: TaskId },
+    Late { deadline: Timestamp, phase: Phase, after: TaskId },
     /// Of those of one priority.
     Ready { phase: usize, after: TaskId },
 }
@@ -162,8 +162,8 @@ fn choose_late(
     let next_millis = Timestamp::from_millis(reading.now().millis() + 1);
     let end = table::index_start(reading, Kind::TaskByDeadline, (counters.queue_id, tag, next_millis));
     let mut scan = Scan::of(reading, Kind::TaskByDeadline, (counters.queue_id, tag)).from(start).below(end);
-    if let Some(Position::Late { deadline, after }) = from {
-        let parts = ((counters.queue_id, tag, deadline), after);
+    if let Some(Position::Late { deadline, phase, after }) = from {
+        let parts = (((counters.queue_id, tag), deadline, phase as u8), after);
         scan = scan.after(&table::index_start(reading, Kind::TaskByDeadline, parts));
     }
     while !chosen.is_full(max) {
@@ -176,7 +176,8 @@ fn choose_late(
                 return Ok(());
             }
             chosen.examined += 1;
-            let position = task.deadline.map(|deadline| Position::Late { deadline, after: task.id });
+            let phase = task.phase();
+            let position = task.deadline.map(|deadline| Position::Late { deadline, phase, after: task.id });
             if wanted.fits(&task) {
                 chosen.add(reading, task)?;
             }
