@@ -55,6 +55,7 @@ pub struct Secrets {
     attempts: [u8; 32],
     links: [u8; 32],
     forms: [u8; 32],
+    requests: [u8; 32],
     fingerprint: [u8; 32],
 }
 
@@ -86,6 +87,7 @@ impl Secrets {
             attempts: derive("keys of attempts"),
             links: derive("links"),
             forms: derive("forms of sessions"),
+            requests: derive("repeated requests"),
             fingerprint: derive("fingerprint"),
         }
     }
@@ -166,6 +168,11 @@ impl Secrets {
     /// By which a key or token is found.
     pub fn hash(&self, text: &str) -> [u8; 32] {
         mac(&self.hashing, &[text.as_bytes()])
+    }
+
+    /// By which a repeated request is known. Its plain digest would tell whoever guesses a password in it that it is right.
+    pub fn request_tag(&self, digest: &[u8; 32]) -> [u8; 32] {
+        mac(&self.requests, &[digest])
     }
 
     /// The text of an attempt's key. It can be made again, so that an assignment whose answer was lost is given again.

@@ -13,7 +13,7 @@ pub struct Answer {
     /// Digest of the caller's key id and the idempotency key.
     #[serde(with = "serde_bytes")]
     pub id: [u8; 32],
-    /// Digest of the request.
+    /// Tag of the request, made with the key file: no digest that whoever has the store could compare guesses with.
     #[serde(with = "serde_bytes")]
     pub request: [u8; 32],
     pub status: u16,

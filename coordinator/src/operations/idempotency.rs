@@ -49,7 +49,7 @@ pub fn find(
     let id = record_id(caller, &call.key);
     let kept = table::find::<Answer>(reading, id)?;
     let Some(answer) = kept.filter(|answer| answer.expires_at > reading.now()) else { return Ok(None) };
-    if answer.request != call.request {
+    if answer.request != secrets.request_tag(&call.request) {
         let message = "this Idempotency-Key was used for another request within 24 hours; take a new one".to_owned();
         return Err(Error::Refused { code: Code::IdempotencyKeyReused, message });
     }
@@ -69,7 +69,8 @@ pub fn keep(tx: &mut Tx, caller: &Caller, call: &Repeatable, answer: &FirstAnswe
     document::insert(tx, body, Slot::Answer, &sealed)?;
     let expires_at = tx.now().plus_seconds(KEPT_SECONDS);
     let (status, location) = (answer.status, answer.location.clone());
-    table::insert(tx, &Answer { id, request: call.request, status, location, body, expires_at })
+    let request = secrets.request_tag(&call.request);
+    table::insert(tx, &Answer { id, request, status, location, body, expires_at })
 }
 
 fn remove(tx: &mut Tx, answer: &Answer) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Resources: kinds, whose value counts, who may read and set it, versions, expiry; and that sealed values are nowhere to
 //! be found but where they are asked for.
 
+use drover_coordinator::operations::idempotency::request_digest;
 use drover_protocol::AccountId;
 use http::Method;
 use serde_json::{Value, json};
@@ -303,6 +304,12 @@ async fn sealed_values_are_nowhere_to_be_found() {
         assert!(!page.contains(SECRET) && !page.contains("erp-user-77"), "{path}: {page}");
     }
     assert_eq!(world.mentions(SECRET.as_bytes()) + world.mentions(b"erp-user-77"), 0);
+    // Nor is there a digest of the request, by which whoever has the store could tell whether a guess is right.
+    for path in ["/resources", "/api/v1/resources"] {
+        let digest = request_digest(&[b"POST", path.as_bytes(), once.to_string().as_bytes()]);
+        let listed = digest.map(|byte| byte.to_string()).join(",");
+        assert_eq!(world.mentions(&digest) + world.mentions(listed.as_bytes()), 0, "{path}");
+    }
     assert_eq!(value(&world, "/resources/key/value?robot=r").await, json!(format!("{SECRET}-3")));
     assert_eq!(value(&world, "/resources/login/value").await["password"], SECRET);
     // Reading them has left nothing behind either.
