@@ -2,7 +2,8 @@
 //! still counts, when it has grown long. The lines of many attempts are flushed together.
 //!
 //! A line holds the attempt and what is known of it as JSON, `null` when it is over, each after its CRC-32C: of a line that
-//! is damaged the attempt is still known. The JSON holds the key of the attempt, so the file is mode 0600.
+//! is damaged the attempt is still known. The JSON holds the key of the attempt and the values of its secrets, so the file
+//! is mode 0600, and empty when no attempt is open.
 
 use std::{
     cell::RefCell,
@@ -168,6 +169,11 @@ impl Journal for FileJournal {
     fn remove(&mut self, id: AttemptId) -> io::Result<()> {
         self.lines.remove(&id);
         self.before.remove(&id);
+        // Keys of attempts and values of secrets need not lie there until the file is long: with few jobs that takes months.
+        if self.lines.is_empty() && self.file.as_ref().is_some_and(|file| file.set_len(0).is_ok()) {
+            self.length = 0;
+            return Ok(());
+        }
         self.append(&line_of(id, None)?)
     }
 
@@ -357,6 +363,27 @@ mod tests {
         journal.remove(entry(1).id()).expect("removed");
         journal.remove(entry(1).id()).expect("removing again is no error");
         assert_eq!(reopened(&journal).entries.len(), 1);
+    }
+
+    /// What the file held, keys and secrets, does not outlive the last open attempt; and it goes on from there.
+    #[test]
+    fn it_is_empty_when_no_attempt_is_open() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = FileJournal::new(&folder.path().join("journal"));
+        journal.load().expect("there is none yet");
+        for attempt in [1, 2] {
+            journal.put(&entry(attempt)).expect("written");
+        }
+        journal.flush().expect("on disk");
+        journal.remove(entry(1).id()).expect("removed");
+        assert_eq!(reopened(&journal).entries.len(), 1);
+        journal.load().expect("readable");
+        journal.remove(entry(2).id()).expect("removed");
+        assert_eq!(fs::metadata(&journal.path).expect("it is there").len(), 0);
+        journal.put(&entry(3)).expect("written");
+        journal.flush().expect("on disk");
+        let loaded = reopened(&journal);
+        assert_eq!((loaded.entries[0].id().attempt, loaded.entries.len(), loaded.damaged), (3, 1, vec![]));
     }
 
     /// However long an agent runs, its journal stays as long as what it holds.

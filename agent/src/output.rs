@@ -14,7 +14,7 @@ use drover_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::redact::{Redactor, Stream};
+use crate::redact::{MASK, Redactor, Stream};
 
 /// A structured line may hold a message and fields of full size, both escaped.
 const MAX_STRUCTURED_BYTES: usize = 4 * (MAX_MESSAGE_BYTES + MAX_FIELDS_BYTES);
@@ -138,7 +138,8 @@ impl LineReader {
             line.pop();
         }
         let structured = self.pieces == 0 && self.origin == Origin::Stdout;
-        match structured.then(|| parse_structured(&line)).flatten() {
+        let parsed = || parse_structured(&line).or_else(|| parse_structured(&with_masks_quoted(&line)?));
+        match structured.then(parsed).flatten() {
             Some(parsed) => parsed.records(redactor, now, out),
             None => self.plain(&line, self.pieces > 0, now, out),
         }
@@ -261,6 +262,32 @@ fn parse_structured(line: &[u8]) -> Option<Structured> {
     Some(Structured { message, level, fields, progress })
 }
 
+/// The line with its masked numbers and objects as texts: what was masked in the bytes may have stood where JSON has no
+/// quotes. Nothing if there is no such mask.
+fn with_masks_quoted(line: &[u8]) -> Option<Vec<u8>> {
+    let is_between = |byte: &u8| byte.is_ascii_whitespace() || b"{}[]:,\"".contains(byte);
+    let is_masked = |word: &[u8]| word.windows(MASK.len()).any(|window| window == MASK.as_bytes());
+    let mut quoted = Vec::with_capacity(line.len() + 64);
+    let (mut is_text, mut found, mut rest) = (false, false, line);
+    while let Some(&byte) = rest.first() {
+        let length = match byte {
+            b'\\' if is_text => 2.min(rest.len()),
+            _ if is_text || is_between(&byte) => 1,
+            _ => rest.iter().position(is_between).unwrap_or(rest.len()),
+        };
+        let (word, after) = rest.split_at(length);
+        is_text ^= byte == b'"';
+        if !is_text && is_masked(word) {
+            found = true;
+            quoted.extend([b"\"", word, b"\""].concat());
+        } else {
+            quoted.extend(word);
+        }
+        rest = after;
+    }
+    found.then_some(quoted)
+}
+
 fn level_named(name: &str) -> Option<Level> {
     Some(match name.to_ascii_lowercase().as_str() {
         "trace" => Level::Trace,
@@ -355,6 +382,26 @@ mod tests {
         assert_eq!(messages(&records), ["one", "two", "", "b\\xffd\0", "last"]);
         assert!(records.iter().all(|record| record.line.level == Level::Info));
         assert_eq!(read(Origin::Stderr, &[b"oops\n"])[0].line.level, Level::Warning);
+    }
+
+    /// A secret of digits, or one that is JSON, is masked where no quotes are; the line stays a record with its level and its
+    /// fields, and what was no JSON before is still none.
+    #[test]
+    fn masks_outside_of_texts_spoil_no_record() {
+        let read = |line: &str| {
+            let redactor = Redactor::new(["2025", r#"{"pin":1234}"#]);
+            let (mut reader, mut out) = (LineReader::new(Origin::Stdout), Vec::new());
+            reader.push(line.as_bytes(), &redactor, Timestamp::EPOCH, &mut out);
+            reader.finish(&redactor, Timestamp::EPOCH, &mut out);
+            out.remove(0).line
+        };
+        let line = read(
+            r#"{"level": "error", "message": "of \\\"2025\"", "fields": {"a": 202517, "b": [-0.2025, 12.5, {"pin":1234}], "2025": 1}}"#,
+        );
+        assert_eq!((line.message.as_str(), line.level), ("of \\\"***\"", Level::Error));
+        let fields = serde_json::to_string(&line.fields).expect("JSON");
+        assert_eq!(fields, r#"{"***":1,"a":"***17","b":["-0.***",12.5,"***"]}"#);
+        assert_eq!(read(r#"{"message": "m", "n": 2025 5}"#).message, r#"{"message": "m", "n": *** 5}"#);
     }
 
     #[test]
