@@ -44,21 +44,36 @@ impl File {
     }
 }
 
+/// An entity tag of a condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntityTag {
+    pub is_weak: bool,
+    /// With its quotes.
+    pub text: String,
+}
+
 /// Entity tags that a condition names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tags {
     /// `*`: whatever is there.
     Any,
-    /// With their quotes.
-    These(Vec<String>),
+    These(Vec<EntityTag>),
 }
 
 impl Tags {
-    fn name(&self, file: Option<&File>) -> bool {
-        match (self, file) {
-            (_, None) => false,
-            (Self::Any, Some(_)) => true,
-            (Self::These(tags), Some(file)) => tags.contains(&file.tag()),
+    /// As `If-Match` compares: a weak tag is none of all the bytes (RFC 9110, 13.1.1).
+    fn name_strongly(&self, tag: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::These(tags) => tags.iter().any(|named| !named.is_weak && named.text == tag),
+        }
+    }
+
+    /// As `If-None-Match` compares (RFC 9110, 13.1.2).
+    pub fn name_weakly(&self, tag: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::These(tags) => tags.iter().any(|named| named.text == tag),
         }
     }
 }
@@ -75,13 +90,14 @@ impl Conditions {
     pub fn check(&self, file: Option<&File>) -> Result<()> {
         let refuse =
             |message: &str| Err(Error::Refused { code: Code::PreconditionFailed, message: message.to_owned() });
-        if self.if_match.as_ref().is_some_and(|tags| !tags.name(file)) {
+        let tag = file.map(File::tag);
+        if self.if_match.as_ref().is_some_and(|tags| !tag.as_ref().is_some_and(|tag| tags.name_strongly(tag))) {
             return refuse(match file {
                 Some(_) => "the file has other content than If-Match names; read it again",
                 None => "there is no such file, and If-Match wants one",
             });
         }
-        if self.if_none_match.as_ref().is_some_and(|tags| tags.name(file)) {
+        if self.if_none_match.as_ref().zip(tag.as_ref()).is_some_and(|(tags, tag)| tags.name_weakly(tag)) {
             return refuse("the file exists already, with content that If-None-Match names");
         }
         Ok(())

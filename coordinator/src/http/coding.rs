@@ -1,15 +1,20 @@
 //! Content codings: bodies that come compressed, and answers that go out so. What does neither, as most requests do, passes
 //! without the layers that could: with the state of every coder in them they are large, and are moved about.
 
-use std::{convert::Infallible, future::ready};
+use std::{convert::Infallible, future::ready, io};
 
+use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder};
 use axum::{
     body::Body,
     extract::Request,
     http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
+use drover_protocol::problem::Code;
+use futures::TryStreamExt;
+use tokio::io::AsyncRead;
+use tokio_util::io::{ReaderStream, StreamReader};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::{
     CompressionLevel,
@@ -17,8 +22,10 @@ use tower_http::{
         CompressionLayer,
         predicate::{DefaultPredicate, NotForContentType, Predicate},
     },
-    decompression::{DecompressionBody, RequestDecompressionLayer},
 };
+
+use super::Fault;
+use crate::error::Error;
 
 /// Answers a request, however its body is coded, in a coding that it accepts.
 pub async fn run(request: Request, next: Next) -> Response {
@@ -39,20 +46,43 @@ fn accepted(headers: &HeaderMap) -> Request<()> {
     request
 }
 
+/// What a request may come in.
+const CODINGS: &str = "gzip, zstd, br";
+
 async fn decoded(request: Request, next: Next) -> Response {
-    let mut next = Some(next);
-    let inner = service_fn(move |request: http::Request<DecompressionBody<Body>>| {
-        let next = next.take();
-        async move {
-            Ok::<_, Infallible>(match next {
-                Some(next) => next.run(request.map(Body::new)).await,
-                None => Response::default(),
-            })
-        }
-    });
-    let layer = RequestDecompressionLayer::new().gzip(true).zstd(true).br(true);
-    let Ok(response) = layer.layer(inner).oneshot(request).await;
-    response.map(Body::new)
+    if request.headers().contains_key("content-digest") {
+        // It would be of the bytes as they are sent (RFC 9530), which nobody sees behind this layer.
+        let detail = "is not checked of content that comes with Content-Encoding; send the content as it is";
+        return Fault::from(Error::invalid("Content-Digest", detail)).into_response();
+    }
+    let (mut parts, body) = request.into_parts();
+    let codings =
+        parts.headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or_default());
+    let coding = codings.collect::<Vec<_>>().join(", ").to_ascii_lowercase();
+    let coded = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    let plain = match coding.trim() {
+        "identity" => Body::from_stream(ReaderStream::new(coded)),
+        "gzip" | "x-gzip" => all_members(GzipDecoder::new(coded), GzipDecoder::multiple_members),
+        "zstd" => all_members(ZstdDecoder::new(coded), ZstdDecoder::multiple_members),
+        "br" => all_members(BrotliDecoder::new(coded), BrotliDecoder::multiple_members),
+        _ => return unknown_coding(),
+    };
+    parts.headers.remove(header::CONTENT_ENCODING);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    next.run(Request::from_parts(parts, plain)).await
+}
+
+/// All that was packed: a body may be several pieces that were packed one by one. What follows and is none is an error.
+fn all_members<D: AsyncRead + Send + 'static>(mut decoder: D, set_multiple: fn(&mut D, bool)) -> Body {
+    set_multiple(&mut decoder, true);
+    Body::from_stream(ReaderStream::new(decoder))
+}
+
+fn unknown_coding() -> Response {
+    let detail = format!("Send the body as it is, or with Content-Encoding: one of {CODINGS}.");
+    let mut response = Fault::new(Code::UnsupportedMediaType, detail).into_response();
+    response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
+    response
 }
 
 async fn encoded(mut response: Response, accepted: Option<Request<()>>) -> Response {

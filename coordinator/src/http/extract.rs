@@ -14,13 +14,14 @@ use drover_protocol::{
 };
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Fault;
+use super::{Fault, objects::Objects};
 use crate::{
     app::App,
     domain::{
-        file::{Conditions, Tags},
+        file::{Conditions, EntityTag, Tags},
         idempotency::MAX_KEY_CHARS,
     },
     error::Error,
@@ -37,6 +38,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const MIN_BYTES_PER_SECOND: u64 = 1024;
 /// What a call without a body may have as one, blanks included.
 const MAX_EMPTY_BODY_BYTES: usize = 1024;
+/// So many faults of one body are told at once.
+const MAX_FAULTS: usize = 20;
+/// Of a larger body only the first fault is told: each further one costs reading it again.
+const MAX_BYTES_READ_AGAIN: usize = 64 * 1024;
 
 /// A body that is received piece by piece; a client that dawdles is not waited for.
 pub struct Pieces {
@@ -192,16 +197,18 @@ impl FromRequestParts<Arc<App>> for IfMatch {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
-        let Some(value) = parts.headers.get(header::IF_MATCH) else { return Ok(Self(None)) };
-        let text = value.to_str().unwrap_or_default().trim();
-        if text == "*" {
-            return Ok(Self(None));
-        }
-        // Weak tags never match where all of the object counts (RFC 9110, 13.1.1).
-        let (weak, tag) = text.strip_prefix("W/").map_or((false, text), |tag| (true, tag));
-        match tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).filter(|tag| !tag.contains('"')) {
-            Some(tag) => Ok(Self(Some(tag.parse().ok().filter(|_| !weak).unwrap_or(NO_REVISION)))),
-            None => Err(Fault::bad_request("If-Match must hold one tag in quotes, the revision, such as \"3\".")),
+        let named = match tags(&parts.headers, &header::IF_MATCH) {
+            Ok(None | Some(Tags::Any)) => return Ok(Self(None)),
+            Ok(Some(Tags::These(tags))) => tags,
+            Err(_) => Vec::new(),
+        };
+        match named.as_slice() {
+            // Weak tags never match where all of the object counts (RFC 9110, 13.1.1).
+            [tag] => {
+                let revision = tag.text.trim_matches('"').parse().ok().filter(|_| !tag.is_weak);
+                Ok(Self(Some(revision.unwrap_or(NO_REVISION))))
+            }
+            _ => Err(Fault::bad_request("If-Match must hold one tag in quotes, the revision, such as \"3\".")),
         }
     }
 }
@@ -224,17 +231,35 @@ impl FromRequestParts<Arc<App>> for ContentConditions {
     }
 }
 
-fn tags(headers: &HeaderMap, name: &header::HeaderName) -> Result<Option<Tags>, Fault> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default().trim();
-    if text == "*" {
-        return Ok(Some(Tags::Any));
+/// The tags of all lines of a condition.
+pub fn tags(headers: &HeaderMap, name: &header::HeaderName) -> Result<Option<Tags>, Fault> {
+    let malformed = || Fault::bad_request(format!("{name} must hold * or entity tags in quotes."));
+    let mut found = None;
+    for value in headers.get_all(name) {
+        let text = value.to_str().map_err(|_| malformed())?.trim();
+        if text == "*" {
+            return Ok(Some(Tags::Any));
+        }
+        found.get_or_insert_with(Vec::new).extend(tags_of(text).ok_or_else(malformed)?);
     }
-    let tags: Vec<String> = text.split(',').map(|tag| tag.trim().to_owned()).collect();
-    let is_tag = |tag: &String| tag.trim_start_matches("W/").len() >= 2 && tag.ends_with('"') && tag.contains('"');
-    match tags.iter().all(is_tag) {
-        true => Ok(Some(Tags::These(tags))),
-        false => Err(Fault::bad_request(format!("{name} must hold * or entity tags in quotes."))),
+    Ok(found.map(Tags::These))
+}
+
+/// The entity tags of a list (RFC 9110, 8.8.3), whose commas may also stand within tags; elements may be empty.
+fn tags_of(mut text: &str) -> Option<Vec<EntityTag>> {
+    let mut tags = Vec::new();
+    loop {
+        text = text.trim_start_matches([',', ' ', '\t']);
+        if text.is_empty() {
+            return Some(tags);
+        }
+        let (is_weak, opened) = text.strip_prefix("W/").map_or((false, text), |tag| (true, tag));
+        let (tag, rest) = opened.strip_prefix('"')?.split_once('"')?;
+        tags.push(EntityTag { is_weak, text: format!("\"{tag}\"") });
+        if !rest.trim_start().is_empty() && !rest.trim_start().starts_with(',') {
+            return None;
+        }
+        text = rest;
     }
 }
 
@@ -291,31 +316,64 @@ pub fn url_pairs(text: &str) -> url::form_urlencoded::Parse<'_> {
     url::form_urlencoded::parse(text.as_bytes())
 }
 
-/// Reads JSON: what is not JSON is a bad request, what does not fit is a fault of one field.
+/// Reads JSON: what is not JSON is a bad request, what does not fit are faults of fields.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
-    // The members of an object may also come as an array, as far as the reader of JSON is concerned.
-    let is_array = bytes.trim_ascii_start().starts_with(b"[");
-    // To note the place of each member costs as much as reading it: that is done only where there is a fault to tell.
-    if !is_array && let Ok(value) = serde_json::from_slice(bytes) {
-        return match too_long_number(bytes) {
-            Some(number) => Err(field_fault("", &too_long_text(number))),
-            None => Ok(value),
-        };
+    // To note the place of each member costs as much as reading it: that is done only where there is a fault to tell, or an
+    // array, which could stand where an object is meant.
+    let may_be_read_plainly = !bytes.contains(&b'[');
+    if may_be_read_plainly && let Ok(value) = serde_json::from_slice(bytes) {
+        return without_too_long_number(bytes, value);
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let pointer = pointer_of(error.path());
-        let inner = error.into_inner();
-        match inner.classify() {
-            serde_json::error::Category::Data => data_fault(&pointer, &inner.to_string()),
-            _ => Fault::bad_request(format!("The body is not JSON: {inner}.")),
+    let value = match serde_path_to_error::deserialize(Objects::new(&mut deserializer)) {
+        Ok(value) => value,
+        Err(error) => {
+            return Err(match error.inner().classify() {
+                serde_json::error::Category::Data => faults_of::<T>(bytes, data_fault(&error)).into(),
+                _ => Fault::bad_request(format!("The body is not JSON: {}.", error.inner())),
+            });
         }
-    })?;
+    };
     deserializer.end().map_err(|error| Fault::bad_request(format!("The body is not JSON: {error}.")))?;
-    if is_array {
-        return Err(field_fault("", "must be an object, not an array"));
+    without_too_long_number(bytes, value)
+}
+
+fn without_too_long_number<T>(bytes: &[u8], value: T) -> Result<T, Fault> {
+    match too_long_number(bytes) {
+        Some(number) => Err(field_fault("", &too_long_text(number))),
+        None => Ok(value),
     }
-    Ok(value)
+}
+
+/// The first fault and, so that nobody has to mend one after another, those of other members: what is wrong is taken out,
+/// and the rest read again.
+fn faults_of<T: DeserializeOwned>(bytes: &[u8], first: FieldError) -> Error {
+    let mut faults = vec![first];
+    if bytes.len() > MAX_BYTES_READ_AGAIN {
+        return Error::Invalid(faults);
+    }
+    let Ok(mut value) = serde_json::from_slice::<Value>(bytes) else { return Error::Invalid(faults) };
+    while faults.len() < MAX_FAULTS {
+        let last = faults.last().map_or("", |fault| &fault.pointer);
+        if !take_out(&mut value, last) {
+            break;
+        }
+        let Err(error) = serde_path_to_error::deserialize::<_, T>(Objects::new(&value)) else { break };
+        let fault = data_fault(&error);
+        // That what was taken out is missing now is no fault of the caller's.
+        if faults.iter().any(|known| known.pointer == fault.pointer) {
+            break;
+        }
+        faults.push(fault);
+    }
+    Error::Invalid(faults)
+}
+
+/// Takes the member of an object out at this place, if it is one.
+fn take_out(value: &mut Value, pointer: &str) -> bool {
+    let Some((parent, name)) = pointer.rsplit_once('/') else { return false };
+    let Some(Value::Object(members)) = value.pointer_mut(parent) else { return false };
+    members.remove(&name.replace("~1", "/").replace("~0", "~")).is_some()
 }
 
 fn pointer_of(path: &serde_path_to_error::Path) -> String {
@@ -327,15 +385,14 @@ fn pointer_of(path: &serde_path_to_error::Path) -> String {
     })
 }
 
-fn data_fault(pointer: &str, message: &str) -> Fault {
-    let message = message.split(" at line ").next().unwrap_or(message);
-    match unknown_name(message) {
+fn data_fault(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldError {
+    let pointer = pointer_of(error.path());
+    let message = error.inner().to_string();
+    let message = message.split(" at line ").next().unwrap_or(&message);
+    match missing_name(message) {
+        Some(name) => field_error(&format!("{pointer}/{name}"), "is required"),
         // The path of an unknown field ends with that field already.
-        Some(_) => field_fault(pointer, message),
-        None => match missing_name(message) {
-            Some(name) => field_fault(&format!("{pointer}/{name}"), "is required"),
-            None => field_fault(pointer, message),
-        },
+        None => field_error(&pointer, message),
     }
 }
 
@@ -346,6 +403,10 @@ fn missing_name(message: &str) -> Option<&str> {
 
 /// One invalid field; an unknown one is answered with the nearest known name.
 fn field_fault(pointer: &str, message: &str) -> Fault {
+    Error::Invalid(vec![field_error(pointer, message)]).into()
+}
+
+fn field_error(pointer: &str, message: &str) -> FieldError {
     let detail = match unknown_name(message) {
         Some(name) => match nearest(name, message) {
             Some(near) => format!("there is no such field; did you mean {near}?"),
@@ -353,7 +414,7 @@ fn field_fault(pointer: &str, message: &str) -> Fault {
         },
         None => message.to_owned(),
     };
-    Error::Invalid(vec![FieldError { pointer: pointer.to_owned(), detail }]).into()
+    FieldError { pointer: pointer.to_owned(), detail }
 }
 
 /// The media types that the caller accepts, in its order; empty means anything.

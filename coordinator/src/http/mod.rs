@@ -20,6 +20,7 @@ mod link;
 mod log;
 mod log_search;
 pub mod metrics;
+mod objects;
 mod once;
 pub mod openapi;
 mod openid;

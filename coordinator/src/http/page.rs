@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::Fault;
+use super::{Fault, extract::tags};
 use crate::{
     app::App,
     domain,
@@ -62,6 +62,8 @@ pub fn object<V: Serialize>(headers: &HeaderMap, revision: u64, view: V) -> Resp
 
 /// Whether `If-None-Match` names this tag.
 pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
-    let Some(text) = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) else { return false };
-    text.split(',').map(|part| part.trim().trim_start_matches("W/")).any(|part| part == tag || part == "*")
+    match tags(headers, &header::IF_NONE_MATCH) {
+        Ok(Some(tags)) => tags.name_weakly(tag),
+        Ok(None) | Err(_) => false,
+    }
 }

@@ -358,6 +358,66 @@ async fn compression_works_both_ways() {
     assert!(text(&answer.refused("unsupported_media_type"), "/detail").contains("gzip"));
 }
 
+/// What was packed piece by piece is one body; what follows the last piece and is none is not overlooked.
+#[tokio::test]
+async fn every_packed_piece_counts() {
+    let world = World::new().await;
+    world.post("/storages", json!({ "name": "f" })).await.created();
+    let put = async |coding: &str, body: Vec<u8>| {
+        let call = world.call(Method::PUT, "/storages/f/files/a").header("content-type", "text/plain");
+        call.header("content-encoding", coding).body(body).send().await
+    };
+    for coding in ["gzip", "x-gzip", "GZIP", "zstd"] {
+        let piece = async |text: &'static str| packed(if coding == "zstd" { "zstd" } else { "gzip" }, text).await;
+        let both = [piece("one, ").await, piece("two").await].concat();
+        put(coding, both.clone()).await;
+        assert_eq!(world.get("/storages/f/files/a").await.text(), "one, two", "{coding}");
+        put(coding, [&both[..], b"+more"].concat()).await.expect(400);
+    }
+    assert_eq!(world.get("/storages/f/files/a").await.text(), "one, two");
+    // A digest is of the bytes as they are sent; one that cannot be checked is not passed over.
+    let call = world.call(Method::PUT, "/storages/f/files/a").header("content-encoding", "gzip");
+    let call = call.header("content-digest", "sha-256=:AAEC:").body(packed("gzip", "x").await);
+    call.send().await.invalid(&["Content-Digest"]);
+}
+
+/// At no depth are the items of an array taken for the fields of an object: a filter by tags would be one by reference, and
+/// an empty one everything.
+#[tokio::test]
+async fn an_array_is_no_object() {
+    let world = World::new().await;
+    world.queue("q", json!({})).await;
+    world.process("p").await;
+    for (path, body, pointer) in [
+        ("/queues/q/take", json!({ "filter": ["urgent"] }), "/filter"),
+        ("/tasks/bulk-action", json!({ "filter": [], "action": "delete", "dry_run": true }), "/filter"),
+        ("/jobs", json!({ "process": "p", "target": [null, "all"] }), "/target"),
+        ("/queues", json!({ "name": "x", "retry": [] }), "/retry"),
+        ("/processes", json!({ "name": "x", "defaults": [1] }), "/defaults"),
+        ("/queues", json!([]), ""),
+    ] {
+        let problem = world.post(path, body).await.invalid(&[pointer]);
+        assert!(text(&problem, "/errors/0/detail").contains("expected an object"), "{path}: {problem}");
+    }
+    let line = world.call(Method::POST, "/queues/q/tasks/bulk").header("content-type", "application/x-ndjson");
+    let answer = line.body("[\"reference\"]\n").send().await.text();
+    assert!(answer.contains("expected an object"), "{answer}");
+}
+
+/// All that is wrong in a body is told at once, also where it does not even have the right type or is not known.
+#[tokio::test]
+async fn faults_come_together() {
+    let world = World::new().await;
+    let body = json!({ "name": 5, "lease_seconds": "x", "retry": { "dely": 1, "on": 7 }, "foo": 1, "bar": [] });
+    let problem = world.post("/queues", body).await.refused("invalid");
+    let mut found: Vec<&str> =
+        problem["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
+    found.sort_unstable();
+    assert_eq!(found, ["/bar", "/foo", "/lease_seconds", "/name", "/retry/dely", "/retry/on"], "{problem}");
+    // What was taken out to go on is not told to be missing.
+    world.post("/jobs", json!({ "process": 7 })).await.invalid(&["/process"]);
+}
+
 /// Where no body is taken, one that says something is refused instead of being overlooked.
 #[tokio::test]
 async fn a_body_where_none_is_taken_is_refused() {

@@ -79,6 +79,33 @@ async fn names_are_kept_exactly_as_given() {
     world.put_file("f", "%FF", "x").await.expect(400);
 }
 
+/// A condition names tags in several lines, between empty elements and with commas in them. `If-None-Match` compares weakly,
+/// lest a write should replace what it names; `If-Match` does not.
+#[tokio::test]
+async fn conditions_name_tags_in_every_form() {
+    let world = World::new().await;
+    world.post("/storages", json!({ "name": "f" })).await.created();
+    let path = "/storages/f/files/a";
+    let tag = world.put_file("f", "a", "one").await.header("etag").unwrap().to_owned();
+    let (weak, with_comma) = (format!("W/{tag}"), format!("\"a,b\" , ,{tag},"));
+    let send = async |method: Method, name: &'static str, lines: &[&str]| {
+        let call = world.call(method, path);
+        lines.iter().fold(call, |call, line| call.also(name, line)).body("two").send().await.status.as_u16()
+    };
+    for lines in [&[weak.as_str()][..], &[&tag], &["\"a\"", &tag], &[&with_comma], &["*"]] {
+        assert_eq!(send(Method::PUT, "if-none-match", lines).await, 412, "{lines:?}");
+        assert_eq!(send(Method::GET, "if-none-match", lines).await, 304, "{lines:?}");
+    }
+    for lines in [&["\"a\"", &tag][..], &[&with_comma], &["*"]] {
+        assert_eq!(send(Method::GET, "if-match", lines).await, 200, "{lines:?}");
+    }
+    assert_eq!(send(Method::PUT, "if-match", &[&weak]).await, 412);
+    for broken in ["x", "\"a", "\"a\" \"b\"", "w/\"a\""] {
+        assert_eq!(send(Method::PUT, "if-none-match", &[broken]).await, 400, "{broken}");
+    }
+    assert_eq!(world.get(path).await.text(), "one");
+}
+
 /// The headers of what is read say what it is; what was sent wrongly is refused and leaves nothing.
 #[tokio::test]
 async fn content_has_type_digest_tag_and_metadata() {

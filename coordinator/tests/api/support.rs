@@ -448,6 +448,12 @@ impl Call {
         self
     }
 
+    /// One more line of a header.
+    pub fn also(mut self, name: &'static str, value: &str) -> Self {
+        self.request.headers_mut().unwrap().append(name, value.parse().unwrap());
+        self
+    }
+
     pub fn without(mut self, name: &'static str) -> Self {
         self.request.headers_mut().unwrap().remove(name);
         self
