@@ -148,7 +148,8 @@ class Robot:
         there already, holds up no other.
 
         `each` is called with the answer for each: `{line, id}`, `{line, duplicate_of}` or `{line, error}`. The same
-        `key` with the same tasks within 24 hours adds nothing twice.
+        `key` with the same tasks within 24 hours adds nothing twice; those that were not valid may be mended in their
+        places meanwhile.
         """
         return _tasks.add_tasks(self, queue, tasks, key=key, each=each)
 

@@ -31,8 +31,9 @@ When = Union[datetime.datetime, datetime.timedelta, int, float, str]
 _POLL_SECONDS = 5
 # The coordinator takes messages of at most 8 KiB.
 _MAX_MESSAGE_BYTES = 8000
-# One call of a bulk addition holds at most so much; in case of a lost answer it is sent again.
-_PIECE_LINES = 1000
+# So many tasks of a bulk addition have a key together.
+_KEY_LINES = 1000
+# One call of it holds at most so much of them, and one at least; in case of a lost answer it is sent again.
 _PIECE_BYTES = 4 * 1024 * 1024
 _MAX_ERRORS = 1000
 # Refusals that a task without its output does not get.
@@ -509,15 +510,19 @@ def add_tasks(
     key: str | None = None,
     each: Callable[[dict[str, Any]], None] | None = None,
 ) -> BulkResult:
-    """Adds many, in pieces of which each may be sent again under its own key."""
+    """
+    Adds many, in pieces of which each may be sent again. A piece begins with as many blank lines as tasks of its key
+    come before it: so the key and the number of a task depend on its place alone, and not on where pieces are cut,
+    which the length of any other may change.
+    """
     key = key or str(uuid.uuid4())
     result = BulkResult()
-    first_line = 1
-    for number, piece in enumerate(_pieces(tasks)):
+    for first, piece in _pieces(tasks):
+        number, before = divmod(first, _KEY_LINES)
         answers = robot.client.send(
             "POST",
             ("queues", queue, "tasks", "bulk"),
-            b"".join(line.content for line in piece),
+            b"\n" * before + b"".join(line.content for line in piece),
             {"Content-Type": "application/x-ndjson", "Accept": "application/x-ndjson"},
             key=f"{key}.{number}",
             extra_seconds=60,
@@ -527,13 +532,12 @@ def add_tasks(
             text = f"{len(piece)} tasks were sent, but {len(answers)} were answered"
             raise DroverError(f"{text}: repeat it with key={key!r}")
         for line, answer in zip(piece, answers):
-            answer["line"] += first_line - 1
+            answer["line"] += first - before
             if line.error is not None:
                 answer["error"] = {"code": "bad_request", "detail": line.error}
             _count_line(result, answer)
             if each is not None:
                 each(answer)
-        first_line += len(piece)
     return result
 
 
@@ -554,17 +558,18 @@ def _line(task: dict[str, Any]) -> _Line:
         return _Line(b"null\n", _json.text(f"The task cannot be written as JSON: {error}"))
 
 
-def _pieces(tasks: Iterable[dict[str, Any]]) -> Iterator[list[_Line]]:
+def _pieces(tasks: Iterable[dict[str, Any]]) -> Iterator[tuple[int, list[_Line]]]:
+    """Lines that are sent together, with the place of the first among all, counted from 0."""
     piece: list[_Line] = []
-    size = 0
-    for line in map(_line, tasks):
-        if piece and (len(piece) >= _PIECE_LINES or size + len(line.content) > _PIECE_BYTES):
-            yield piece
-            piece, size = [], 0
+    first = size = 0
+    for place, line in enumerate(map(_line, tasks)):
+        if piece and (place % _KEY_LINES == 0 or size + len(line.content) > _PIECE_BYTES):
+            yield first, piece
+            piece, first, size = [], place, 0
         piece.append(line)
         size += len(line.content)
     if piece:
-        yield piece
+        yield first, piece
 
 
 def _bulk_lines(answer: Answer) -> list[dict[str, Any]]:

@@ -345,6 +345,33 @@ class Bulk(CoordinatorCase):
         self.assertEqual(again.as_dict(), {"added": 1100, "duplicates": 0, "failed": 0})
         self.assertEqual(self.call("GET", "queues", queue, "stats")["counts"]["new"], 1100)
 
+    def test_tasks_keep_their_numbers_when_others_become_longer_or_shorter(self):
+        """Wherever the pieces are cut: by lines as well as by bytes."""
+        queue = self.queue()
+        robot = self.coordinator.robot()
+        texts = [str(n) * (600 if n % 3 else 5) for n in range(1005)]
+        for odd, failed in (({0: float("nan"), 500: "x" * 5_000, 1001: {1}}, 3), ({3: "x" * 5_000}, 1), ({}, 0)):
+            tasks = [drover.new_task(odd.get(n, text), priority=9 if n in odd else 2) for n, text in enumerate(texts)]
+            answers = []
+            with unittest.mock.patch.object(_tasks, "_PIECE_BYTES", 20_000):
+                result = robot.add_tasks(queue, tasks, key="k1", each=answers.append)
+            self.assertEqual([answer["line"] for answer in answers], list(range(1, 1006)))
+            self.assertEqual(result.as_dict(), {"added": 1005 - failed, "duplicates": 0, "failed": failed})
+            self.assertEqual([line for line, _ in result.errors], [n + 1 for n in odd])
+        self.assertEqual(len({answer["id"] for answer in answers}), 1005)
+        self.assertEqual(self.call("GET", "queues", queue, "stats")["counts"]["new"], 1005)
+
+    def test_large_tasks_of_which_one_is_mended_are_there_once(self):
+        queue = self.queue()
+        robot = self.coordinator.robot()
+        texts = [str(n) * 600_000 for n in range(10)]
+        results = []
+        for first in (float("nan"), texts[0]):
+            tasks = [drover.new_task(text) for text in (first, *texts[1:])]
+            results.append(robot.add_tasks(queue, tasks, key="k1").as_dict())
+        self.assertEqual([result["added"] for result in results], [9, 10])
+        self.assertEqual(self.call("GET", "queues", queue, "stats")["counts"]["new"], 10)
+
     def test_a_piece_of_nothing_but_what_is_no_json_is_told_as_well(self):
         result = self.coordinator.robot().add_tasks(self.queue(), [drover.new_task(float("nan"))] * 2)
         self.assertEqual([line for line, _ in result.errors], [1, 2])
@@ -394,9 +421,30 @@ class LostAnswers(unittest.TestCase):
     def test_pieces_are_bounded(self):
         lines = [{"payload": "x" * 100_000} for _ in range(100)]
         pieces = list(_tasks._pieces(lines))
-        self.assertEqual(sum(len(piece) for piece in pieces), 100)
-        self.assertTrue(all(sum(len(line.content) for line in piece) <= _tasks._PIECE_BYTES for piece in pieces))
-        self.assertEqual([len(piece) for piece in _tasks._pieces({"payload": n} for n in range(2001))], [1000, 1000, 1])
+        self.assertEqual([first for first, _ in pieces], [0, 41, 82])
+        self.assertEqual([len(piece) for _, piece in pieces], [41, 41, 18])
+        self.assertTrue(all(sum(len(line.content) for line in piece) <= _tasks._PIECE_BYTES for _, piece in pieces))
+        pieces = [(first, len(piece)) for first, piece in _tasks._pieces({"payload": n} for n in range(2001))]
+        self.assertEqual(pieces, [(0, 1000), (1000, 1000), (2000, 1)])
+
+    def test_a_thousand_tasks_have_one_key_however_many_pieces_they_are(self):
+        def told(handler):
+            lines = enumerate(server.seen[-1][3].splitlines(), 1)
+            answers = [{"line": number, "id": str(number)} for number, line in lines if line]
+            answer(b"".join(json.dumps(line).encode() + b"\n" for line in [*answers, {"added": len(answers)}]))(handler)
+
+        server = Scripted(self, told)
+        robot = drover.Robot(drover.Client(server.url, "k"), drover.Job({}))
+        with unittest.mock.patch.object(_tasks, "_PIECE_BYTES", 10_000):
+            robot.add_tasks("q", (drover.new_task("x" * 20) for _ in range(2500)), key="k")
+        places = {}
+        for _, _, headers, body in server.seen:
+            before = len(body) - len(body.lstrip(b"\n"))
+            self.assertLessEqual(len(body), 10_000 + 999)
+            self.assertEqual(before, places.get(headers["Idempotency-Key"], 0))
+            places[headers["Idempotency-Key"]] = len(body.splitlines())
+        self.assertEqual(places, {"k.0": 1000, "k.1": 1000, "k.2": 500})
+        self.assertGreater(len(server.seen), 6)
 
     def test_a_stop_in_a_long_wait_is_seen(self):
         server = Scripted(self, answer({"items": []}))
