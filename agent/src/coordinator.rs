@@ -10,6 +10,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use drover_protocol::{
     API_BASE,
+    address::percent_encode,
     agent::{
         Accept, Accepted, Finish, Heartbeat, HeartbeatAnswer, Join, Joined, LogAccepted, LogChunk, Next, NextAnswer,
     },
@@ -279,19 +280,6 @@ fn json_headers() -> HeaderMap {
     headers
 }
 
-/// One part of a path; everything but letters, digits and `-_.~` is encoded.
-fn percent_encode(part: &str) -> String {
-    let mut encoded = String::with_capacity(part.len());
-    for byte in part.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
 async fn read_whole(mut body: BodyStream) -> Result<Bytes, CallError> {
     let mut whole = BytesMut::new();
     while let Some(chunk) = body.next().await {
@@ -447,14 +435,5 @@ mod tests {
         };
         let (error, _) = in_vain(transport, Duration::MAX).await;
         assert!(matches!(&error, CallError::Refused { problem } if problem.code == Code::TooLarge), "{error}");
-    }
-
-    #[test]
-    fn parts_of_paths_are_encoded() {
-        assert_eq!(
-            percent_encode("отчёт & 100%?#+ .pdf"),
-            "%D0%BE%D1%82%D1%87%D1%91%D1%82%20%26%20100%25%3F%23%2B%20.pdf"
-        );
-        assert_eq!(percent_encode("a-b_c.d~E9"), "a-b_c.d~E9");
     }
 }

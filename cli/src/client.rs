@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use drover_protocol::{API_BASE, problem::Problem};
+use drover_protocol::{API_BASE, address::percent_encode, problem::Problem};
 use reqwest::{
     Body, ClientBuilder, Method, RequestBuilder, Response, StatusCode,
     header::{
@@ -175,11 +175,14 @@ impl Client {
         if let Some(part) = path.iter().find(|part| matches!(**part, "" | "." | "..")) {
             return Err(Error::Usage(format!("\"{part}\" is not a name or an id")));
         }
+        let mut whole = self.root.path().trim_end_matches('/').to_owned();
+        for part in path {
+            whole.push('/');
+            // By hand, because a URL drops tabs and line breaks too.
+            whole.push_str(&percent_encode(part));
+        }
         let mut url = self.root.clone();
-        url.path_segments_mut()
-            .map_err(|()| Error::Usage(format!("{} is not an address of a server", self.root)))?
-            .pop_if_empty()
-            .extend(path);
+        url.set_path(&whole);
         Ok(url)
     }
 }
@@ -452,6 +455,16 @@ mod tests {
     fn names_with_any_character_stay_one_segment() {
         let url = client("http://host/sub/").api_address(&["processes", "a/b ?#%ё"]).expect("an address");
         assert_eq!(url.as_str(), "http://host/sub/api/v1/processes/a%2Fb%20%3F%23%25%D1%91");
+    }
+
+    /// What a URL would drop from a name makes it the name of another object.
+    #[test]
+    fn control_characters_of_names_are_sent() {
+        let client = client("http://host");
+        let url = client.api_address(&["queues", " vic\ttim\r\n%2e\u{1}"]).expect("an address");
+        assert_eq!(url.as_str(), "http://host/api/v1/queues/%20vic%09tim%0D%0A%252e%01");
+        let call = client.get(&["queues"]).expect("a call").query("q", "a\tb\r\nc&d=e");
+        assert_eq!(call.url.query(), Some("q=a%09b%0D%0Ac%26d%3De"));
     }
 
     /// What is sent may take its time, as long as something is sent; an answer to anything else may not.

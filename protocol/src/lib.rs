@@ -4,6 +4,7 @@
 //! Nothing here performs I/O, reads a clock or makes an id.
 
 pub mod account;
+pub mod address;
 pub mod agent;
 pub mod alert;
 pub mod audit;

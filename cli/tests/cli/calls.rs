@@ -282,7 +282,7 @@ fn artifacts_are_downloaded_into_a_folder_and_verified() {
     let output = run(&server, &arguments);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(fs::read(target.join("deep/a & b?.html")).expect("the file"), b"data");
-    assert_eq!(server.seen()[1].uri, format!("/api/v1/storages/jobs%2F{JOB}/files/deep/a%20&%20b%3F.html"));
+    assert_eq!(server.seen()[1].uri, format!("/api/v1/storages/jobs%2F{JOB}/files/deep/a%20%26%20b%3F.html"));
 
     // The list comes in pages.
     let (first, second) = (file("1.html", sha256(b"data")), file("2.html", sha256(b"data")));

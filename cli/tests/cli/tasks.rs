@@ -109,6 +109,15 @@ fn a_setting_is_changed_or_taken_away() {
     }
 }
 
+/// Without its tab it would be the name of another queue, which is there.
+#[test]
+fn a_name_with_a_tab_is_no_other_name() {
+    let server = Server::scripted(vec![("DELETE /api/v1/queues/victim", vec![Answer::json(200, &json!({}))])]);
+    let output = run(&server, &["queue", "delete", "vic\ttim"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(server.seen()[0].uri, "/api/v1/queues/vic%09tim");
+}
+
 #[test]
 fn a_queue_is_shown_with_its_figures() {
     let stats_path = format!("GET /api/v1/queues/{QUEUE}/stats");
