@@ -6,7 +6,7 @@ use etcetera::{BaseStrategy, choose_base_strategy};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{error::Error, transfer};
+use crate::{error::Error, place};
 
 /// What `drover login` leaves behind. Members that are not known are left alone by later versions too.
 #[derive(Clone, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub fn write(login: &Login) -> Result<PathBuf, Error> {
     let folder = path.parent().ok_or_else(|| Error::Usage("the configuration folder has no name".to_owned()))?;
     fs::create_dir_all(folder).map_err(Error::file("make", folder))?;
     let text = toml::to_string(login).map_err(|error| Error::Usage(format!("the login cannot be saved: {error}")))?;
-    transfer::write_private(&path, &text)?;
+    place::write_private(&path, &text)?;
     Ok(path)
 }
 

@@ -11,6 +11,7 @@ mod follow;
 mod login_file;
 mod output;
 mod package;
+mod place;
 mod session;
 mod transfer;
 mod values;

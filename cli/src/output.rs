@@ -6,6 +6,7 @@
 use std::{
     borrow::Cow,
     io::{self, Write},
+    path::Path,
 };
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, presets};
@@ -17,7 +18,7 @@ use drover_protocol::{
 };
 use jiff::tz::TimeZone;
 
-use crate::{client::Answer, clock, error::Error};
+use crate::{client::Answer, clock, error::Error, place::is_standard_output};
 
 /// How a piece of text is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +56,21 @@ pub fn number(value: impl ToString) -> Shown {
 pub struct Output {
     json: bool,
     terminal: bool,
+    /// Standard output belongs to something else, and what is said goes to standard error.
+    is_aside: bool,
 }
 
 impl Output {
     pub fn new(json: bool) -> Self {
-        Self { json, terminal: Term::stdout().is_term() }
+        Self { json, terminal: Term::stdout().is_term(), is_aside: false }
+    }
+
+    /// For what is said of a file that is written there: aside, if standard output takes the file itself.
+    pub fn about(&self, target: &Path) -> Self {
+        match is_standard_output(target) {
+            true => Self { json: self.json, terminal: Term::stderr().is_term(), is_aside: true },
+            false => Self { ..*self },
+        }
     }
 
     pub fn is_json(&self) -> bool {
@@ -100,7 +111,11 @@ impl Output {
     }
 
     fn write(&self, bytes: &[u8]) -> Result<(), Error> {
-        io::stdout().lock().write_all(bytes).map_err(Error::Output)
+        let written = match self.is_aside {
+            true => io::stderr().lock().write_all(bytes),
+            false => io::stdout().lock().write_all(bytes),
+        };
+        written.map_err(Error::Output)
     }
 
     pub fn table(&self, header: &[&str], rows: Vec<Vec<Shown>>) -> Result<(), Error> {

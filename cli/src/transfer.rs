@@ -1,11 +1,6 @@
 //! Files on their way to and from the coordinator: streamed, with progress, digests, and whole or not at all.
 
-use std::{
-    fs::{self, File},
-    io::{self, Seek, Write},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs::File, io, path::Path, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::TryStreamExt;
@@ -15,12 +10,12 @@ use reqwest::{
     header::{ETAG, HeaderValue},
 };
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 use tokio_util::io::ReaderStream;
 
 use crate::{
     client::{Call, reason},
     error::{Error, NetworkError},
+    place::{Place, is_standard_output},
 };
 
 /// How often a download is begun again when the connection breaks.
@@ -42,7 +37,7 @@ pub async fn upload_body(path: &Path) -> Result<(u64, Body), Error> {
     Ok((size_bytes, Body::wrap_stream(stream)))
 }
 
-/// Downloads to `target`: into a temporary file beside it, which is flushed to the disk and then takes its place.
+/// Downloads to `target`: a file appears there only when it is whole and on the disk.
 /// A broken connection goes on where it broke, if the content is still the same, and else begins anew; a few times without
 /// any progress. Content of another digest than `expected_sha256`, or than the coordinator says, is refused.
 pub async fn download<'a>(
@@ -83,14 +78,14 @@ pub async fn download_as<'a>(
     if let Some(expected) = expected.filter(|expected| *expected != sha256) {
         return Err(Error::Damaged { what: target.display().to_string(), expected, found: sha256 });
     }
-    persist(arriving.file, target)?;
+    arriving.place.finish()?;
     Ok(Downloaded { size_bytes: arriving.size_bytes, sha256 })
 }
 
 /// A file of which a part has arrived.
 struct Arriving<'t> {
     target: &'t Path,
-    file: NamedTempFile,
+    place: Place,
     digest: Sha256,
     size_bytes: u64,
     /// Names the content of which this is a part.
@@ -102,8 +97,8 @@ struct Arriving<'t> {
 
 impl<'t> Arriving<'t> {
     fn new(label: &'static str, target: &'t Path) -> Result<Self, Error> {
-        let (file, bar) = (temporary_beside(target)?, progress_bar(label, None));
-        Ok(Self { target, file, digest: Sha256::new(), size_bytes: 0, tag: None, sha256: None, bar })
+        let (place, bar) = (Place::open(target)?, progress_bar(label, None));
+        Ok(Self { target, place, digest: Sha256::new(), size_bytes: 0, tag: None, sha256: None, bar })
     }
 
     async fn receive(&mut self, response: Response) -> Result<(), Error> {
@@ -113,7 +108,7 @@ impl<'t> Arriving<'t> {
         }
         let mut pieces = response.bytes_stream();
         while let Some(piece) = pieces.try_next().await.map_err(|error| broken_off(&server, &error))? {
-            self.file.write_all(&piece).map_err(Error::file("write", self.target))?;
+            self.place.write(&piece).map_err(|error| self.unwritable(error))?;
             self.digest.update(&piece);
             self.size_bytes += piece.len() as u64;
             self.bar.inc(piece.len() as u64);
@@ -123,8 +118,9 @@ impl<'t> Arriving<'t> {
 
     /// The whole content comes: what has arrived of another is forgotten.
     fn begin(&mut self, response: &Response) -> Result<(), Error> {
-        let file = self.file.as_file_mut();
-        file.set_len(0).and_then(|()| file.rewind()).map_err(Error::file("write", self.target))?;
+        if self.size_bytes > 0 {
+            self.place.begin_again().map_err(|error| self.unwritable(error))?;
+        }
         (self.digest, self.size_bytes) = (Sha256::new(), 0);
         let headers = response.headers();
         self.tag = headers.get(ETAG).cloned();
@@ -135,6 +131,13 @@ impl<'t> Arriving<'t> {
             self.bar.set_style(style(true));
         }
         Ok(())
+    }
+
+    fn unwritable(&self, error: io::Error) -> Error {
+        match is_standard_output(self.target) {
+            true => Error::Output(error),
+            false => Error::file("write", self.target)(error),
+        }
     }
 }
 
@@ -182,47 +185,6 @@ pub fn sha256_of(path: &Path) -> Result<String, Error> {
             return Ok(hex(&digest.finalize()));
         }
         digest.update(&piece[..length]);
-    }
-}
-
-/// Writes a file that only this account may read, whole or not at all, and flushes it to the disk.
-pub fn write_private(target: &Path, text: &str) -> Result<(), Error> {
-    // Temporary files are readable by their owner only, and stay so when they are renamed.
-    let mut file = temporary_beside(target)?;
-    file.write_all(text.as_bytes()).map_err(Error::file("write", target))?;
-    persist_with_its_mode(file, target)
-}
-
-fn temporary_beside(target: &Path) -> Result<NamedTempFile, Error> {
-    let folder = parent_of(target);
-    tempfile::Builder::new().prefix(".drover-").tempfile_in(&folder).map_err(Error::file("write into", folder))
-}
-
-/// Gives a finished file the rights of an ordinary new file, and its name.
-fn persist(file: NamedTempFile, target: &Path) -> Result<(), Error> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // What was there decides; else only this account may read it: it may hold anything.
-        let mode = fs::metadata(target).map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
-        file.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(Error::file("write", target))?;
-    }
-    persist_with_its_mode(file, target)
-}
-
-fn persist_with_its_mode(file: NamedTempFile, target: &Path) -> Result<(), Error> {
-    file.as_file().sync_all().map_err(Error::file("write", target))?;
-    file.persist(target).map_err(|error| Error::file("write", target)(error.error))?;
-    // The name is safe only when its folder is on the disk as well.
-    #[cfg(unix)]
-    File::open(parent_of(target)).and_then(|folder| folder.sync_all()).map_err(Error::file("write", target))?;
-    Ok(())
-}
-
-fn parent_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
     }
 }
 

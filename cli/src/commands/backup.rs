@@ -16,15 +16,15 @@ pub struct BackupArgs {
 pub async fn backup(session: &Session, args: BackupArgs) -> Result<(), Error> {
     let call = || session.client.get(&["system", "backup"]);
     let downloaded = transfer::download("backing up", call, &args.file, None).await?;
-    let file = args.file.display().to_string();
-    if session.out.is_json() {
+    let (out, file) = (session.out.about(&args.file), args.file.display().to_string());
+    if out.is_json() {
         // The API's answer is the backup itself; this is about the file that was made of it.
         let facts = serde_json::json!({
             "file": file, "size_bytes": downloaded.size_bytes, "sha256": downloaded.sha256,
         });
-        return session.out.line(&facts.to_string());
+        return out.line(&facts.to_string());
     }
-    session.out.fields(vec![
+    out.fields(vec![
         ("backup", file.into()),
         ("size", format!("{} ({} bytes)", size(downloaded.size_bytes), downloaded.size_bytes).into()),
         ("sha256", downloaded.sha256.into()),

@@ -10,6 +10,7 @@ use crate::{
     commands::{ListArgs, list, simple, storage::NOUN},
     error::Error,
     output::{Tone, moment, note, number, size, toned},
+    place::is_standard_output,
     session::Session,
     transfer, values,
 };
@@ -234,7 +235,7 @@ async fn put_one(session: &Session, args: &PutArgs, source: &Path, path: &str) -
 async fn get(session: &Session, folder: &str, path: &str, output: Option<PathBuf>) -> Result<(), Error> {
     let name = path.rsplit('/').next().unwrap_or(path);
     let target = output.unwrap_or_else(|| PathBuf::from(name));
-    let target = if target.is_dir() { target.join(name) } else { target };
+    let target = if target.is_dir() && !is_standard_output(&target) { target.join(name) } else { target };
     let address = address(folder, path);
     let downloaded = transfer::download("downloading", || session.client.get(&address), &target, None).await?;
     note(&format!("{} ({}), SHA-256 {}", target.display(), size(downloaded.size_bytes), downloaded.sha256));

@@ -192,13 +192,13 @@ async fn export(session: &Session, file: PathBuf, format: Option<Format>, filter
     let format = format.unwrap_or_else(|| Format::of_file(&file));
     let call = || Ok(filter.on(session.client.get(&[NOUN])?));
     let downloaded = transfer::download_as("exporting", format.media_type(), call, &file, None).await?;
-    let name = file.display().to_string();
-    if session.out.is_json() {
+    let (out, name) = (session.out.about(&file), file.display().to_string());
+    if out.is_json() {
         let facts =
             serde_json::json!({ "file": name, "size_bytes": downloaded.size_bytes, "sha256": downloaded.sha256 });
-        return session.out.line(&facts.to_string());
+        return out.line(&facts.to_string());
     }
-    session.out.fields(vec![
+    out.fields(vec![
         ("file", name.into()),
         ("size", format!("{} ({} bytes)", size(downloaded.size_bytes), downloaded.size_bytes).into()),
     ])

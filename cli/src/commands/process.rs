@@ -216,11 +216,12 @@ async fn download(session: &Session, process: &str, version: &str, output: Optio
     // By its number, so that it is the same version even if another one is activated meanwhile.
     let call = || session.client.get(&[NOUN, process, "versions", &number, "package"]);
     transfer::download("downloading", call, &target, Some(&about.sha256)).await?;
-    if session.out.raw(&answer)? {
+    let out = session.out.about(&target);
+    if out.raw(&answer)? {
         return Ok(());
     }
     note(&format!("Version {number} of {process}, {}, digest verified.", size(about.size_bytes)));
-    session.out.line(&target.display().to_string())
+    out.line(&target.display().to_string())
 }
 
 /// A name of a process as a file name.

@@ -226,7 +226,7 @@ pub async fn run(session: &Session, command: TaskCommand) -> Result<u8, Error> {
             let target = output.unwrap_or_else(|| PathBuf::from(name.replace(['/', '\\'], "_")));
             let call = || client.get(&[NOUN, &task, "files", &name]);
             transfer::download("downloading", call, &target, None).await?;
-            session.out.line(&target.display().to_string())?;
+            session.out.about(&target).line(&target.display().to_string())?;
         }
         TaskCommand::Take(args) => task_work::take(session, args).await?,
         TaskCommand::Renew(args) => task_work::renew(session, args).await?,

@@ -58,7 +58,7 @@ pub async fn export(session: &Session, args: &ExportArgs) -> Result<(), Error> {
     let Some(target) = &args.output else { return to_standard_output(session, call()?.accept(media_type)).await };
     let written = transfer::download_as("exporting", media_type, call, target, None).await?;
     note(&format!("{} written.", size(written.size_bytes)));
-    session.out.line(&target.display().to_string())
+    session.out.about(target).line(&target.display().to_string())
 }
 
 async fn to_standard_output(session: &Session, call: crate::client::Call<'_>) -> Result<(), Error> {

@@ -1,11 +1,11 @@
 //! `drover storage` and `drover file`: what they send, how downloads go on where they broke, digests.
 
-use std::fs;
+use std::{fs, io::Read, process::Command};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::{Answer, Server, run, stderr, stdout};
+use crate::support::{Answer, Server, drover, run, stderr, stdout};
 
 const ID: &str = "0192f6c4-7a10-7cc3-98c4-dc0c0c07398f";
 
@@ -48,6 +48,92 @@ fn a_download_goes_on_where_it_broke() {
     assert_eq!(fs::read(&target).expect("the older file"), b"new");
 }
 
+/// A link stays one, and the file to which it leads is the new one, also if it was not there yet.
+#[cfg(unix)]
+#[test]
+fn a_download_follows_links() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("file"), "old").expect("a file");
+    symlink("file", path("link")).expect("a link");
+    symlink(path("none yet"), path("dangling")).expect("a link");
+    let content = || Answer::bytes(200, "text/plain", b"new".to_vec());
+    let server = Server::scripted(vec![("GET /api/v1/storages/f/files/a.txt", vec![content()])]);
+    for (link, file) in [("link", "file"), ("dangling", "none yet")] {
+        let output = run(&server, &["file", "get", "f", "a.txt", "-o", path(link).to_str().expect("UTF-8")]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(fs::symlink_metadata(path(link)).expect("it is there").is_symlink(), "{link}");
+        assert_eq!(fs::read(path(file)).expect("the file"), b"new", "{file}");
+    }
+}
+
+/// A pipe that a program reads stays a pipe, and the program gets all of it.
+#[cfg(unix)]
+#[test]
+fn a_download_into_a_pipe_goes_through_it() {
+    use std::os::unix::fs::FileTypeExt;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    // Opened for both, it waits for nobody, and takes so little without a reader.
+    let mut reader = fs::OpenOptions::new().read(true).write(true).open(&pipe).expect("a pipe");
+    let content = Answer::bytes(200, "text/plain", b"all of it".to_vec());
+    let server = Server::scripted(vec![("GET /api/v1/storages/f/files/a.txt", vec![content])]);
+    let output = run(&server, &["file", "get", "f", "a.txt", "-o", pipe.to_str().expect("UTF-8")]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(fs::symlink_metadata(&pipe).expect("it is there").file_type().is_fifo());
+    let mut found = [0; 9];
+    reader.read_exact(&mut found).expect("the content");
+    assert_eq!(&found, b"all of it");
+}
+
+/// Whoever reads standard output gets the file and nothing else, from each command that writes one.
+#[test]
+fn a_dash_is_standard_output() {
+    let bytes = || Answer::bytes(200, "application/octet-stream", b"\0bytes\n".to_vec());
+    let routes = [
+        "GET /api/v1/storages/f/files/a.txt",
+        "GET /api/v1/tasks",
+        "GET /api/v1/tasks/t/files/a",
+        "GET /api/v1/logs",
+        "GET /api/v1/audit",
+        "GET /api/v1/system/backup",
+        "GET /api/v1/resources/days/value",
+    ];
+    let server = Server::scripted(routes.into_iter().map(|route| (route, vec![bytes()])).collect());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for arguments in [
+        &["file", "get", "f", "a.txt", "-o", "-"][..],
+        &["task", "export", "-o", "-"],
+        &["task", "download", "t", "a", "-o", "-"],
+        &["logs", "export", "-"],
+        &["--json", "logs", "export", "-"],
+        &["audit", "export", "-"],
+        &["backup", "-"],
+        &["--json", "backup", "-"],
+        &["resource", "export-calendar", "days", "-"],
+    ] {
+        let mut command = drover(folder.path());
+        command.current_dir(folder.path()).env("DROVER_URL", &server.url).env("DROVER_KEY", "a-key").args(arguments);
+        let output = command.output().expect("drover runs");
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "\0bytes\n", "{arguments:?}");
+        assert!(!folder.path().join("-").exists(), "{arguments:?}");
+    }
+}
+
+/// What has left cannot be taken back: another content is not written behind the beginning of the first.
+#[test]
+fn what_went_to_standard_output_is_not_begun_anew() {
+    let part = |body: &[u8]| Answer::bytes(200, "text/plain", body.to_vec()).header("etag", "\"tag\"");
+    let path = "GET /api/v1/storages/f/files/a.txt";
+    let server = Server::scripted(vec![(path, vec![part(b"old ").breaking(), part(b"new")])]);
+    let output = run(&server, &["file", "get", "f", "a.txt", "-o", "-"]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(1), "old "));
+    assert!(stderr(&output).contains("does not go on with what was written"), "{}", stderr(&output));
+}
+
 /// A folder goes with all below it, under names of any kind; each file with its digest.
 #[test]
 fn a_folder_is_written_file_by_file() {
@@ -66,7 +152,7 @@ fn a_folder_is_written_file_by_file() {
     assert_eq!(
         uris,
         [
-            "/api/v1/storages/a%2Fb/files/to/sub/hello%20&%20+%20%25%20%3F%20%23.txt?metadata=k%3Av",
+            "/api/v1/storages/a%2Fb/files/to/sub/hello%20%26%20%2B%20%25%20%3F%20%23.txt?metadata=k%3Av",
             "/api/v1/storages/a%2Fb/files/to/z?metadata=k%3Av"
         ]
     );
