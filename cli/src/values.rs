@@ -247,16 +247,19 @@ fn prompted(prompt: &str) -> Result<Option<String>, Error> {
 }
 
 fn some_secret(text: &str) -> Result<String, Error> {
-    match without_last_break(text) {
+    match as_secret(text) {
         "" => Err(Error::Usage("nothing was given on standard input".to_owned())),
         text => Ok(text.to_owned()),
     }
 }
 
-/// A text as it was meant that a file or a program has ended with a line break. Blanks may belong to a password.
-pub fn without_last_break(text: &str) -> &str {
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    text.strip_suffix('\r').unwrap_or(text)
+/// A secret as it was meant. A single line was ended by the file or program that it comes from; blanks may belong to it. What
+/// has several lines is a file of its own, and programs refuse a key in PEM form whose last line has no end.
+pub fn as_secret(text: &str) -> &str {
+    match text.strip_suffix('\n') {
+        Some(line) if !line.contains('\n') => line.strip_suffix('\r').unwrap_or(line),
+        _ => text,
+    }
 }
 
 #[cfg(test)]
@@ -308,9 +311,11 @@ mod tests {
     }
 
     #[test]
-    fn one_line_break_is_no_part_of_a_secret() {
-        for (given, kept) in [("a\nb\n", "a\nb"), (" a \r\n", " a "), ("a\n\n", "a\n"), ("a", "a"), ("\n", "")] {
-            assert_eq!(without_last_break(given), kept, "{given:?}");
+    fn the_end_of_a_single_line_is_no_part_of_a_secret() {
+        let whole = ["a\nb\n", "a\nb", "a\r\nb\r\n", "a\n\n", "a"];
+        let single = [(" a \r\n", " a "), ("a\n", "a"), ("\n", "")];
+        for (given, kept) in whole.map(|text| (text, text)).into_iter().chain(single) {
+            assert_eq!(as_secret(given), kept, "{given:?}");
         }
     }
 

@@ -9,11 +9,11 @@ use clap::{Args as ClapArgs, Subcommand};
 use drover_protocol::{
     Timestamp,
     resource::{
-        Credential, NewResource, NewResourceValue, Resource, ResourceKind, ResourceOverride, ResourcePatch,
-        ResourceScope, ResourceValue, ResourceVersion,
+        NewResource, NewResourceValue, Resource, ResourceKind, ResourceOverride, ResourcePatch, ResourceScope,
+        ResourceValue, ResourceVersion,
     },
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Call},
@@ -185,10 +185,11 @@ impl WhomArgs {
 /// Sealed values are prompted for, or read from standard input: what stands in arguments is seen by everybody on the host.
 #[derive(ClapArgs)]
 pub struct ValueArgs {
-    /// The value; @FILE reads a file, - standard input. Secrets and passwords are asked for instead
-    #[arg(long, value_name = "VALUE")]
+    /// The value; @FILE reads a file, - standard input. A secret or password is asked for, or read in one of these ways:
+    /// the line break at the end of a single line is no part of it, the one at the end of several lines is
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
     value: Option<String>,
-    /// Username of a credential
+    /// Username of a credential; the value is its password then, and else an object in JSON with both
     #[arg(long)]
     username: Option<String>,
 }
@@ -215,7 +216,6 @@ fn given(kind: ResourceKind, args: &ValueArgs) -> Result<Value, Error> {
     if args.username.is_some() && kind != ResourceKind::Credential {
         return Err(Error::Usage("--username is for credentials".to_owned()));
     }
-    let wrong = |error: serde_json::Error| Error::Usage(format!("the value is not what a {} is: {error}", word(kind)));
     match (kind, args.value.as_deref()) {
         (ResourceKind::Secret | ResourceKind::Credential, Some(text)) if text != "-" && !text.starts_with('@') => {
             Err(Error::Usage(
@@ -225,21 +225,29 @@ fn given(kind: ResourceKind, args: &ValueArgs) -> Result<Value, Error> {
             ))
         }
         (ResourceKind::Secret, None) => Ok(values::whole_secret("Secret (it is not shown): ")?.into()),
-        (ResourceKind::Secret, Some(text)) => Ok(values::without_last_break(&read(text)?).into()),
-        (ResourceKind::Credential, Some(text)) => serde_json::from_str(&read(text)?).map_err(|_| {
-            Error::Usage("a credential is read as JSON: {\"username\": …, \"password\": …}".to_owned())
-        }),
-        (ResourceKind::Credential, None) => {
-            let username = args.username.clone();
-            let username = username.ok_or_else(|| Error::Usage("give the --username of the credential".to_owned()))?;
-            let password = values::whole_secret("Password (it is not shown): ")?;
-            serde_json::to_value(Credential { username, password }).map_err(wrong)
-        }
+        (ResourceKind::Secret, Some(text)) => Ok(values::as_secret(&read(text)?).into()),
+        (ResourceKind::Credential, text) => credential(args.username.clone(), text),
         (_, None) => Err(Error::Usage("give the --value: the value itself, @FILE, or - for standard input".to_owned())),
         (ResourceKind::Text, Some(text)) => Ok(read(text)?.into()),
         (_, Some(text)) => values::exact_json(read(text)?.trim().as_bytes())
             .map_err(|why| Error::Usage(format!("the value of a resource of the kind {} {why}", word(kind)))),
     }
+}
+
+/// A password for the username that is given, or both as JSON.
+fn credential(username: Option<String>, text: Option<&str>) -> Result<Value, Error> {
+    let password = match (&username, text) {
+        (Some(_), Some(text)) => values::as_secret(&read(text)?).to_owned(),
+        (Some(_), None) => values::whole_secret("Password (it is not shown): ")?,
+        (None, Some(text)) => {
+            return serde_json::from_str(&read(text)?).map_err(|_| {
+                let remedy = "without --username a credential is read as JSON: {\"username\": …, \"password\": …}";
+                Error::Usage(remedy.to_owned())
+            });
+        }
+        (None, None) => return Err(Error::Usage("give the --username of the credential".to_owned())),
+    };
+    Ok(json!({ "username": username, "password": password }))
 }
 
 fn read(text: &str) -> Result<String, Error> {

@@ -50,16 +50,31 @@ fn secrets_are_never_arguments() {
     );
 }
 
-/// A key in PEM form has many lines; and what is at the ends of a line may belong to it.
+#[test]
+fn a_number_below_zero_is_a_value() {
+    let server = server("number");
+    let output = run(&server, &["resource", "set", "login", "--value", "-5"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(server.seen_at("PUT /api/v1/resources/login/value")[0].json(), json!({"value": -5}));
+}
+
+/// A key in PEM form has many lines, and no program takes one whose last line has no end; and what is at the ends of a
+/// single line may belong to it.
 #[test]
 fn a_secret_is_kept_whole() {
-    for (input, kept) in [("-----BEGIN\nkey\n-----END\n", "-----BEGIN\nkey\n-----END"), (" a b \r\n", " a b ")] {
+    for (input, kept) in [("-----BEGIN\nkey\n-----END\n", "-----BEGIN\nkey\n-----END\n"), (" a b \r\n", " a b ")] {
         let server = server("secret");
         let output = run_with_input(&server, &["resource", "create", "login", "--kind", "secret"], input);
         assert!(output.status.success(), "{}", stderr(&output));
         assert_eq!(server.seen_at("POST /api/v1/resources")[0].json()["value"], json!(kept));
         run_with_input(&server, &["resource", "set", "login", "--value", "-"], input);
-        assert_eq!(server.seen_at("PUT /api/v1/resources/login/value")[0].json(), json!({"value": kept}));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("key");
+        fs::write(&file, input).expect("a file");
+        run(&server, &["resource", "set", "login", "--value", &format!("@{}", file.to_str().expect("UTF-8"))]);
+        let sent: Vec<Value> =
+            server.seen_at("PUT /api/v1/resources/login/value").iter().map(|seen| seen.json()).collect();
+        assert_eq!(sent, [json!({"value": kept}), json!({"value": kept})]);
     }
 }
 
@@ -72,6 +87,15 @@ fn a_credential_is_asked_for_by_its_parts() {
     let sent = server.seen_at("POST /api/v1/resources")[0].json();
     assert_eq!(sent["value"], json!({"username": "u", "password": "p4ssword"}));
     assert_eq!((sent["kind"].as_str(), sent["writable_by_jobs"].as_bool()), (Some("credential"), Some(true)));
+    // With the username the value is the password, whatever it looks like.
+    let arguments = ["resource", "set", "login", "--username", "u", "--value", "-"];
+    let json = "{\"username\": \"other\", \"password\": \"x\"}";
+    for password in ["p4ssword", json] {
+        let output = run_with_input(&server, &arguments, &format!("{password}\n"));
+        assert!(output.status.success(), "{}", stderr(&output));
+        let sent = server.seen_at("PUT /api/v1/resources/login/value").pop().expect("it was sent").json();
+        assert_eq!(sent["value"], json!({"username": "u", "password": password}));
+    }
     let output = run_with_input(&server, &["resource", "set", "login"], "p4ssword\n");
     assert!(stderr(&output).contains("--username"), "{}", stderr(&output));
 }
