@@ -47,7 +47,7 @@ pub struct LogFilter {
     #[arg(long, value_enum)]
     pub level: Option<LevelArg>,
     /// Only lines with this text
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub text: Option<String>,
 }
 

@@ -91,7 +91,7 @@ pub struct Filter {
     #[arg(long)]
     job: Option<String>,
     /// Only lines with this text, whatever the case of letters
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     text: Option<String>,
     /// The text is a regular expression
     #[arg(long, requires = "text")]

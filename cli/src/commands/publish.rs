@@ -32,7 +32,7 @@ pub struct PublishArgs {
     #[arg(long)]
     label: Option<String>,
     /// What is new
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     notes: Option<String>,
     /// Make it the active version (this is the default)
     #[arg(long, overrides_with = "no_activate")]

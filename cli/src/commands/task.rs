@@ -103,7 +103,7 @@ pub struct AddArgs {
     /// Name or id of the queue
     queue: String,
     /// Payload as JSON, @FILE, or - for standard input
-    #[arg(long, value_name = "JSON|@FILE|-")]
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     payload: Option<String>,
     /// One member of the payload (repeatable); what reads as JSON is JSON, else it is a text
     #[arg(long = "set", value_parser = values::pair, value_name = "KEY=VALUE")]
@@ -125,7 +125,7 @@ pub struct AddArgs {
     /// Tag (repeatable)
     #[arg(long = "tag")]
     tags: Vec<String>,
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     comment: Option<String>,
     /// Attempts that count, instead of the queue's
     #[arg(long, value_name = "N")]
@@ -153,10 +153,10 @@ pub struct UpdateArgs {
     /// All its tags (repeatable)
     #[arg(long = "tag")]
     tags: Vec<String>,
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     comment: Option<String>,
     /// Payload as JSON, @FILE, or - for standard input, instead of the one that it has
-    #[arg(long, value_name = "JSON|@FILE|-")]
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     payload: Option<String>,
     /// Attempts that count, instead of the queue's
     #[arg(long, value_name = "N")]

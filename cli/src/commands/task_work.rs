@@ -59,13 +59,13 @@ pub struct CheckpointArgs {
     #[arg(long)]
     attempt: u32,
     /// What the next attempt is to have, as JSON, @FILE, or - for standard input
-    #[arg(long, value_name = "JSON|@FILE|-")]
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     checkpoint: String,
     /// How much is done, from 0 to 100
     #[arg(long)]
     percent: Option<f32>,
     /// What is being done
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     progress: Option<String>,
 }
 
@@ -80,7 +80,7 @@ pub struct PostponeArgs {
     #[arg(long)]
     attempt: Option<u32>,
     /// What the next attempt is to have, as JSON, @FILE, or - for standard input
-    #[arg(long, value_name = "JSON|@FILE|-", requires = "attempt")]
+    #[arg(long, value_name = "JSON|@FILE|-", requires = "attempt", allow_hyphen_values = true)]
     checkpoint: Option<String>,
     /// Let the attempt count as one of those that the task may have
     #[arg(long, requires = "attempt")]
@@ -109,7 +109,7 @@ pub struct SucceedArgs {
     #[arg(long)]
     attempt: u32,
     /// Output as JSON, @FILE, or - for standard input
-    #[arg(long, value_name = "JSON|@FILE|-")]
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     output: Option<String>,
     /// Take the next task of the queue at once, and print both as JSON
     #[arg(long)]
@@ -130,10 +130,10 @@ pub struct FailArgs {
     #[arg(long)]
     code: Option<String>,
     /// What went wrong
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     message: String,
     /// Output as JSON, @FILE, or - for standard input
-    #[arg(long, value_name = "JSON|@FILE|-")]
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     output: Option<String>,
     /// Whether it is to be tried again (default: as the queue says of this kind)
     #[arg(long, value_name = "true|false")]

@@ -118,6 +118,16 @@ fn a_name_with_a_tab_is_no_other_name() {
     assert_eq!(server.seen()[0].uri, "/api/v1/queues/vic%09tim");
 }
 
+/// A value may begin with a hyphen, as numbers and remarks do.
+#[test]
+fn values_may_begin_with_a_hyphen() {
+    let server = Server::scripted(vec![("POST /api/v1/queues/invoices/tasks", vec![Answer::json(201, &task("new"))])]);
+    let output = run(&server, &["task", "add", "invoices", "--payload", "-5", "--comment", "- late"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let sent = server.seen()[0].json();
+    assert_eq!((&sent["payload"], &sent["comment"]), (&json!(-5), &json!("- late")));
+}
+
 #[test]
 fn a_queue_is_shown_with_its_figures() {
     let stats_path = format!("GET /api/v1/queues/{QUEUE}/stats");
