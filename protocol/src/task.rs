@@ -181,6 +181,33 @@ pub struct Task {
     pub revision: u64,
 }
 
+/// The columns of tasks that are exported as CSV. By all of them an import knows such a file.
+pub const EXPORT_COLUMNS: [&str; 23] = [
+    "id",
+    "queue_id",
+    "reference",
+    "name",
+    "state",
+    "error_kind",
+    "error_code",
+    "error_message",
+    "priority",
+    "deadline",
+    "postponed_until",
+    "tags",
+    "comment",
+    "attempt",
+    "tries",
+    "job_id",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "origin_task_id",
+    "payload",
+    "output",
+    "checkpoint",
+];
+
 /// `POST /queues/{queue}/tasks`, and each line of `POST /queues/{queue}/tasks/bulk`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use drover_protocol::{
     problem::Code,
     task::{BulkLine, BulkSum},
@@ -50,12 +50,13 @@ const PLACEHOLDER: &[u8] = b"null\n";
 pub struct ImportArgs {
     /// Name or id of the queue
     queue: String,
-    /// CSV file whose first line names the columns, or NDJSON file, also one of "task export"; - for standard input
+    /// CSV file whose first line names the columns, or NDJSON file; - for standard input. What "task export" has written, as
+    /// either, becomes new tasks with the references, payloads and so on of the old ones
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
     /// Kind of file (default: by its name, else CSV)
     #[arg(long, value_enum)]
-    format: Option<Format>,
+    format: Option<FileKind>,
     #[command(flatten)]
     rows: RowArgs,
     /// Where rows are listed that could not be added (default: beside the file, FILE.errors.csv)
@@ -67,6 +68,14 @@ pub struct ImportArgs {
     /// Goes on with an import that was broken off: what was added under this key within 24 hours is not added again
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FileKind {
+    /// One row per task; its cells become the members of the payload, unless options say otherwise
+    Csv,
+    /// One task per line, as JSON
+    Ndjson,
 }
 
 pub async fn import(session: &Session, args: ImportArgs) -> Result<u8, Error> {
@@ -126,9 +135,9 @@ impl ImportArgs {
     }
 
     fn rows<'a>(&'a self, source: impl Read + Send + 'a) -> Result<Rows<'a>, Error> {
-        match self.format.or_else(|| Format::of_name(&self.file)).unwrap_or(Format::Csv) {
-            Format::Csv => Rows::csv(&self.rows, source),
-            Format::Ndjson => Ok(Rows::ndjson(&self.rows, source)),
+        match (self.format, Format::of_name(&self.file)) {
+            (Some(FileKind::Ndjson), _) | (None, Some(Format::Ndjson)) => Ok(Rows::ndjson(&self.rows, source)),
+            (Some(FileKind::Csv), _) | (None, Some(Format::Csv) | None) => Rows::csv(&self.rows, source),
         }
     }
 

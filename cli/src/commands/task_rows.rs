@@ -1,4 +1,5 @@
-//! Rows of a file as tasks: columns of CSV become members of the payload, lines of NDJSON are taken as they are.
+//! Rows of a file as tasks: columns of CSV become members of the payload, lines of NDJSON are taken as they are. What was
+//! exported becomes new tasks, in either kind of file.
 //!
 //! A row that cannot be a task is told with its line and holds up no other.
 
@@ -8,7 +9,11 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use drover_protocol::{Timestamp, json::too_long_number, task::NewTask};
+use drover_protocol::{
+    Timestamp,
+    json::too_long_number,
+    task::{EXPORT_COLUMNS, NewTask},
+};
 use serde_json::{Map, Value};
 
 use crate::{error::Error, values};
@@ -138,6 +143,8 @@ pub struct CsvRows<'a> {
     reader: csv::Reader<BufReader<Box<dyn Read + Send + 'a>>>,
     columns: Vec<Column>,
     positions: BTreeMap<String, usize>,
+    /// Its rows are tasks that were exported.
+    is_export: bool,
     record: csv::ByteRecord,
     lines_behind: u64,
 }
@@ -169,8 +176,17 @@ impl<'a> CsvRows<'a> {
             return Err(Error::Usage("the first line must name the columns, each by a name of its own".to_owned()));
         }
         check_names(args, &positions, &names)?;
+        // Whoever names columns has an idea of their own of what they are.
+        let is_export = args.named_columns().next().is_none()
+            && EXPORT_COLUMNS.iter().all(|column| positions.contains_key(*column));
+        if let Some(more) = names.iter().find(|name| is_export && !EXPORT_COLUMNS.contains(&name.as_str())) {
+            return Err(Error::Usage(format!(
+                "the file has all the columns of an export of tasks, and \"{more}\", which is none of them: take it out, \
+                 or say by --column what belongs to the payload"
+            )));
+        }
         let columns = names.iter().map(|name| column(args, name)).collect();
-        Ok(Self { args, reader, columns, positions, record: csv::ByteRecord::new(), lines_behind })
+        Ok(Self { args, reader, columns, positions, is_export, record: csv::ByteRecord::new(), lines_behind })
     }
 
     fn next(&mut self) -> Result<Option<Row>, Error> {
@@ -194,13 +210,16 @@ impl<'a> CsvRows<'a> {
         for (column, cell) in self.columns.iter().zip(&self.record) {
             let cell = std::str::from_utf8(cell).map_err(|_| "is not UTF-8: save the file as UTF-8".to_owned())?;
             cells.push(cell);
-            if let Some(name) = &column.name {
+            if let Some(name) = column.name.as_ref().filter(|_| !self.is_export) {
                 let value = typed(cell, column.kind, self.args.infer_types).map_err(|why| format!("{name}: {why}"))?;
                 payload.insert(name.clone(), value);
             }
         }
         let cell = |name: &str| self.positions.get(name).map(|position| cells[*position].to_owned());
-        task(self.args, payload.into(), cell)
+        match self.is_export {
+            true => exported(self.args, cell),
+            false => task(self.args, payload.into(), cell),
+        }
     }
 }
 
@@ -210,19 +229,7 @@ fn unreadable(error: csv::Error) -> Error {
 
 /// Every column that an option names must be there.
 fn check_names(args: &RowArgs, positions: &BTreeMap<String, usize>, names: &[String]) -> Result<(), Error> {
-    let single = [
-        &args.reference_column,
-        &args.name_column,
-        &args.priority_column,
-        &args.deadline_column,
-        &args.not_before_column,
-        &args.tags_column,
-        &args.comment_column,
-    ];
-    let renamed = args.renames.iter().map(|(column, _)| column);
-    let typed = args.types.iter().map(|(column, _)| column);
-    let named = single.into_iter().flatten().chain(&args.columns).chain(renamed).chain(typed);
-    match named.into_iter().find(|name| !positions.contains_key(*name)) {
+    match args.named_columns().find(|name| !positions.contains_key(*name)) {
         None => Ok(()),
         Some(missing) => {
             Err(Error::Usage(format!("there is no column \"{missing}\"; the file has {}", names.join(", "))))
@@ -331,7 +338,50 @@ fn task(args: &RowArgs, payload: Value, cell: impl Fn(&str) -> Option<String>) -
     })
 }
 
+/// A row of an export as a new task: what only the coordinator says of a task is left out, and what is given for all wins.
+fn exported(args: &RowArgs, cell: impl Fn(&str) -> Option<String>) -> Result<NewTask, String> {
+    let text = |name: &str| cell(name).filter(|text| !text.is_empty());
+    let time = |name: &str, all: Option<Timestamp>| match (all, text(name)) {
+        (None, Some(text)) => values::fixed_moment(&text).map(Some),
+        (all, _) => Ok(all),
+    };
+    let priority = match (args.priority, text("priority")) {
+        (None, Some(text)) => Some(text.parse().map_err(|_| format!("\"{text}\" is not a priority: 1, 2 or 3"))?),
+        (all, _) => all,
+    };
+    let payload = text("payload").unwrap_or_default();
+    let mut tags = args.tags.clone();
+    tags.extend(text("tags").iter().flat_map(|tags| tags.split(',')).map(str::to_owned));
+    Ok(NewTask {
+        reference: text("reference"),
+        name: text("name"),
+        payload: values::exact_json(payload.as_bytes()).map_err(|why| format!("payload: {why}"))?,
+        priority,
+        deadline: time("deadline", args.deadline)?,
+        postponed_until: time("postponed_until", args.not_before)?,
+        tags,
+        comment: text("comment"),
+        max_attempts: args.max_attempts,
+    })
+}
+
 impl RowArgs {
+    /// Every column that an option names.
+    fn named_columns(&self) -> impl Iterator<Item = &String> {
+        let single = [
+            &self.reference_column,
+            &self.name_column,
+            &self.priority_column,
+            &self.deadline_column,
+            &self.not_before_column,
+            &self.tags_column,
+            &self.comment_column,
+        ];
+        let renamed = self.renames.iter().map(|(column, _)| column);
+        let typed = self.types.iter().map(|(column, _)| column);
+        single.into_iter().flatten().chain(&self.columns).chain(renamed).chain(typed)
+    }
+
     /// The options with times as they have to be given when the import goes on: it would find other lines if they counted from
     /// another moment.
     pub fn same_times(&self) -> String {
@@ -591,6 +641,29 @@ mod tests {
         assert_eq!(all(Rows::ndjson(&args(&[]), text.as_bytes())), [(1, Ok(expected))]);
         let misspelt = "{\"payload\": 1, \"attempt\": 1}";
         assert!(all(Rows::ndjson(&args(&[]), misspelt.as_bytes()))[0].1.is_err());
+    }
+
+    /// An export as CSV is one as NDJSON is: the same tasks again, and nothing of the coordinator's in their payload.
+    #[test]
+    fn rows_of_an_export_are_tasks() {
+        let header = EXPORT_COLUMNS.join(",");
+        let rows = "7,8,A-1,n,failed,business,,no,3,2026-11-23T18:00:00.000Z,,\"x,two words\",c,1,1,,2026-01-01T00:00:00.000Z,,,,\
+                    \"{\"\"total\"\": 5}\",1,[1]\n7,8,,,new,,,,2,,,,,0,0,,2026-01-01T00:00:00.000Z,,,,\"\"\"text\"\"\",,\n\
+                    7,8,,,new,,,,2,,,,,0,0,,2026-01-01T00:00:00.000Z,,,,{,,\n";
+        let text = format!("{header}\n{rows}");
+        let found = csv(&[], &text);
+        let expected = json!({"reference": "A-1", "name": "n", "payload": {"total": 5}, "priority": 3,
+            "deadline": "2026-11-23T18:00:00.000Z", "tags": ["x", "two words"], "comment": "c"});
+        assert_eq!(found[0].1, Ok(expected));
+        assert_eq!(found[1].1, Ok(json!({"payload": "text", "priority": 2})));
+        assert!(found[2].1.as_ref().is_err_and(|why| why.starts_with("payload: is not JSON")), "{:?}", found[2]);
+        let all = csv(&["--priority", "1", "--tag", "again", "--max-attempts", "2"], &text);
+        assert_eq!(all[1].1, Ok(json!({"payload": "text", "priority": 1, "tags": ["again"], "max_attempts": 2})));
+        // The options say what the columns are.
+        let own = csv(&["--column", "payload"], &text);
+        assert_eq!(own[1].1, Ok(json!({"payload": {"payload": "\"text\""}})));
+        let refused = Rows::csv(&args(&[]), format!("{header},mine\n").as_bytes()).err().expect("it is refused");
+        assert!(refused.to_string().contains("\"mine\""), "{refused}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use drover_protocol::task::Task;
+use drover_protocol::task::{EXPORT_COLUMNS, Task};
 use futures::stream;
 use serde_json::Value;
 
@@ -29,32 +29,6 @@ const PIECE_BYTES: usize = 512 * 1024;
 
 pub const CSV: &str = "text/csv";
 pub const NDJSON: &str = "application/x-ndjson";
-
-const COLUMNS: [&str; 23] = [
-    "id",
-    "queue_id",
-    "reference",
-    "name",
-    "state",
-    "error_kind",
-    "error_code",
-    "error_message",
-    "priority",
-    "deadline",
-    "postponed_until",
-    "tags",
-    "comment",
-    "attempt",
-    "tries",
-    "job_id",
-    "created_at",
-    "started_at",
-    "finished_at",
-    "origin_task_id",
-    "payload",
-    "output",
-    "checkpoint",
-];
 
 /// An export under way.
 struct Export {
@@ -104,7 +78,7 @@ impl Export {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         let mut text = Vec::new();
         if self.is_csv && !self.begun {
-            write_row(&mut text, COLUMNS.map(str::to_owned))?;
+            write_row(&mut text, EXPORT_COLUMNS.map(str::to_owned))?;
         }
         self.begun = true;
         while text.is_empty() || !self.ready.is_empty() && text.len() < PIECE_BYTES {
@@ -159,13 +133,13 @@ fn write_object(out: &mut Vec<u8>, task: &Task) -> Result<()> {
     Ok(())
 }
 
-fn write_row(out: &mut Vec<u8>, cells: [String; COLUMNS.len()]) -> Result<()> {
+fn write_row(out: &mut Vec<u8>, cells: [String; EXPORT_COLUMNS.len()]) -> Result<()> {
     let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(&mut *out);
     let written = writer.write_record(cells).map_err(csv::Error::into).and_then(|()| writer.flush());
     written.map_err(|error: std::io::Error| Error::Internal(format!("a row cannot be written: {error}")))
 }
 
-fn cells(task: &Task) -> [String; COLUMNS.len()] {
+fn cells(task: &Task) -> [String; EXPORT_COLUMNS.len()] {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let time = |time: Option<drover_protocol::Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
     let json = |value: &Option<Value>| value.as_ref().map(Value::to_string).unwrap_or_default();
