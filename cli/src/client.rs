@@ -83,6 +83,8 @@ pub struct Call<'a> {
     key_is_offered: bool,
     last_event_id: Option<String>,
     rest: Option<(u64, HeaderValue)>,
+    /// What is sent along is there only once.
+    is_once: bool,
     /// The answer may take longer than [`READ_TIMEOUT`].
     is_long: bool,
 }
@@ -165,6 +167,7 @@ impl Client {
             key_is_offered: false,
             last_event_id: None,
             rest: None,
+            is_once: false,
             is_long: false,
         }
     }
@@ -212,6 +215,12 @@ impl Call<'_> {
 
     pub fn lines(mut self, lines: Lines) -> Self {
         self.payload = Payload::Lines(Mutex::new(lines));
+        self
+    }
+
+    /// It cannot be sent again, if `is_once`: what is sent along is not there a second time.
+    pub fn once(mut self, is_once: bool) -> Self {
+        self.is_once = is_once;
         self
     }
 
@@ -287,7 +296,8 @@ impl Call<'_> {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
-            let may_repeat = matches!(self.method, Method::GET | Method::PUT) || self.idempotency_key.is_some();
+            let is_idempotent = matches!(self.method, Method::GET | Method::PUT) || self.idempotency_key.is_some();
+            let may_repeat = is_idempotent && !self.is_once;
             match (wait, delays.next()) {
                 (Some(least), Some(delay_ms)) if may_repeat => {
                     tokio::time::sleep(Duration::from_millis(*delay_ms).max(least)).await;

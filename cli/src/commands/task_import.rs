@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -80,6 +80,7 @@ enum FileKind {
 
 pub async fn import(session: &Session, args: ImportArgs) -> Result<u8, Error> {
     let args = Arc::new(args);
+    args.forget_errors()?;
     if args.dry_run {
         return dry_run(session, &args);
     }
@@ -125,7 +126,7 @@ impl ImportArgs {
         self.file.as_os_str() == "-"
     }
 
-    fn open(&self) -> Result<(Box<dyn Read + Send>, Option<u64>), Error> {
+    fn open(&self) -> Result<(Source, Option<u64>), Error> {
         if self.is_standard_input() {
             return Ok((Box::new(io::stdin()), None));
         }
@@ -134,11 +135,35 @@ impl ImportArgs {
         Ok((Box::new(file), Some(size_bytes)))
     }
 
+    /// Refuses a file whose beginning says already that it cannot be read. Answers what was read of standard input for it.
+    fn check_beginning(&self) -> Result<Vec<u8>, Error> {
+        let mut beginning = Vec::new();
+        self.rows(Recorder { source: self.open()?.0, read: &mut beginning })?;
+        if !self.is_standard_input() {
+            beginning.clear();
+        }
+        Ok(beginning)
+    }
+
     fn rows<'a>(&'a self, source: impl Read + Send + 'a) -> Result<Rows<'a>, Error> {
         match (self.format, Format::of_name(&self.file)) {
             (Some(FileKind::Ndjson), _) | (None, Some(Format::Ndjson)) => Ok(Rows::ndjson(&self.rows, source)),
             (Some(FileKind::Csv), _) | (None, Some(Format::Csv) | None) => Rows::csv(&self.rows, source),
         }
+    }
+
+    /// What an earlier import found wrong is not true of this one.
+    fn forget_errors(&self) -> Result<(), Error> {
+        let path = self.errors_path();
+        let is_same = |file: PathBuf| path.canonicalize().is_ok_and(|path| path == file);
+        if self.file.canonicalize().is_ok_and(is_same) {
+            return Err(Error::Usage("--errors names the very file that is to be imported".to_owned()));
+        }
+        // Devices and links, which only --errors can name, are nothing that an import has left.
+        if fs::symlink_metadata(&path).is_ok_and(|there| there.is_file()) {
+            fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+        }
+        Ok(())
     }
 
     fn errors_path(&self) -> PathBuf {
@@ -150,6 +175,22 @@ impl ImportArgs {
                 name.into()
             }
         })
+    }
+}
+
+type Source = Box<dyn Read + Send>;
+
+/// Keeps what is read through it.
+struct Recorder<'a> {
+    source: Source,
+    read: &'a mut Vec<u8>,
+}
+
+impl Read for Recorder<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.source.read(buffer)?;
+        self.read.extend_from_slice(&buffer[..length]);
+        Ok(length)
     }
 }
 
@@ -189,31 +230,26 @@ async fn send(session: &Session, args: &Arc<ImportArgs>, key: &str, report: &mut
     let (_, size_bytes) = args.open()?;
     let bar = transfer::progress_bar("importing", size_bytes);
     // Before anything is sent, so that a file that cannot be read says so itself.
-    if !args.is_standard_input() {
-        args.rows(args.open()?.0)?;
-    }
+    let mut beginning = args.check_beginning()?;
     let lines: Lines = {
         let (args, waiting, bar) = (args.clone(), waiting.clone(), bar.clone());
-        let mut is_first = true;
         Box::new(move || {
-            if args.is_standard_input() && !std::mem::take(&mut is_first) {
-                return Err(Error::Usage("standard input can be read only once: run it again".to_owned()));
-            }
             waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
             bar.set_position(0);
-            body(args.clone(), waiting.clone(), bar.clone())
+            let source: Source = Box::new(io::Cursor::new(std::mem::take(&mut beginning)).chain(args.open()?.0));
+            Ok(body(args.clone(), source, waiting.clone(), bar.clone()))
         })
     };
     let call = session.client.post(&[queue::NOUN, &args.queue, NOUN, "bulk"])?.under_key(key.to_owned());
-    let response = call.lines(lines).accept("application/x-ndjson").open().await?;
+    let call = call.lines(lines).once(args.is_standard_input());
+    let response = call.accept("application/x-ndjson").open().await?;
     let result = receive(response, &waiting, report).await;
     bar.finish_and_clear();
     result
 }
 
 /// The rows as a stream of pieces, read as fast as they are sent.
-fn body(args: Arc<ImportArgs>, waiting: Waiting, bar: ProgressBar) -> Result<Body, Error> {
-    let (source, _) = args.open()?;
+fn body(args: Arc<ImportArgs>, source: Source, waiting: Waiting, bar: ProgressBar) -> Body {
     let (sender, receiver) = tokio::sync::mpsc::channel::<io::Result<Vec<u8>>>(2);
     // Reading a file or a pipe may take its time.
     std::thread::spawn(move || {
@@ -222,7 +258,7 @@ fn body(args: Arc<ImportArgs>, waiting: Waiting, bar: ProgressBar) -> Result<Bod
             let _ = sender.blocking_send(Err(io::Error::other(error.explain())));
         }
     });
-    Ok(Body::wrap_stream(stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))))
+    Body::wrap_stream(stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))))
 }
 
 fn read_rows(

@@ -4,7 +4,7 @@ use std::{fs, io::Write, path::Path, process::Output};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Server, drover, run, stderr, stdout};
+use crate::support::{Answer, Server, drover, run, run_with_input, stderr, stdout};
 
 const TASK: &str = "0192f6c4-7a10-7cc3-98c4-dc0c0c073991";
 const QUEUE: &str = "0192f6c4-7a10-7cc3-98c4-dc0c0c073992";
@@ -279,6 +279,64 @@ fn an_import_from_standard_input_says_how_to_go_on() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("--idempotency-key my-import"), "{}", stderr(&output));
     assert_eq!(server.seen()[0].header("idempotency-key"), "my-import");
+}
+
+/// What is wrong is said of standard input as it is of a file, and before anything is sent.
+#[test]
+fn standard_input_that_cannot_be_read_says_why() {
+    let server = Server::start(|_| None);
+    let output = run_with_input(&server, &["task", "import", "invoices", "-"], "a,a\n1,2\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("must name the columns"), "{}", stderr(&output));
+    assert!(server.seen().is_empty());
+    // Nor does it hide that nobody listens.
+    let nowhere = ["--server", "http://127.0.0.1:1", "task", "import", "invoices", "-"];
+    let output = run_with_input(&server, &nowhere, "a\n1\n");
+    assert!(stderr(&output).contains("cannot be reached"), "{}", stderr(&output));
+}
+
+/// All of it is sent, also what was read beforehand for the header.
+#[test]
+fn standard_input_is_imported_whole() {
+    let rows = 20_000;
+    let server = Server::start(move |_| Some(ndjson(added(rows))));
+    let input: String = std::iter::once("a\n".to_owned()).chain((1..=rows).map(|n| format!("{n}\n"))).collect();
+    let output = run_with_input(&server, &["task", "import", "invoices", "-"], &input);
+    assert_eq!(
+        stdout(&output),
+        "20000 tasks added, 0 were there already, 0 rows could not be added.\n",
+        "{}",
+        stderr(&output)
+    );
+    let sent = String::from_utf8(server.seen()[0].body.to_vec()).expect("a text");
+    let expected: String = (1..=rows).map(|n| format!("{{\"payload\":{{\"a\":\"{n}\"}}}}\n")).collect();
+    assert!(sent == expected, "{} and {} bytes", sent.len(), expected.len());
+}
+
+/// A list of faults beside a file is one of its last import.
+#[test]
+fn faults_of_an_earlier_import_are_forgotten() {
+    let server = Server::scripted(vec![(BULK, vec![ndjson(added(1))])]);
+    let files = [("in.csv", "a\n1\n"), ("in.csv.errors.csv", "line,error\n2,old\n"), ("other.errors.csv", "")];
+    let (output, folder) = run_with(&server, &files, &["task", "import", "invoices", "in.csv"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!folder.path().join("in.csv.errors.csv").exists() && folder.path().join("other.errors.csv").exists());
+    let same = ["task", "import", "invoices", "in.csv", "--errors", "./in.csv"];
+    let (output, folder) = run_with(&server, &files, &same);
+    assert_eq!((output.status.code(), read(folder.path(), "in.csv").as_str()), (Some(2), "a\n1\n"));
+}
+
+/// An export is added as the tasks that it holds, not as rows of columns.
+#[test]
+fn an_export_as_csv_is_imported_as_its_tasks() {
+    let server = Server::scripted(vec![(BULK, vec![ndjson(added(1))])]);
+    let export = "id,queue_id,reference,name,state,error_kind,error_code,error_message,priority,deadline,postponed_until,\
+                  tags,comment,attempt,tries,job_id,created_at,started_at,finished_at,origin_task_id,payload,output,\
+                  checkpoint\r\n1,2,A-1,,new,,,,2,,,,,0,0,,2026-01-01T00:00:00.000Z,,,,\"{\"\"total\"\":5}\",,\r\n";
+    let (output, _folder) = run_with(&server, &[("in.csv", export)], &["task", "import", "invoices", "in.csv"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let sent = server.seen()[0].json();
+    assert_eq!(sent, json!({"reference": "A-1", "payload": {"total": 5}, "priority": 2}));
 }
 
 #[test]
