@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     client::Answer,
-    commands::{MAX_PAGE, job::NOUN, process},
+    commands::{MAX_PAGE, job::NOUN, process, target_in_words},
     error::Error,
     output::{
         Shown, Tone, duration_ms, job_state, labels, moment, moment_opt, note, number, outcome_tone, paint, size,
@@ -39,7 +39,7 @@ pub async fn show(session: &Session, id: &str) -> Result<(), Error> {
         return Ok(());
     }
     let job: Job = answer.decode()?;
-    let target = target_in_words(session, &job).await;
+    let target = target_in_words(session, &job.target).await;
     let unfinished = job.outcome.is_none();
     let progress = job.progress.as_ref().filter(|_| unfinished).map(|progress| {
         let percent = progress.percent.map(|percent| format!("{percent:.0} % "));
@@ -65,25 +65,6 @@ pub async fn show(session: &Session, id: &str) -> Result<(), Error> {
     rows.push(("input", job.input.as_ref().map(pretty).unwrap_or_default().into()));
     rows.push(("output", job.output.as_ref().map(pretty).unwrap_or_default().into()));
     session.out.fields(rows)
-}
-
-/// The target by its name; by its id if the name cannot be had, for example because it has been deleted.
-async fn target_in_words(session: &Session, job: &Job) -> String {
-    #[derive(Deserialize)]
-    struct Named {
-        name: String,
-    }
-    let (noun, path, id) = match (&job.target.robot, &job.target.group) {
-        (Some(robot), _) => ("robot", "robots", robot),
-        (None, Some(group)) => ("group", "robot-groups", group),
-        (None, None) => return String::new(),
-    };
-    let answer = match session.client.get(&[path, id]) {
-        Ok(call) => call.send().await,
-        Err(error) => Err(error),
-    };
-    let named = answer.and_then(|answer| answer.decode::<Named>());
-    format!("{noun} {}", named.as_ref().map_or(id, |named| &named.name))
 }
 
 fn end_in_words(job: &Job) -> Vec<(&'static str, Shown)> {

@@ -40,8 +40,8 @@ pub mod user;
 pub mod webhook;
 
 use clap::{Args as ClapArgs, CommandFactory};
-use drover_protocol::{event::Event, page::Page};
-use serde::de::DeserializeOwned;
+use drover_protocol::{event::Event, job::Target, page::Page};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
@@ -160,6 +160,28 @@ async fn events(session: &Session, args: &ListArgs, path: &[&str]) -> Result<(),
     }
     let rows = events.into_iter().map(|event| vec![moment(event.at).into(), event.text.into(), event.by.into()]);
     session.out.table(&["WHEN", "WHAT", "BY"], rows.collect())
+}
+
+/// The name of an object; its id if the name cannot be had, for example because it has been deleted.
+async fn name_or_id(session: &Session, noun: &str, id: &str) -> String {
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let answer = match session.client.get(&[noun, id]) {
+        Ok(call) => call.send().await,
+        Err(error) => Err(error),
+    };
+    answer.and_then(|answer| answer.decode::<Named>()).map_or_else(|_| id.to_owned(), |named| named.name)
+}
+
+/// For whom a job is meant.
+async fn target_in_words(session: &Session, target: &Target) -> String {
+    match (&target.robot, &target.group) {
+        (Some(robot), _) => format!("robot {}", name_or_id(session, "robots", robot).await),
+        (None, Some(group)) => format!("group {}", name_or_id(session, "robot-groups", group).await),
+        (None, None) => String::new(),
+    }
 }
 
 /// Sends a call whose answer needs no more than a sentence.

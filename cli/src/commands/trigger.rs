@@ -6,14 +6,14 @@ use drover_protocol::{
     job::Job,
     page::Items,
     trigger::{
-        Backfill, Backfilled, ByQueue, Decision, EventOn, Fire, FireNote, PlannedFire, RotateHookSecret, RotatedSecret,
-        Trigger,
+        Backfill, Backfilled, ByQueue, Decision, EventOn, Fire, FireNote, NonWorkingDays, PlannedFire,
+        RotateHookSecret, RotatedSecret, Trigger,
     },
 };
 
 use crate::{
     commands::{
-        ListArgs, events, list, simple,
+        ListArgs, events, list, name_or_id, process, queue, simple, target_in_words,
         trigger_settings::{CreateArgs, UpdateArgs},
     },
     error::Error,
@@ -270,11 +270,18 @@ async fn show(session: &Session, trigger: &str) -> Result<(), Error> {
     if session.out.raw(&answer)? {
         return Ok(());
     }
-    let trigger: Trigger = answer.decode()?;
-    let target = match (&trigger.target.robot, &trigger.target.group) {
-        (Some(robot), _) => format!("robot {robot}"),
-        (None, group) => format!("group {}", group.clone().unwrap_or_default()),
-    };
+    let mut trigger: Trigger = answer.decode()?;
+    let process = name_or_id(session, process::NOUN, &trigger.process_id.to_string()).await;
+    let target = target_in_words(session, &trigger.target).await;
+    if let Some(rule) = &mut trigger.queue {
+        rule.queue = name_or_id(session, queue::NOUN, &rule.queue).await;
+    }
+    // Without a calendar every day is a working day.
+    let non_working_days = trigger.calendar.as_ref().map(|_| match trigger.non_working_days {
+        NonWorkingDays::Skip => "it does not fire",
+        NonWorkingDays::Before => "it fires on the last working day before",
+        NonWorkingDays::After => "it fires on the next working day",
+    });
     let while_ =
         |seconds: Option<u64>| seconds.map(|seconds| duration_ms(u128::from(seconds) * 1000)).unwrap_or_default();
     let window =
@@ -287,9 +294,11 @@ async fn show(session: &Session, trigger: &str) -> Result<(), Error> {
         ("because", trigger.paused_because.clone().unwrap_or_default().into()),
         ("fires", rule(&trigger).into()),
         ("address", trigger.url.clone().unwrap_or_default().into()),
-        ("process", trigger.process_id.to_string().into()),
+        ("process", process.into()),
         ("target", target.into()),
         ("window", window.unwrap_or_default().into()),
+        ("calendar", trigger.calendar.clone().unwrap_or_default().into()),
+        ("other than working days", non_working_days.unwrap_or_default().into()),
         ("next", moment_opt(trigger.next_fire_at).into()),
         ("last", moment_opt(trigger.last_fired_at).into()),
         ("jobs started", number(trigger.fired_count)),

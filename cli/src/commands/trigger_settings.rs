@@ -3,7 +3,10 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::{error::Error, values};
+use crate::{
+    error::Error,
+    values::{self, OrNone},
+};
 
 #[derive(Args)]
 pub struct CreateArgs {
@@ -217,6 +220,13 @@ struct Settings {
     /// Fire only between these local times, for example 22:00-06:00
     #[arg(long, value_name = "HH:MM-HH:MM", value_parser = window)]
     window: Option<Value>,
+    /// Working days are those of this resource of the kind calendar (name or id); none: no calendar any more
+    #[arg(long, value_name = "RESOURCE", value_parser = values::or_none(|text| Ok(text.to_owned())))]
+    calendar: Option<OrNone<String>>,
+    /// What becomes of a fire on a day that the calendar does not call a working day (default: skip); before and after:
+    /// it fires on the nearest working day
+    #[arg(long, value_parser = ["skip", "before", "after"])]
+    non_working_days: Option<String>,
     /// Fire from this time on
     #[arg(long, value_parser = values::moment, value_name = "TIME")]
     valid_from: Option<drover_protocol::Timestamp>,
@@ -350,6 +360,8 @@ impl Settings {
         put(&mut body, "max_parallel", self.max_parallel);
         put(&mut body, "window", self.window.clone());
         put(&mut body, "time_zone", self.time_zone.clone());
+        put(&mut body, "calendar", self.calendar.clone().map(|OrNone(calendar)| calendar));
+        put(&mut body, "non_working_days", self.non_working_days.clone());
         put(&mut body, "valid_from", self.valid_from.map(|time| time.to_string()));
         put(&mut body, "valid_to", self.valid_to.map(|time| time.to_string()));
         put(&mut body, "max_runs", self.max_runs);

@@ -86,6 +86,37 @@ fn a_change_sends_only_what_changes() {
     assert_eq!(server.seen()[0].json(), json!({"name": "daily", "schedule": {"cron": "0 7 * * *"}}));
 }
 
+/// Bank holidays are a resource, and a trigger goes by one or by none.
+#[test]
+fn a_calendar_is_given_shown_and_taken_away() {
+    let mut by_calendar = trigger();
+    (by_calendar["calendar"], by_calendar["non_working_days"]) = (json!("bank holidays"), json!("after"));
+    let named = |name: &str| vec![Answer::json(200, &json!({"name": name}))];
+    let process = format!("GET /api/v1/processes/{ID}");
+    let group = format!("GET /api/v1/robot-groups/{ID}");
+    let server = Server::scripted(vec![
+        ("POST /api/v1/triggers", vec![Answer::json(201, &by_calendar)]),
+        ("PATCH /api/v1/triggers/nightly", vec![Answer::json(200, &trigger())]),
+        ("GET /api/v1/triggers/nightly", vec![Answer::json(200, &by_calendar), Answer::json(200, &trigger())]),
+        (process.leak(), named("invoices")),
+        (group.leak(), named("night shift")),
+    ]);
+    let create = ["trigger", "create", "nightly", "--process", "p", "--cron", "30 6 * * *"];
+    let calendar = ["--calendar", "bank holidays", "--non-working-days", "after"];
+    let output = run(&server, &[&create[..], &calendar].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let sent = server.seen()[0].json();
+    assert_eq!((&sent["calendar"], &sent["non_working_days"]), (&json!("bank holidays"), &json!("after")));
+    let output = run(&server, &["trigger", "update", "nightly", "--calendar", "none"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(server.seen()[1].json(), json!({"calendar": null}));
+    let text = stdout(&run(&server, &["trigger", "show", "nightly"]));
+    for part in ["bank holidays", "fires on the next working day", "invoices", "group night shift"] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    assert!(!stdout(&run(&server, &["trigger", "show", "nightly"])).contains("working day"));
+}
+
 #[test]
 fn triggers_fires_and_histories_are_shown() {
     let page = |items: Value| vec![Answer::json(200, &json!({"items": items, "next_cursor": null}))];
@@ -109,7 +140,9 @@ fn triggers_fires_and_histories_are_shown() {
         stdout(&output)
     };
     assert!(shown(&["list"]).contains("At 06:30, on Monday. (Europe/Berlin)"));
-    assert!(shown(&["show", "nightly"]).contains("22:00 to 06:00 (Europe/Berlin)"));
+    let text = shown(&["show", "nightly"]);
+    // Names that cannot be had leave the ids.
+    assert!(text.contains("22:00 to 06:00 (Europe/Berlin)") && text.contains(&format!("group {ID}")), "{text}");
     assert!(shown(&["preview", "nightly", "--count", "1"]).contains("the clock leaps over its time"));
     assert!(shown(&["history", "nightly", "--decision", "skipped"]).contains("have not finished"));
     let back_filled = shown(&["backfill", "nightly", "--from", "2026-11-23T05:00:00Z", "--to", "2026-11-23T06:00:00Z"]);
@@ -188,7 +221,7 @@ fn a_webhook_is_made_and_its_secret_changed() {
     assert!(text.contains("whsec_two") && text.contains("The old secret is good until"), "{text}");
     let seen = server.seen();
     assert_eq!(seen[0].json()["webhook"], json!({"auth": "bearer", "mode": "sync"}));
-    assert_eq!(seen[2].json(), json!({"grace_seconds": 86400}));
+    assert_eq!(seen.last().expect("a call").json(), json!({"grace_seconds": 86400}));
 }
 
 /// Each kind is told by its own words, and its settings are sent as the API names them.
