@@ -58,10 +58,17 @@ class ApiError(DroverError):
         if self.detail and self.detail != self.title:
             parts[0] += f": {self.detail}"
         parts += [f"{error.get('pointer', '')}: {error.get('detail', '')}" for error in self.errors]
-        if self.code in _REMEDIES:
-            parts.append(_REMEDIES[self.code])
+        remedy = self._remedy()
+        if remedy:
+            parts.append(remedy)
         parts.append(f"({self.code or self.status}, request {self.request_id or 'unknown'})")
         return " ".join(parts)
+
+    def _remedy(self) -> str | None:
+        # The resource is closed to all jobs, whatever process.toml names.
+        if self.code == "forbidden" and "writable_by_jobs" in self.detail:
+            return "Open it to jobs: drover resource update NAME --writable-by-jobs true."
+        return _REMEDIES.get(self.code)
 
 
 class NotFound(ApiError):

@@ -163,6 +163,18 @@ class Repetitions(unittest.TestCase):
                 client_of(server).call("POST", ("x",))
             self.assertEqual((raised.exception.code, raised.exception.id), (code, "the-other"))
 
+    def test_a_resource_that_is_closed_to_jobs_is_told_with_how_to_open_it(self):
+        for detail, remedy in (
+            ('jobs may not set the value of "days": its writable_by_jobs is false', "--writable-by-jobs true"),
+            ('the process version does not declare "days"', "process.toml"),
+        ):
+            server = Scripted(self, problem(403, "forbidden", detail))
+            with self.assertRaises(drover.ApiError) as raised:
+                client_of(server).call("PUT", ("resources", "days", "value"), {"value": 1})
+            text = str(raised.exception)
+            self.assertIn(remedy, text)
+            self.assertEqual("process.toml" in text, remedy == "process.toml")
+
     def test_a_server_that_is_no_coordinator_is_named(self):
         with self.assertRaisesRegex(drover.ApiError, "DROVER_URL"):
             client_of(Scripted(self, answer(b"<html>", 404))).call("GET", ("queues",))
