@@ -180,6 +180,11 @@ fn typed<T: DeserializeOwned>(value: &Value, pointer: &str) -> Result<T> {
             Some((start, rest)) if start.starts_with("missing field") || start.starts_with("unknown field") => {
                 format!("{start}{}", rest.split('`').next().unwrap_or_default())
             }
+            // After the last of these come the words that there are, which are no secret.
+            Some((start, rest)) if start.starts_with("unknown variant") => {
+                let words = rest.rsplit_once("`, expected ").map_or("another word", |(_, words)| words);
+                format!("must be {}", words.replace('`', ""))
+            }
             _ => "does not fit this kind of resource".to_owned(),
         };
         Error::invalid(format!("{pointer}{at}"), detail)
@@ -264,6 +269,18 @@ mod tests {
                 Err(Error::Invalid(fields)) => assert!(fields[0].pointer.starts_with(at), "{fields:?}"),
                 other => panic!("{kind:?} {value}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_a_word_says_which_there_are() {
+        let days = json!({ "rest_days": ["`, expected one of `caturday"] });
+        match checked(ResourceKind::Calendar, &days, "/value") {
+            Err(Error::Invalid(fields)) => assert_eq!(
+                fields[0].detail,
+                "must be one of monday, tuesday, wednesday, thursday, friday, saturday, sunday"
+            ),
+            other => panic!("{other:?}"),
         }
     }
 

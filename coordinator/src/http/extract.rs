@@ -412,6 +412,10 @@ fn field_error(pointer: &str, message: &str) -> FieldError {
             Some(near) => format!("there is no such field; did you mean {near}?"),
             None => "there is no such field".to_owned(),
         },
+        // The reader of ids says at which character it stopped.
+        None if message.starts_with("UUID parsing failed") => {
+            "must be an id such as 0192f6c4-7a10-7cc3-98c4-dc0c0c07398f; lists and answers have it as \"id\"".to_owned()
+        }
         None => message.to_owned(),
     };
     FieldError { pointer: pointer.to_owned(), detail }

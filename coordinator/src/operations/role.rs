@@ -171,7 +171,12 @@ fn check_permissions(faults: &mut Faults, patterns: &[String]) {
     }
     for (number, pattern) in patterns.iter().enumerate().take(MAX_PATTERNS) {
         if matching(pattern).is_none() {
-            faults.add(format!("/permissions/{number}"), "there is no such permission; say noun:verb, noun:* or *");
+            let pattern: String = pattern.chars().take(MAX_NAME_CHARS).collect();
+            let text = format!(
+                "there is no permission {pattern:?}; say noun:verb, noun:* or *: the role admin has all there are \
+                 (drover role show admin)"
+            );
+            faults.add(format!("/permissions/{number}"), text);
         }
     }
 }

@@ -245,6 +245,8 @@ async fn hostile_filters_are_refused() {
         }
     }
     world.get("/logs?from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z").await.invalid(&["to"]);
+    let problem = world.get("/logs?job=nope").await.invalid(&["job"]);
+    assert!(text(&problem, "/errors/0/detail").starts_with("must be an id such as 0192f6c4-"), "{problem}");
     world.get(&format!("/logs?{}", "field.a=1&".repeat(9))).await.invalid(&["field"]);
     world.get("/logs?cursor=x").await.expect(400).refused("bad_request");
     world.get("/logs?text=(a*)*b%24&regex=true").await.ok();

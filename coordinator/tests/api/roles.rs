@@ -67,7 +67,9 @@ async fn roles_are_made_changed_and_deleted() {
     let bad = json!({ "name": "x", "permissions": ["job:fly", "*:read", "agent:*"],
         "limits": { "queues": [""] } });
     let pointers = ["/permissions/0", "/permissions/1", "/permissions/2", "/limits/queues/0"];
-    world.post("/roles", bad).await.invalid(&pointers);
+    let problem = world.post("/roles", bad).await.invalid(&pointers);
+    let why = text(&problem, "/errors/0/detail");
+    assert!(why.contains("job:fly") && why.contains("drover role show admin"), "{why}");
     let id = text(&made, "/id");
     assert_eq!(world.get("/roles/night").await.ok(), world.get(&format!("/roles/{id}")).await.ok());
     let patch = world.call(Method::PATCH, "/roles/night").header("if-match", "\"9\"");
@@ -180,6 +182,12 @@ async fn nobody_gives_what_they_do_not_have() {
     let limited = As(&world, &own);
     limited.post("/users", json!({ "login": "y", "roles": ["limited"] })).await.refused("forbidden");
     limited.post("/roles", json!({ "name": "y", "permissions": ["queue:read"] })).await.refused("forbidden");
+    // Nor is who is limited told of changes, which are of all objects of a kind: that is said to be the reason.
+    role(&world, "reader", &["queue:read", "task:read"], json!({ "queues": ["a*"] })).await;
+    let own = user_with(&world, "reader", &["reader"]).await;
+    let problem = As(&world, &own).get("/events").await.refused("forbidden");
+    let why = text(&problem, "/detail");
+    assert!(why.contains("queue:read, task:read are limited to some objects"), "{why}");
     As(&world, &victim).get("/jobs").await.ok();
     // A user of another account that does not run the coordinator has nothing to do with it, whatever the role is called.
     let made = world.post("/accounts", json!({ "name": "other", "admin": { "login": "boss" } })).await.created();
