@@ -35,6 +35,9 @@ pub enum Error {
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
+    /// The others of a folder are written; what was wrong with each of these has been told.
+    #[error("{failed} of {all} files are not written")]
+    NotWritten { failed: usize, all: usize },
     /// The audit trail was tampered with.
     #[error("the audit trail is not whole")]
     NotWhole,

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, IsTerminal, Read},
+    str::FromStr,
 };
 
 use drover_protocol::{
@@ -37,7 +38,7 @@ pub fn moment(text: &str) -> Result<Timestamp, String> {
     }
     match seconds(text.strip_prefix('+').unwrap_or(text)) {
         Ok(seconds) => Ok(clock::now().plus_seconds(seconds)),
-        Err(_) => Err(format!("{}, or from now: 2h", no_moment(text))),
+        Err(_) => Err(format!("{}, or a while from now such as 2h", no_moment(text))),
     }
 }
 
@@ -58,7 +59,7 @@ fn no_moment(text: &str) -> String {
 pub fn past_moment(text: &str) -> Result<Timestamp, String> {
     match seconds(text) {
         Ok(seconds) => Ok(clock::now().minus_seconds(seconds)),
-        Err(_) => moment(text),
+        Err(_) => fixed_moment(text).map_err(|why| format!("{why}, or a while ago such as 2h")),
     }
 }
 
@@ -99,6 +100,16 @@ pub fn or_none<T>(
     move |text| match text {
         "none" => Ok(OrNone(None)),
         text => parse(text).map(|value| OrNone(Some(value))),
+    }
+}
+
+/// The id of a noun, of which `drover <noun> list` shows the ids.
+pub fn id<T: FromStr>(noun: &'static str) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        text.parse().map_err(|_| {
+            let example = "0192f6c4-7a10-7cc3-98c4-dc0c0c07398f";
+            format!("\"{text}\" is no id of a {noun}, such as {example}: drover {noun} list --json tells them")
+        })
     }
 }
 
@@ -285,7 +296,9 @@ mod tests {
         assert!(moment("+2h").expect("a duration") > clock::now());
         assert!(past_moment("2h").expect("a duration") < clock::now());
         assert!(fixed_moment("2026-11-23T18:00").is_ok() && fixed_moment("2h").is_err());
-        assert!(moment("tomorrow").is_err() && past_moment("yesterday").is_err());
+        // Each says of which a while counts.
+        assert!(moment("tomorrow").is_err_and(|why| why.contains("2h") && why.contains("from now")));
+        assert!(past_moment("yesterday").is_err_and(|why| why.contains("ago") && !why.contains("from now")));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct FilterArgs {
     /// From this time on, or since a while such as 2h
     #[arg(long, value_parser = values::past_moment, value_name = "TIME")]
     from: Option<Timestamp>,
-    /// Before this time
+    /// Before this time, or this while ago
     #[arg(long, value_parser = values::past_moment, value_name = "TIME")]
     to: Option<Timestamp>,
 }

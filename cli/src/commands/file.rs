@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use drover_protocol::storage::{FilePage, FileTransfer, Link, LinkVerb, NewLink, StoredFile};
+use drover_protocol::{
+    problem::Code,
+    storage::{FilePage, FileTransfer, Link, LinkVerb, NewLink, StoredFile},
+};
 
 use crate::{
     client::Call,
@@ -30,7 +33,7 @@ pub enum FileCommand {
         #[command(flatten)]
         list: ListArgs,
     },
-    /// Write a file, or a folder of them with all below it
+    /// Write a file, or a folder of them with all below it; one that cannot be written holds up no other
     Put(PutArgs),
     /// Read a file
     Get {
@@ -182,15 +185,36 @@ async fn put(session: &Session, args: PutArgs) -> Result<(), Error> {
         return put_one(session, &args, &args.source, &path).await;
     }
     let files = files_below(&args.source)?;
-    note(&format!("{} files", files.len()));
+    let (all, mut failed) = (files.len(), 0);
+    note(&format!("{all} files"));
     for file in files {
-        let below = file.strip_prefix(&args.source).unwrap_or(&file);
-        let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
-        let parts = parts.ok_or_else(|| Error::Usage(format!("the name {} is not UTF-8", file.display())))?;
-        let path: Vec<&str> = args.path.as_deref().into_iter().chain(parts).collect();
-        put_one(session, &args, &file, &path.join("/")).await?;
+        if let Err(error) = put_below(session, &args, &file).await {
+            note(&format!("{} is not written: {}", file.display(), error.explain()));
+            if !is_of_one_file(&error) {
+                return Err(error);
+            }
+            failed += 1;
+        }
     }
-    Ok(())
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::NotWritten { failed, all }),
+    }
+}
+
+/// Whether others may fare better.
+fn is_of_one_file(error: &Error) -> bool {
+    matches!(error, Error::Usage(_) | Error::File { .. } | Error::Damaged { .. })
+        || matches!(error.code(), Some(Code::BadRequest | Code::Invalid | Code::TooLarge))
+}
+
+/// Writes a file under the path that it has in the source.
+async fn put_below(session: &Session, args: &PutArgs, file: &Path) -> Result<(), Error> {
+    let below = file.strip_prefix(&args.source).unwrap_or(file);
+    let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
+    let parts = parts.ok_or_else(|| Error::Usage("its name is not UTF-8".to_owned()))?;
+    let path: Vec<&str> = args.path.as_deref().into_iter().chain(parts).collect();
+    put_one(session, args, file, &path.join("/")).await
 }
 
 /// All files below a folder, in an order that does not change. Links are not followed: they may lead anywhere.

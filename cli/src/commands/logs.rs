@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use drover_protocol::{
-    Timestamp,
+    JobId, Timestamp,
     log::{FoundLine, WriteLine},
 };
 use futures::StreamExt;
@@ -55,8 +55,8 @@ pub enum LogsCommand {
         #[arg(long, value_enum, default_value = "info")]
         level: LevelArg,
         /// Into the log of this job (default: of no job)
-        #[arg(long)]
-        job: Option<drover_protocol::JobId>,
+        #[arg(long, value_parser = values::id::<JobId>("job"))]
+        job: Option<JobId>,
         /// A field of the line (repeatable); JSON if it is any, else a text
         #[arg(long = "field", value_parser = values::pair, value_name = "NAME=VALUE")]
         fields: Vec<(String, String)>,
@@ -75,7 +75,7 @@ pub struct Filter {
     /// From this time on: a time, or a while ago such as 2h
     #[arg(long, value_parser = values::past_moment, value_name = "TIME")]
     from: Option<Timestamp>,
-    /// Before this time
+    /// Before this time, or this while ago
     #[arg(long, value_parser = values::past_moment, value_name = "TIME")]
     to: Option<Timestamp>,
     /// Only this level and worse
@@ -87,9 +87,9 @@ pub struct Filter {
     /// Only of this process
     #[arg(long)]
     process: Option<String>,
-    /// Only of this job
-    #[arg(long)]
-    job: Option<String>,
+    /// Only of this job (id)
+    #[arg(long, value_parser = values::id::<JobId>("job"))]
+    job: Option<JobId>,
     /// Only lines with this text, whatever the case of letters
     #[arg(long, allow_hyphen_values = true)]
     text: Option<String>,

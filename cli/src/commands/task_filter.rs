@@ -36,10 +36,10 @@ pub struct FilterArgs {
     #[arg(long, value_enum, value_name = "KIND")]
     error: Option<ErrorKindArg>,
     /// Only those that this job holds or held last (id)
-    #[arg(long)]
+    #[arg(long, value_parser = values::id::<JobId>("job"))]
     job: Option<JobId>,
     /// Only this task (id, repeatable)
-    #[arg(long = "id", value_name = "TASK")]
+    #[arg(long = "id", value_name = "TASK", value_parser = values::id::<TaskId>("task"))]
     ids: Vec<TaskId>,
     /// Only those whose payload has this value there (repeatable), for example customer.city=Kazan
     #[arg(long = "where", value_parser = values::pair, value_name = "PATH=VALUE")]

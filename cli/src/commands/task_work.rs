@@ -38,7 +38,7 @@ pub struct TakeArgs {
     #[arg(long = "tag", allow_hyphen_values = true)]
     tags: Vec<String>,
     /// Only one of these tasks (repeatable)
-    #[arg(long = "id", value_name = "TASK")]
+    #[arg(long = "id", value_name = "TASK", value_parser = values::id::<TaskId>("task"))]
     ids: Vec<TaskId>,
 }
 

@@ -166,6 +166,38 @@ fn a_folder_is_written_file_by_file() {
     assert!(stderr(&output).contains("damaged"), "{}", stderr(&output));
 }
 
+/// One file of a folder that is refused is named, and holds up no other; what concerns all of them ends it.
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in ["a", "b\\c", "d"] {
+        fs::write(folder.path().join(name), "hello").expect("a file");
+    }
+    let source = folder.path().to_str().expect("UTF-8");
+    let server = Server::start(|seen| {
+        let name = seen.uri.rsplit('/').next().unwrap_or_default();
+        Some(match name.contains("%5C") {
+            true => Answer::problem(422, "invalid", "a path must not hold a backslash"),
+            false => Answer::json(201, &file(name, b"hello")),
+        })
+    });
+    let output = run(&server, &["file", "put", "f", source]);
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("b\\c is not written") && told.contains("backslash") && told.contains("1 of 3"), "{told}");
+    assert!(
+        stdout(&output).contains("a is written") && stdout(&output).contains("d is written"),
+        "{}",
+        stdout(&output)
+    );
+
+    let server = Server::start(|_| Some(Answer::problem(403, "forbidden", "file:write is missing")));
+    let output = run(&server, &["file", "put", "f", source]);
+    assert!(stderr(&output).contains("file:write is missing"), "{}", stderr(&output));
+    assert_eq!(server.seen().len(), 1);
+}
+
 #[test]
 fn settings_of_a_folder_are_set_and_taken_away() {
     let server = Server::start(|_| Some(Answer::json(200, &json!({}))));

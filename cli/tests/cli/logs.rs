@@ -55,6 +55,22 @@ fn lines_are_searched_and_shown_in_the_order_of_time() {
     assert!(stdout(&run(&server, &["logs", "search"])).contains("No line fits"));
 }
 
+/// What is not understood is answered with what would be, before anything is sent.
+#[test]
+fn an_id_and_a_time_that_are_none_come_with_a_remedy() {
+    let server = Server::scripted(vec![]);
+    let told = |arguments: &[&str]| {
+        let output = run(&server, &[&["logs", "search"], arguments].concat());
+        assert_eq!(output.status.code(), Some(2));
+        stderr(&output)
+    };
+    let text = told(&["--job", "nope"]);
+    assert!(text.contains("such as 0192f6c4-") && text.contains("drover job list"), "{text}");
+    let text = told(&["--from", "tomorrow"]);
+    assert!(text.contains("a while ago such as 2h") && !text.contains("from now"), "{text}");
+    assert!(server.seen().is_empty());
+}
+
 /// When the connection breaks, it goes on after the last line that was shown; what is missing for ever is said.
 #[test]
 fn lines_are_followed_over_lost_connections() {
