@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Cursor, Read},
 };
 
 use clap::{Args, ValueEnum};
@@ -20,6 +20,8 @@ use crate::{error::Error, values};
 
 /// A longer line is no task: its payload is over the limit of the API several times.
 const MAX_LINE_BYTES: u64 = 8 * 1024 * 1024;
+/// So much at the most is read to find the separator.
+const BEGINNING_BYTES: usize = 64 * 1024;
 
 /// How rows become tasks.
 #[derive(Args)]
@@ -138,6 +140,22 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// The first line at least, if it is not longer than it may be: of a pipe one read may bring a few bytes.
+fn beginning_of(source: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut beginning = vec![0; BEGINNING_BYTES];
+    let mut length = 0;
+    while length < BEGINNING_BYTES && !beginning[..length].contains(&b'\n') {
+        match source.read(&mut beginning[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    beginning.truncate(length);
+    Ok(beginning)
+}
+
 pub struct CsvRows<'a> {
     args: &'a RowArgs,
     reader: csv::Reader<BufReader<Box<dyn Read + Send + 'a>>>,
@@ -157,12 +175,13 @@ struct Column {
 
 impl<'a> CsvRows<'a> {
     fn open(args: &'a RowArgs, source: impl Read + Send + 'a) -> Result<Self, Error> {
-        let source: Box<dyn Read + Send + 'a> = Box::new(source);
-        let mut buffer = BufReader::with_capacity(64 * 1024, source);
-        let beginning = buffer.fill_buf().map_err(Error::file("read", "the file"))?;
-        let delimiter = args.delimiter.unwrap_or_else(|| likely_delimiter(beginning));
+        let mut source = source;
+        let beginning = beginning_of(&mut source).map_err(Error::file("read", "the file"))?;
+        let delimiter = args.delimiter.unwrap_or_else(|| likely_delimiter(&beginning));
         // The reader counts a line when it meets its last byte, which of two it does with the next record.
-        let lines_behind = u64::from(first_line(beginning).ends_with(b"\r"));
+        let lines_behind = u64::from(first_line(&beginning).ends_with(b"\r"));
+        let whole: Box<dyn Read + Send + 'a> = Box::new(Cursor::new(beginning).chain(source));
+        let buffer = BufReader::with_capacity(BEGINNING_BYTES, whole);
         let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(buffer);
         let header = reader.byte_headers().map_err(unreadable)?.clone();
         let names: Option<Vec<String>> =
@@ -520,6 +539,15 @@ mod tests {
         let found = csv(&[], "\u{feff}a,b\r\n1,\"x\ny\"\r\n2,Müller\r\n");
         assert_eq!(found[0], (2, Ok(json!({"payload": {"a": "1", "b": "x\ny"}}))));
         assert_eq!(found[1], (4, Ok(json!({"payload": {"a": "2", "b": "Müller"}}))));
+    }
+
+    /// A pipe brings what its writer has written so far, which may be less than the first line.
+    #[test]
+    fn the_separator_is_found_however_the_first_line_comes() {
+        let (first, rest) = b"invoice;amount\r\n1;2,5\r\n".split_at(7);
+        let args = args(&[]);
+        let found = all(Rows::csv(&args, first.chain(rest)).expect("a header"));
+        assert_eq!(found, [(2, Ok(json!({"payload": {"invoice": "1", "amount": "2,5"}})))]);
     }
 
     #[test]
