@@ -73,7 +73,22 @@ pub struct RolePatch {
     #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<String>, required = false, max_items = 100)]
     pub permissions: Option<Vec<String>>,
-    /// Replaces the limits as a whole; null removes them.
+    /// A merge patch of `limits`: one that is not named stays, one that is null is removed; null removes all of them.
     #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
-    pub limits: Option<Option<RoleLimits>>,
+    pub limits: Option<Option<RoleLimitsPatch>>,
+}
+
+/// A change of limits: what is absent stays as it is, and null lifts that limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoleLimitsPatch {
+    #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["finance*"]), max_items = 100)]
+    pub robot_groups: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["invoices", "payments*"]), max_items = 100)]
+    pub queues: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["reports/*"]), max_items = 100)]
+    pub folders: Option<Option<Vec<String>>>,
 }

@@ -1,7 +1,7 @@
 //! `drover role`: what users may do, and to what.
 
-use clap::{Args as ClapArgs, Subcommand};
-use drover_protocol::role::{NewRole, Role, RoleLimits, RolePatch};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use drover_protocol::role::{NewRole, Role, RoleLimits, RoleLimitsPatch, RolePatch};
 
 use crate::{
     commands::{ListArgs, list, simple},
@@ -47,8 +47,11 @@ pub enum RoleCommand {
         permissions: Option<Vec<String>>,
         #[command(flatten)]
         limits: LimitArgs,
+        /// Takes this limit away; may be given several times
+        #[arg(long = "no-limit", value_enum, value_name = "KIND")]
+        lifted: Vec<LimitKind>,
         /// Takes all limits away
-        #[arg(long, conflicts_with_all = ["groups", "queues", "folders"])]
+        #[arg(long, conflicts_with_all = ["groups", "queues", "folders", "lifted"])]
         no_limits: bool,
     },
     /// Delete a role that nobody has
@@ -72,10 +75,31 @@ pub struct LimitArgs {
     folders: Option<Vec<String>>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LimitKind {
+    Group,
+    Queue,
+    Folder,
+}
+
 impl LimitArgs {
     fn limits(self) -> Option<RoleLimits> {
         let limits = RoleLimits { robot_groups: self.groups, queues: self.queues, folders: self.folders };
         Some(limits).filter(|limits| *limits != RoleLimits::default())
+    }
+
+    /// As a change of those that a role has, some of which are lifted.
+    fn patch(self, lifted: &[LimitKind]) -> Option<RoleLimitsPatch> {
+        let of = |kind, patterns: Option<Vec<String>>| match patterns {
+            None if lifted.contains(&kind) => Some(None),
+            patterns => patterns.map(Some),
+        };
+        let patch = RoleLimitsPatch {
+            robot_groups: of(LimitKind::Group, self.groups),
+            queues: of(LimitKind::Queue, self.queues),
+            folders: of(LimitKind::Folder, self.folders),
+        };
+        Some(patch).filter(|patch| *patch != RoleLimitsPatch::default())
     }
 }
 
@@ -91,8 +115,8 @@ pub async fn run(session: &Session, command: RoleCommand) -> Result<(), Error> {
             let new = NewRole { name, description, permissions, limits: limits.limits() };
             simple(&session.out, client.post(&[NOUN])?.json(&new)?, &done).await
         }
-        RoleCommand::Update { role, name, description, permissions, limits, no_limits } => {
-            let limits = if no_limits { Some(None) } else { limits.limits().map(Some) };
+        RoleCommand::Update { role, name, description, permissions, limits, lifted, no_limits } => {
+            let limits = if no_limits { Some(None) } else { limits.patch(&lifted).map(Some) };
             let patch = RolePatch { name, description, permissions, limits };
             let call = client.patch(&[NOUN, &role])?.json(&patch)?;
             simple(&session.out, call, &format!("Role {role} is changed.")).await

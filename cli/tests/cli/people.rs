@@ -65,8 +65,14 @@ fn roles_are_sent_with_their_limits() {
     assert!(output.status.success(), "{}", stderr(&output));
     let expected = json!({"name": "payers", "permissions": ["task:*"], "limits": {"queues": ["pay*", "x"]}});
     assert_eq!(server.seen()[0].json(), expected);
-    run(&server, &["role", "update", "payers", "--no-limits"]);
-    assert_eq!(server.seen()[1].json(), json!({"limits": null}));
+    for (given, sent) in [
+        (vec!["--no-limits"], json!(null)),
+        (vec!["--queue", "pay*"], json!({"queues": ["pay*"]})),
+        (vec!["--no-limit", "folder", "--group", "fin*"], json!({"folders": null, "robot_groups": ["fin*"]})),
+    ] {
+        run(&server, &[&["role", "update", "payers"], &given[..]].concat());
+        assert_eq!(server.seen().last().expect("it was sent").json(), json!({"limits": sent}));
+    }
     let shown = stdout(&run(&server, &["role", "show", "payers"]));
     assert!(shown.contains("pay*") && shown.contains("task:read"), "{shown}");
 }

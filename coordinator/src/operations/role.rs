@@ -5,7 +5,7 @@
 use drover_protocol::{
     RoleId,
     page::PageQuery,
-    role::{NewRole, RoleLimits, RolePatch},
+    role::{NewRole, RoleLimits, RoleLimitsPatch, RolePatch},
 };
 
 use super::{
@@ -201,6 +201,16 @@ fn check_limits(faults: &mut Faults, limits: Option<&RoleLimits>) -> Option<Limi
     Some(Limits { robot_groups, queues, folders }).filter(|limits| !limits.is_empty())
 }
 
+/// The limits that a change leaves: those that it does not name stay.
+fn merged(limits: Option<&Limits>, patch: &RoleLimitsPatch) -> RoleLimits {
+    let Limits { robot_groups, queues, folders } = limits.cloned().unwrap_or_default();
+    RoleLimits {
+        robot_groups: patch.robot_groups.clone().unwrap_or(robot_groups),
+        queues: patch.queues.clone().unwrap_or(queues),
+        folders: patch.folders.clone().unwrap_or(folders),
+    }
+}
+
 pub fn create(tx: &mut Tx, caller: &Caller, new: &NewRole) -> Result<AnyRole> {
     caller.require_whole(Permission::RoleCreate)?;
     let mut faults = Faults::default();
@@ -258,6 +268,7 @@ pub fn update(tx: &mut Tx, caller: &Caller, text: &str, patch: &RolePatch, revis
         role.permissions = permissions.iter().cloned().collect();
     }
     if let Some(limits) = &patch.limits {
+        let limits = limits.as_ref().map(|limits| merged(role.limits.as_ref(), limits));
         role.limits = check_limits(&mut faults, limits.as_ref());
     }
     faults.check()?;

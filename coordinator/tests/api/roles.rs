@@ -90,6 +90,43 @@ async fn roles_are_made_changed_and_deleted() {
     world.get("/roles/night").await.expect(404);
 }
 
+/// A change of limits is a merge patch of them: what it does not name stays, null takes one of them away or all.
+#[tokio::test]
+async fn limits_that_a_change_does_not_name_stay() {
+    let world = World::new().await;
+    for name in ["pay", "hr"] {
+        world.queue(name, json!({})).await;
+    }
+    let limits = json!({ "queues": ["pay*"], "folders": ["reports/*"] });
+    role(&world, "payer", &["queue:read", "storage:read"], limits.clone()).await;
+    let own = user_with(&world, "ann", &["payer"]).await;
+    let changed = async |limits: Value| {
+        let patch = json!({ "limits": limits });
+        world.patch("/roles/payer", patch).await.ok()["limits"].clone()
+    };
+    assert_eq!(changed(json!({})).await, limits);
+    let both = json!({ "queues": ["pay*"], "folders": ["bills/*"] });
+    assert_eq!(changed(json!({ "folders": ["bills/*"] })).await, both);
+    assert_eq!(each(&As(&world, &own).get("/queues").await.ok(), "name"), ["pay"]);
+    let told = world.get("/audit?limit=1&verb=update").await.ok();
+    let (before, after) = (&told["items"][0]["before"]["limits"], &told["items"][0]["after"]["limits"]);
+    assert_eq!((&before["folders"], &after["folders"]), (&limits["folders"], &both["folders"]), "{told}");
+    assert_eq!((&before["queues"], &after["queues"]), (&limits["queues"], &limits["queues"]), "{told}");
+    assert_eq!(changed(json!({ "folders": null })).await, json!({ "queues": ["pay*"] }));
+    let groups = json!({ "queues": ["pay*"], "robot_groups": ["fin-*"] });
+    assert_eq!(changed(json!({ "robot_groups": ["fin-*"] })).await, groups);
+    assert_eq!(changed(Value::Null).await, Value::Null);
+    assert_eq!(changed(json!({ "queues": ["hr"] })).await, json!({ "queues": ["hr"] }), "there was none");
+    assert_eq!(changed(json!({ "queues": null })).await, Value::Null, "the last one is gone");
+    for (bad, pointer) in [
+        (json!({ "queus": [] }), "/limits/queus"),
+        (json!({ "queues": [""] }), "/limits/queues/0"),
+        (json!({ "queues": ["a", 5] }), "/limits/queues/1"),
+    ] {
+        world.patch("/roles/payer", json!({ "limits": bad })).await.invalid(&[pointer]);
+    }
+}
+
 /// A change of a role holds from the next call on, also for keys that its users have had before.
 #[tokio::test]
 async fn a_change_of_a_role_holds_at_once() {
