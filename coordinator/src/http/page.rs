@@ -31,7 +31,7 @@ pub fn page<R, V>(page: list::Page<R>, view: impl Fn(R) -> V) -> Json<Page<V>> {
     Json(Page { items, next_cursor: page.next_cursor, total: None })
 }
 
-fn event_view((event, output): (domain::event::Event, Option<Value>)) -> Event {
+pub fn event_view((event, output): (domain::event::Event, Option<Value>)) -> Event {
     Event { id: event.id, at: event.at, code: event.code, text: event.text, by: event.by, output }
 }
 

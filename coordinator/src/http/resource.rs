@@ -73,9 +73,9 @@ fn view(reading: &dyn Reading, found: WithDefault) -> Resource {
     }
 }
 
-/// A resource with the values of robots and groups.
-fn full_view(reading: &dyn Reading, found: WithDefault) -> OperationResult<Resource> {
-    let overrides = resource_value::overrides(reading, found.resource.id)?;
+/// A resource with the values of the robots and groups that the caller reaches.
+fn full_view(reading: &dyn Reading, caller: &Caller, found: WithDefault) -> OperationResult<Resource> {
+    let overrides = resource_value::overrides(reading, caller, found.resource.id)?;
     let overrides = overrides.into_iter().filter_map(|(value, scope_name)| {
         Some(ResourceOverride {
             scope: value.scope.word(),
@@ -205,14 +205,15 @@ async fn create_resource(
     once::write(&app, caller, request.call, move |tx, caller| {
         let made = resource::create(tx, caller, &request.body, &secrets)?;
         let path = format!("/resources/{}", made.resource.id);
-        Ok(Answer::created(full_view(tx, made)?, path))
+        Ok(Answer::created(full_view(tx, caller, made)?, path))
     })
     .await
 }
 
 /// A resource
 ///
-/// With the values of robots and groups, as far as they are not sealed. Without `ETag` if it has such values or expires: it
+/// With the values of robots and groups, as far as they are not sealed and the caller's roles reach these; `override_count`
+/// counts all of them. Without `ETag` if it has such values or expires: it
 /// expires, and these get other names, while the revision stays.
 #[utoipa::path(get, path = "/resources/{resource}", tag = "Resource",
     params(("resource" = String, Path, description = "Id or name"), IfNoneMatch),
@@ -225,7 +226,7 @@ async fn get_resource(
 ) -> Result<Response, Fault> {
     let found = app.db.read(caller.account, |reading| {
         let found = resource::get(reading, &caller, &text)?;
-        full_view(reading, found)
+        full_view(reading, &caller, found)
     })?;
     if found.override_count > 0 || found.expires_at.is_some() {
         return Ok(Json(found).into_response());
@@ -249,7 +250,7 @@ async fn update_resource(
 ) -> Result<Response, Fault> {
     once::write(&app, caller, None, move |tx, caller| {
         let found = resource::update(tx, caller, &text, &patch, revision)?;
-        Ok(Answer::ok(full_view(tx, found)?))
+        Ok(Answer::ok(full_view(tx, caller, found)?))
     })
     .await
 }
@@ -399,6 +400,7 @@ async fn remove_override(
 /// Versions of the values: who set them when
 ///
 /// Newest first, the last twenty of each value; sealed ones are not shown. With `robot` or `group` only those of that value.
+/// Where the caller's roles are limited to some robot groups, only those of the default and of these groups and robots.
 #[utoipa::path(get, path = "/resources/{resource}/versions", tag = "Resource", operation_id = "list_resource_versions",
     params(("resource" = String, Path, description = "Id or name"), PageQuery, ValueFor),
     responses((status = 200, body = Page<ResourceVersion>)))]
@@ -415,7 +417,8 @@ async fn list_versions(
 
 /// What happened to a resource, newest first
 ///
-/// Changes of its settings and values, and that it expires.
+/// Changes of its settings and values, and that it expires. Of the values of robots and groups only what the caller's roles
+/// reach.
 #[utoipa::path(get, path = "/resources/{resource}/events", tag = "Resource",
     params(("resource" = String, Path, description = "Id or name"), PageQuery),
     responses((status = 200, body = Page<Event>)))]
@@ -425,5 +428,6 @@ async fn list_resource_events(
     Path(text): Path<String>,
     ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
 ) -> Result<Json<Page<Event>>, Fault> {
-    page::events(&app, &caller, &query, |reading, caller| Ok(resource::get(reading, caller, &text)?.resource.id.uuid()))
+    let found = app.db.read(caller.account, |reading| resource::events(reading, &caller, &text, &query))?;
+    Ok(page::page(found, page::event_view))
 }

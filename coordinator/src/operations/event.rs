@@ -1,12 +1,12 @@
 //! Events: one readable line beside an object for every change and automatic decision.
 
-use drover_protocol::{EventId, page::PageQuery};
+use drover_protocol::{EventId, ResourceId, page::PageQuery};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::list::{self, Page, Via};
 use crate::{
-    domain::event::Event,
+    domain::{event::Event, resource::Scope},
     error::{Error, Result},
     store::{
         Reading, Record, Scan, Tx,
@@ -31,13 +31,31 @@ const ENOUGH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Notes what happened to an object.
 pub fn note(tx: &mut Tx, object: Uuid, code: &str, text: impl Into<String>, by: impl Into<String>) -> Result<EventId> {
-    let id = EventId::from_uuid(tx.new_id());
-    let event = Event { id, object, at: tx.now(), code: code.to_owned(), text: text.into(), by: by.into() };
-    table::insert(tx, &event)?;
-    if id.uuid().as_u128().is_multiple_of(FORGET_EVERY) {
-        forget_old(tx, object)?;
-    }
+    let (id, at) = (EventId::from_uuid(tx.new_id()), tx.now());
+    let event = Event { id, object, at, code: code.to_owned(), text: text.into(), by: by.into(), scope: None };
+    insert(tx, &event)?;
     Ok(id)
+}
+
+/// Notes what happened to the value that a resource has for somebody.
+pub fn note_of_value(
+    tx: &mut Tx,
+    (resource, scope): (ResourceId, Scope),
+    code: &str,
+    text: String,
+    by: String,
+) -> Result<()> {
+    let (id, at) = (EventId::from_uuid(tx.new_id()), tx.now());
+    let (object, code, scope) = (resource.uuid(), code.to_owned(), Some(scope));
+    insert(tx, &Event { id, object, at, code, text, by, scope })
+}
+
+fn insert(tx: &mut Tx, event: &Event) -> Result<()> {
+    table::insert(tx, event)?;
+    if event.id.uuid().as_u128().is_multiple_of(FORGET_EVERY) {
+        forget_old(tx, event.object)?;
+    }
+    Ok(())
 }
 
 /// Removes some events of an object that nobody will ask for any more, the oldest first.
@@ -69,11 +87,24 @@ pub fn note_late(
     }
 }
 
+/// An event with what is kept with it.
+pub type Told = (Event, Option<Value>);
+
 /// An object's events, newest first, each with the output that is kept with it. A page ends early when outputs are large. The
 /// caller has been checked for the object.
-pub fn list(reading: &dyn Reading, object: Uuid, query: &PageQuery) -> Result<Page<(Event, Option<Value>)>> {
+pub fn list(reading: &dyn Reading, object: Uuid, query: &PageQuery) -> Result<Page<Told>> {
+    list_some(reading, object, query, |_| true)
+}
+
+/// Those of an object's events that are for the caller.
+pub fn list_some(
+    reading: &dyn Reading,
+    object: Uuid,
+    query: &PageQuery,
+    is_told: impl Fn(&Event) -> bool,
+) -> Result<Page<Told>> {
     let scan = Scan::of(reading, Kind::Event, object).newest_first();
-    let found = list::page(reading, scan, Via::Records, query, |_: &Event| true)?;
+    let found = list::page(reading, scan, Via::Records, query, is_told)?;
     let mut page = Page { items: Vec::with_capacity(found.items.len()), next_cursor: found.next_cursor };
     let mut bytes = 0;
     let mut rest = found.items.into_iter().peekable();

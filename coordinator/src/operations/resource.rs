@@ -19,6 +19,7 @@ use crate::{
         name::{Faults, MAX_DESCRIPTION_CHARS},
         permission::Permission,
         resource::{self, EXPIRING_DAYS, Resource, ResourceValue, Scope, TELL_BEFORE_SECONDS, Told},
+        role::Limited,
     },
     error::{Error, Result},
     secrets::Secrets,
@@ -69,6 +70,17 @@ fn with_default(reading: &dyn Reading, resource: Resource) -> Result<WithDefault
 pub fn get(reading: &dyn Reading, caller: &Caller, text: &str) -> Result<WithDefault> {
     caller.require(Permission::ResourceRead)?;
     with_default(reading, resolve(reading, text)?)
+}
+
+/// What happened to a resource, newest first; of values only what happened to those that the caller reaches.
+pub fn events(reading: &dyn Reading, caller: &Caller, text: &str, query: &PageQuery) -> Result<Page<event::Told>> {
+    caller.require(Permission::ResourceRead)?;
+    let resource = resolve(reading, text)?;
+    let is_limited = caller.is_limited(Permission::ResourceRead, Limited::RobotGroups);
+    event::list_some(reading, resource.id.uuid(), query, |event| match event.scope {
+        Some(scope) => resource_value::reaches(reading, caller, scope) == Ok(true),
+        None => !(is_limited && event.is_of_value()),
+    })
 }
 
 /// Resources that fit the filter: newest first, or those that expire, the soonest first.

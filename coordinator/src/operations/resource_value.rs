@@ -20,6 +20,7 @@ use super::{
     audit::{self, Act},
     event,
     list::{self, Page, Via},
+    reach,
     resource::{people_only, resolve, within_reach},
     robot, robot_group, trigger,
 };
@@ -27,6 +28,7 @@ use crate::{
     domain::{
         attempt::Attempt,
         audit::MASK,
+        job::Target,
         permission::Permission,
         resource::{Handed, MAX_OVERRIDES, Resource, ResourceValue, Scope, checked, text_to_mask},
         robot::{Robot, RobotGroup},
@@ -440,7 +442,7 @@ fn write(
     table::update(tx, resource)?;
     let of = scope_name.as_ref().map_or("the default value".to_owned(), |name| format!("the value for {name}"));
     let text = format!("version {}: {of} was set", value.number);
-    event::note(tx, resource.id.uuid(), "value_set", text, caller.by())?;
+    event::note_of_value(tx, (resource.id, scope), "value_set", text, caller.by())?;
     let shown = |value: &ResourceValue| if value.sealed { Some(Value::from(MASK)) } else { value.shown() };
     let mut act = Act::new("set_value", NOUN, resource.id, &resource.name).after(told(
         &value,
@@ -485,7 +487,8 @@ pub fn remove_override(
     resource.updated_at = tx.now();
     resource.updated_by = caller.name();
     table::update(tx, &mut resource)?;
-    event::note(tx, resource.id.uuid(), "value_removed", format!("the value for {name} was removed"), caller.by())?;
+    let text = format!("the value for {name} was removed");
+    event::note_of_value(tx, (resource.id, scope), "value_removed", text, caller.by())?;
     let act = Act::new("remove_value", NOUN, resource.id, &resource.name);
     audit::append(tx, caller, act.before(told(&old, Some(&name), None)))
 }
@@ -512,12 +515,22 @@ pub fn forget_holder(tx: &mut Tx, scope: Scope) -> Result<()> {
 /// A value of a robot or group, with its name.
 pub type Override = (ResourceValue, String);
 
-/// The values of robots and groups, by name, groups first.
-pub fn overrides(reading: &dyn Reading, resource: ResourceId) -> Result<Vec<Override>> {
+/// Whether the caller reaches whom a value is for. The default is for everybody.
+pub fn reaches(reading: &dyn Reading, caller: &Caller, scope: Scope) -> Result<bool> {
+    let target = match scope {
+        Scope::Default => return Ok(true),
+        Scope::Group(id) => Target::Group(id),
+        Scope::Robot(id) => Target::Robot(id),
+    };
+    reach::reaches_target(reading, caller, Permission::ResourceRead, target)
+}
+
+/// The values of the robots and groups that the caller reaches, by name, groups first.
+pub fn overrides(reading: &dyn Reading, caller: &Caller, resource: ResourceId) -> Result<Vec<Override>> {
     let scan = Scan::of(reading, Kind::ResourceValueCurrent, resource);
     let mut found = Vec::new();
     for (_, value) in scan.indexed::<ResourceValue>(reading, MAX_OVERRIDES as usize + 1)? {
-        if value.scope != Scope::Default {
+        if value.scope != Scope::Default && reaches(reading, caller, value.scope)? {
             let name = scope_name(reading, value.scope)?.unwrap_or_default();
             found.push((value, name));
         }
@@ -528,7 +541,7 @@ pub fn overrides(reading: &dyn Reading, resource: ResourceId) -> Result<Vec<Over
     Ok(found)
 }
 
-/// Versions that are kept, newest first; of one value if the caller says for whom.
+/// Versions that are kept, newest first, of the values that the caller reaches; of one value if the caller says for whom.
 pub fn versions(
     reading: &dyn Reading,
     caller: &Caller,
@@ -552,7 +565,8 @@ pub fn versions(
         Some(scope) => (Scan::of(reading, Kind::ResourceValueByScope, (resource.id, scope)), Via::Index),
         None => (Scan::of(reading, Kind::ResourceValue, resource.id), Via::Records),
     };
-    let page = list::page(reading, scan.newest_first(), via, query, |_: &ResourceValue| true)?;
+    let reached = |value: &ResourceValue| reaches(reading, caller, value.scope) == Ok(true);
+    let page = list::page(reading, scan.newest_first(), via, query, reached)?;
     let named = |value: ResourceValue| scope_name(reading, value.scope).map(|name| (value, name));
     let items = page.items.into_iter().map(named).collect::<Result<_>>()?;
     Ok(Page { items, next_cursor: page.next_cursor })

@@ -662,3 +662,59 @@ async fn calendars_come_and_go_as_icalendar() {
     call.send().await.expect(415);
     assert_eq!(value(&world, "/resources/days/value").await, expected);
 }
+
+/// Whoever reaches some robot groups sees the values of these and of their robots, and nothing of any others: neither in
+/// the resource itself nor in its versions and events. Pages go on where much is left out.
+#[tokio::test]
+async fn values_of_robots_and_groups_out_of_reach_are_not_told() {
+    let world = World::new().await;
+    for group in ["fin", "hr"] {
+        world.post("/robot-groups", json!({ "name": group })).await.created();
+        world.post("/robots", json!({ "name": format!("{group}-robot"), "groups": [group] })).await.created();
+    }
+    make(&world, "limit", "integer", json!(11)).await;
+    let holders = ["group/fin", "group/hr", "robot/fin-robot", "robot/hr-robot"];
+    for (holder, number) in holders.into_iter().zip([22, 44, 33, 55]) {
+        put(&world, &format!("/resources/limit/overrides/{holder}"), json!(number)).await.ok();
+    }
+    world.delete("/resources/limit/overrides/robot/hr-robot").await.done();
+    put(&world, "/resources/limit/overrides/robot/hr-robot", json!(56)).await.ok();
+    let role = json!({ "name": "finance", "permissions": ["resource:*"], "limits": { "robot_groups": ["fin"] } });
+    world.post("/roles", role).await.created();
+    let ann = world.post("/users", json!({ "login": "ann", "roles": ["finance"] })).await.created();
+    let key = text(&ann, "/key");
+    let get = async |path: &str| world.call(Method::GET, path).key(&key).send().await.ok();
+
+    let whole = get("/resources/limit").await;
+    let names = |list: &Value| each(list, "scope_name");
+    assert_eq!(names(&json!({ "items": whole["overrides"] })), ["fin", "fin-robot"]);
+    assert_eq!(world.get("/resources/limit").await.ok()["overrides"].as_array().unwrap().len(), 4);
+    let patch = world.call(Method::PATCH, "/resources/limit").key(&key).json(&json!({ "description": "x" }));
+    assert_eq!(patch.send().await.ok()["overrides"], whole["overrides"]);
+
+    let versions = get("/resources/limit/versions").await;
+    assert_eq!(each(&versions, "value"), [json!(33), json!(22), json!(11)]);
+    let (mut paged, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = get(&format!("/resources/limit/versions?limit=1{cursor}")).await;
+        paged.extend(each(&page, "value"));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(paged, each(&versions, "value"));
+
+    let told = get("/resources/limit/events?limit=1000").await.to_string();
+    assert!(told.contains("the value for fin was") && told.contains("the value for fin-robot was"), "{told}");
+    assert!(!told.contains("hr"), "{told}");
+    put(&world, "/resources/limit/value", json!(12)).await.ok();
+    let told = get("/resources/limit/events?limit=1").await;
+    assert!(text(&told, "/items/0/text").contains("default"), "{told}");
+    let all = world.get("/resources/limit/events?limit=1000").await.ok();
+    assert_eq!(all["items"].as_array().unwrap().len(), 9, "{all}");
+    // A robot that comes into the group comes into view with its value.
+    world.patch("/robots/hr-robot", json!({ "groups": ["hr", "fin"] })).await.ok();
+    let whole = get("/resources/limit").await;
+    assert_eq!(names(&json!({ "items": whole["overrides"] })), ["fin", "fin-robot", "hr-robot"]);
+}
