@@ -200,6 +200,14 @@ async fn add_task(
 struct TaskQuery(PageQuery, TaskFilter);
 
 const PAYLOAD_PREFIX: &str = "payload.";
+/// The other way to say which tags a task must not have.
+const WITHOUT_TAG: &str = "-tag";
+
+/// `-tag=a,b` as `tag=-a,-b`.
+fn without_tags(tags: &str) -> String {
+    let tags: Vec<String> = tags.split(',').map(|tag| format!("-{}", tag.trim())).collect();
+    url::form_urlencoded::Serializer::new(String::new()).append_pair("tag", &tags.join(",")).finish()
+}
 
 impl FromRequestParts<Arc<App>> for TaskQuery {
     type Rejection = Fault;
@@ -213,7 +221,8 @@ impl FromRequestParts<Arc<App>> for TaskQuery {
                 Some((name, value)) if name.starts_with(PAYLOAD_PREFIX) => {
                     conditions.insert(name[PAYLOAD_PREFIX.len()..].to_owned(), Value::String(value.into_owned()));
                 }
-                _ => rest.push(pair),
+                Some((name, tags)) if name == WITHOUT_TAG => rest.push(without_tags(&tags)),
+                _ => rest.push(pair.to_owned()),
             }
         }
         // In a query string a plus is a space, unless it is escaped; a tag with a space before it is one with a plus.
@@ -237,7 +246,10 @@ impl FromRequestParts<Arc<App>> for TaskQuery {
 ///
 /// With `Accept: text/csv` or `application/x-ndjson` the answer is a file with all tasks that the filters match and their
 /// payloads, outputs and checkpoints, however many they are; it takes no `limit`, `cursor` and `count`.
-#[utoipa::path(get, path = "/tasks", tag = "Task", params(PageQuery, TaskFilter),
+#[utoipa::path(get, path = "/tasks", tag = "Task",
+    params(PageQuery, TaskFilter,
+        ("-tag" = Option<Vec<String>>, Query,
+            description = "The task must have none of these tags; repeatable. The same as a `tag` with a `-` before it.")),
     responses((status = 200, content((Page<Task> = "application/json"), (String = "text/csv"),
         (Task = "application/x-ndjson")))))]
 async fn list_tasks(

@@ -7,6 +7,7 @@ use std::sync::{
 
 use drover_coordinator::store::Db;
 use futures::FutureExt;
+use http::Method;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -57,6 +58,10 @@ async fn every_filter_gives_what_it_says() {
         ("tag=even".into(), Box::new(move |task| has(task, "even"))),
         ("tag=odd&tag=red".into(), Box::new(move |task| has(task, "red"))),
         ("tag=-even&queue=q".into(), Box::new(move |task| !has(task, "even"))),
+        ("-tag=even&queue=q".into(), Box::new(move |task| !has(task, "even"))),
+        ("%2Dtag=even".into(), Box::new(move |task| !has(task, "even"))),
+        ("tag=odd&-tag=even&queue=q".into(), Box::new(move |task| has(task, "odd"))),
+        ("-tag=none&-tag=odd,none".into(), Box::new(move |task| has(task, "even"))),
         ("tag=even&state=new".into(), Box::new(move |task| has(task, "even") && task["state"] == "new")),
         ("priority=3".into(), Box::new(|task| task["priority"] == 3)),
         ("queue=q&priority=1".into(), Box::new(|task| task["priority"] == 1)),
@@ -86,6 +91,23 @@ async fn pages(world: &World, query: &str, limit: u32) -> Vec<Value> {
             None => return items,
         }
     }
+}
+
+/// A tag that is left out is left out of a file as well, whichever way it is said and whatever signs it has.
+#[tokio::test]
+async fn tags_are_left_out_of_exports() {
+    let world = World::new().await;
+    world.queue("q", json!({})).await;
+    for (reference, tags) in [("a", json!(["R&D + sales"])), ("b", json!(["x"])), ("c", json!([]))] {
+        world.add("q", json!({ "reference": reference, "tags": tags })).await;
+    }
+    for query in ["-tag=R%26D+%2B+sales", "tag=-R%26D+%2B+sales"] {
+        let call = world.call(Method::GET, &format!("/tasks?{query}&queue=q")).header("accept", "application/x-ndjson");
+        let lines = call.send().await.expect(200).text();
+        let tasks = lines.lines().map(|line| text(&serde_json::from_str(line).unwrap(), "/reference"));
+        assert_eq!(tasks.collect::<Vec<_>>(), ["c", "b"], "{query}");
+    }
+    world.get("/tasks?-tags=x").await.invalid(&["-tags"]);
 }
 
 #[tokio::test]
