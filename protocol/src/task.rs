@@ -159,8 +159,9 @@ pub struct Task {
     /// How many may count, if this task has a number of its own.
     #[schema(required)]
     pub max_attempts: Option<u32>,
-    /// Absent in lists.
+    /// The newest hundred, oldest first; `GET /tasks/{task}/attempts` lists all of them. Absent in lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 100)]
     pub attempts: Option<Vec<TaskAttempt>>,
     #[schema(required)]
     pub holder: Option<TaskHolder>,

@@ -61,10 +61,12 @@ pub enum JobCommand {
         #[command(flatten)]
         list: ListArgs,
     },
-    /// Show the attempts of a job
+    /// Show the attempts of a job, oldest first
     Attempts {
         /// Id of the job
         job: String,
+        #[command(flatten)]
+        list: ListArgs,
     },
     /// Show the log of a job
     Logs(job_logs::LogsArgs),
@@ -163,7 +165,7 @@ pub async fn run(session: &Session, command: JobCommand) -> Result<u8, Error> {
         }
         JobCommand::Explain { job } => job_show::explain(session, &job).await?,
         JobCommand::Events { job, list } => events(session, &list, &[NOUN, &job, "events"]).await?,
-        JobCommand::Attempts { job } => job_show::attempts(session, &job).await?,
+        JobCommand::Attempts { job, list } => job_show::attempts(session, &list, &job).await?,
         JobCommand::Artifacts { job } => job_show::artifacts(session, &job).await?,
         JobCommand::Download(args) => job_show::download(session, args).await?,
         JobCommand::Delete { job } => {

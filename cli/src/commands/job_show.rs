@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     client::Answer,
-    commands::{MAX_PAGE, job::NOUN, process, target_in_words},
+    commands::{ListArgs, MAX_PAGE, job::NOUN, list, process, target_in_words},
     error::Error,
     output::{
         Shown, Tone, duration_ms, job_state, labels, moment, moment_opt, note, number, outcome_tone, paint, size,
@@ -150,20 +150,13 @@ fn in_words(reasons: &[Reason]) -> String {
     reasons.iter().map(|reason| reason.text.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-pub async fn attempts(session: &Session, id: &str) -> Result<(), Error> {
-    #[derive(Deserialize)]
-    struct Attempts {
-        items: Vec<Attempt>,
-    }
-    let answer = session.client.get(&[NOUN, id, "attempts"])?.send().await?;
-    if session.out.raw(&answer)? {
-        return Ok(());
-    }
-    let attempts: Attempts = answer.decode()?;
-    if attempts.items.is_empty() {
+pub async fn attempts(session: &Session, args: &ListArgs, id: &str) -> Result<(), Error> {
+    let listed = list::<Attempt, _>(session, args, |session| session.client.get(&[NOUN, id, "attempts"])).await?;
+    let Some(attempts) = listed else { return Ok(()) };
+    if attempts.is_empty() {
         return session.out.line("No robot has got this job yet.");
     }
-    let rows = attempts.items.into_iter().map(|attempt| {
+    let rows = attempts.into_iter().map(|attempt| {
         let outcome = match (attempt.outcome, attempt.ended_at) {
             (Some(outcome), _) => toned(outcome.as_str(), outcome_tone(outcome)),
             (None, Some(_)) => toned("not accepted", Tone::Warning),

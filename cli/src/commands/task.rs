@@ -36,10 +36,12 @@ pub enum TaskCommand {
         /// Id of the task
         task: String,
     },
-    /// Show the attempts of a task
+    /// Show the attempts of a task, oldest first
     Attempts {
         /// Id of the task
         task: String,
+        #[command(flatten)]
+        list: ListArgs,
     },
     /// Show what happened to a task
     Events {
@@ -207,7 +209,7 @@ pub async fn run(session: &Session, command: TaskCommand) -> Result<u8, Error> {
         TaskCommand::Import(args) => return task_import::import(session, *args).await,
         TaskCommand::List { filter, list } => show_list(session, &filter, &list).await?,
         TaskCommand::Show { task } => task_show::show(session, &task).await?,
-        TaskCommand::Attempts { task } => task_show::attempts(session, &task).await?,
+        TaskCommand::Attempts { task, list } => task_show::attempts(session, &list, &task).await?,
         TaskCommand::Events { task, list } => events(session, &list, &[NOUN, &task, "events"]).await?,
         TaskCommand::Update(args) => update(session, args).await?,
         TaskCommand::Retry { task } => {

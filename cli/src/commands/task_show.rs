@@ -1,11 +1,10 @@
 //! What can be seen of a task: itself, its attempts, its line in a list.
 
 use drover_protocol::task::{Task, TaskAttempt, TaskError, TaskErrorKind, TaskState};
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    commands::task::NOUN,
+    commands::{ListArgs, list, task::NOUN},
     error::Error,
     output::{Shown, Tone, moment, moment_opt, number, printable, size, toned},
     session::Session,
@@ -56,16 +55,9 @@ pub async fn show(session: &Session, id: &str) -> Result<(), Error> {
     ])
 }
 
-pub async fn attempts(session: &Session, id: &str) -> Result<(), Error> {
-    #[derive(Deserialize)]
-    struct Attempts {
-        items: Vec<TaskAttempt>,
-    }
-    let answer = session.client.get(&[NOUN, id, "attempts"])?.send().await?;
-    if session.out.raw(&answer)? {
-        return Ok(());
-    }
-    let attempts = answer.decode::<Attempts>()?.items;
+pub async fn attempts(session: &Session, args: &ListArgs, id: &str) -> Result<(), Error> {
+    let listed = list::<TaskAttempt, _>(session, args, |session| session.client.get(&[NOUN, id, "attempts"])).await?;
+    let Some(attempts) = listed else { return Ok(()) };
     if attempts.is_empty() {
         return session.out.line("Nobody has taken it yet.");
     }

@@ -7,7 +7,7 @@ use drover_protocol::{
     JobId,
     event::Event,
     job::{Attempt, CloseJob, Explanation, Job, JobFilter, JobState, JobWait, NewJob, StartedJobs, StopJob, Target},
-    page::{Items, Page, PageQuery},
+    page::{Page, PageQuery},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -311,19 +311,20 @@ async fn explain_job(
 
 /// The attempts of a job, oldest first
 #[utoipa::path(get, path = "/jobs/{job}/attempts", tag = "Job", operation_id = "list_job_attempts",
-    params(("job" = String, Path, description = "Id of the job")),
-    responses((status = 200, body = Items<Attempt>)))]
+    params(("job" = String, Path, description = "Id of the job"), PageQuery),
+    responses((status = 200, body = Page<Attempt>)))]
 async fn list_attempts(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(text): Path<String>,
-) -> Result<Json<Items<Attempt>>, Fault> {
+    ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
+) -> Result<Json<Page<Attempt>>, Fault> {
     let id: JobId = id(&text, "job")?;
-    let attempts = app.db.read(caller.account, |reading| {
+    let found = app.db.read(caller.account, |reading| {
         job::get(reading, &caller, id)?;
-        attempt::list(reading, id)
+        attempt::list(reading, id, &query)
     })?;
-    Ok(Json(Items { items: attempts.into_iter().map(attempt_view).collect() }))
+    Ok(page::page(found, attempt_view))
 }
 
 /// What happened to a job, newest first

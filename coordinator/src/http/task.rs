@@ -17,7 +17,7 @@ use axum::{
 use drover_protocol::{
     TaskId,
     event::Event,
-    page::{Items, Page, PageQuery},
+    page::{Page, PageQuery},
     task::{NewTask, Task, TaskAttempt, TaskFilter, TaskHolder, TaskPatch},
 };
 use serde_json::Value;
@@ -120,7 +120,7 @@ fn plain_view(task: domain::task::Task, lease_ends_at: Option<drover_protocol::T
 
 /// A task with all that belongs to it.
 pub fn full_view(reading: &dyn Reading, record: domain::task::Task, leases: &Leases) -> OperationResult<Task> {
-    let attempts = task::attempts(reading, &record)?.into_iter().map(attempt_view).collect();
+    let attempts = task::newest_attempts(reading, &record)?.into_iter().map(attempt_view).collect();
     let files = match record.without_files {
         true => Vec::new(),
         false => file::all_of(reading, &task_folder(record.id))?.into_iter().map(files::view).collect(),
@@ -360,19 +360,20 @@ async fn delete_task(
 
 /// The attempts of a task, oldest first
 #[utoipa::path(get, path = "/tasks/{task}/attempts", tag = "Task",
-    params(("task" = String, Path, description = "Id of the task")),
-    responses((status = 200, body = Items<TaskAttempt>)))]
+    params(("task" = String, Path, description = "Id of the task"), PageQuery),
+    responses((status = 200, body = Page<TaskAttempt>)))]
 async fn list_task_attempts(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(text): Path<String>,
-) -> Result<Json<Items<TaskAttempt>>, Fault> {
+    ListQuery(query, NoFilter {}): ListQuery<NoFilter>,
+) -> Result<Json<Page<TaskAttempt>>, Fault> {
     let id: TaskId = id(&text, "task")?;
-    let attempts = app.db.read(caller.account, |reading| {
+    let found = app.db.read(caller.account, |reading| {
         let task = task::get(reading, &caller, id)?;
-        task::attempts(reading, &task)
+        task::attempts(reading, &task, &query)
     })?;
-    Ok(Json(Items { items: attempts.into_iter().map(attempt_view).collect() }))
+    Ok(page::page(found, attempt_view))
 }
 
 /// What happened to a task, newest first

@@ -1,8 +1,11 @@
 //! Attempts: the history that stays with a job.
 
-use drover_protocol::{JobId, KeyId, RobotId};
+use drover_protocol::{JobId, KeyId, RobotId, page::PageQuery};
 
-use super::key;
+use super::{
+    key,
+    list::{self, Page, Via},
+};
 use crate::{
     domain::{
         attempt::Attempt,
@@ -13,10 +16,9 @@ use crate::{
     store::{Reading, Scan, Tx, key::Kind, table},
 };
 
-/// The attempts of a job, oldest first; of more than 1000 the newest.
-pub fn list(reading: &dyn Reading, job: JobId) -> Result<Vec<Attempt>> {
-    let found = Scan::of(reading, Kind::Attempt, job).newest_first().records(reading, 1_000)?;
-    Ok(found.into_iter().rev().map(|(_, attempt)| attempt).collect())
+/// The attempts of a job, oldest first. The caller has been checked for the job.
+pub fn list(reading: &dyn Reading, job: JobId, query: &PageQuery) -> Result<Page<Attempt>> {
+    list::page(reading, Scan::of(reading, Kind::Attempt, job), Via::Records, query, |_: &Attempt| true)
 }
 
 /// The newest attempt that the robot had.

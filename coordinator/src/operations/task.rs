@@ -1,6 +1,7 @@
 //! Tasks: adding, seeing, changing and deleting them. Taking and ending, lists, and what happens by itself have files of
 //! their own.
 
+mod attempt;
 mod bulk;
 mod bulk_add;
 mod count;
@@ -13,6 +14,7 @@ mod select;
 mod settle;
 mod take;
 
+pub use attempt::{attempts, newest_attempts};
 pub use bulk::{BulkChange, References, apply_page, change_of, permission_of, write_down, write_down_begin};
 pub use bulk_add::{BulkEnd, BulkLine, add_batch, expire_batches_page, is_repetition, note_added, stream_id};
 pub use count::{count_ready, is_holder};
@@ -49,7 +51,7 @@ use crate::{
         permission::Permission,
         queue::{MAX_ATTEMPTS, Queue},
         role::Limited,
-        task::{Attempt, DEFAULT_PRIORITY, Holder, HolderJob, Refusal, State, Task, TaskEvent, step, waiting_state},
+        task::{DEFAULT_PRIORITY, Holder, HolderJob, Refusal, State, Task, TaskEvent, step, waiting_state},
     },
     error::{Error, Result},
     store::{
@@ -313,18 +315,6 @@ pub fn document(reading: &dyn Reading, id: TaskId, slot: Slot) -> Result<Option<
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|error| Error::Internal(format!("a document of a task cannot be read: {error}")))
-}
-
-/// The attempts of a task, oldest first; of more than 1000 the newest.
-pub fn attempts(reading: &dyn Reading, task: &Task) -> Result<Vec<Attempt>> {
-    let mut attempts: Vec<Attempt> = if task.attempt > 1 {
-        let past = Scan::of(reading, Kind::TaskAttempt, task.id).newest_first().records::<PastAttempt>(reading, 999)?;
-        past.into_iter().rev().map(|(_, past)| past.attempt).collect()
-    } else {
-        Vec::new()
-    };
-    attempts.extend(task.newest.clone());
-    Ok(attempts)
 }
 
 /// Changes a task. `payload` is the new payload as JSON, if the patch has one.

@@ -21,7 +21,7 @@ use drover_protocol::AccountId;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Agent, World, package, rules, text};
+use crate::support::{Agent, World, each, package, rules, text};
 
 async fn world() -> (World, Agent) {
     let world = World::new().await;
@@ -62,6 +62,33 @@ async fn what_is_not_accepted_waits_again() {
     assert_eq!(attempts["items"][0]["outcome"], Value::Null);
     assert_eq!(attempts["items"][0]["accepted_at"], Value::Null);
     assert!(attempts["items"][0]["ended_at"].is_string() && attempts["items"][1]["ended_at"].is_null());
+}
+
+/// Attempts are listed oldest first in pages, and not one of them is left out.
+#[tokio::test]
+async fn attempts_are_listed_in_pages() {
+    let (world, agent) = world().await;
+    let job = world.start("p").await;
+    for _ in 0..52 {
+        agent.take().await;
+        world.pass_time(30).await;
+    }
+    let first = world.get(&format!("/jobs/{job}/attempts")).await.ok();
+    assert_eq!(each(&first, "attempt").len(), 50);
+    let (mut numbers, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = world.get(&format!("/jobs/{job}/attempts?limit=20{cursor}")).await.ok();
+        numbers.extend(each(&page, "attempt"));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(numbers, (1..=52).map(Value::from).collect::<Vec<_>>());
+    assert_eq!(each(&world.get(&format!("/jobs/{job}/attempts?limit=1000")).await.ok(), "attempt"), numbers);
+    world.get(&format!("/jobs/{job}/attempts?limit=0")).await.invalid(&["limit"]);
+    world.get(&format!("/jobs/{job}/attempts?cursor=x")).await.expect(400);
+    world.get(&format!("/jobs/{job}/attempts?state=lost")).await.invalid(&["state"]);
 }
 
 /// An agent that never accepts uses up attempts without end; nothing of a thousand of them is lost or left behind.

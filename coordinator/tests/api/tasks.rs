@@ -612,6 +612,50 @@ async fn failures_are_tried_again_as_the_queue_says() {
     assert_eq!(each(&world.get(&format!("/tasks/{id}/attempts")).await.ok(), "attempt"), [1, 2, 3]);
 }
 
+/// All attempts are listed oldest first in pages; the task itself shows the newest hundred.
+#[tokio::test]
+async fn attempts_are_listed_in_pages() {
+    let world = World::new().await;
+    world.queue("q", json!({ "max_attempts": 1000 })).await;
+    let id = world.add("q", json!({})).await;
+    let path = format!("/tasks/{id}/attempts");
+    assert_eq!(world.get(&path).await.ok(), json!({ "items": [], "next_cursor": null }));
+    let numbers = |from: u32, to: u32| (from..=to).map(Value::from).collect::<Vec<_>>();
+    for attempt in 1..=105 {
+        world.take_one("q").await;
+        if attempt < 105 {
+            let until = world.now().plus_seconds(1);
+            world.on_task(&id, "postpone", json!({ "attempt": attempt, "until": until })).await.ok();
+            world.pass_time(1).await;
+        }
+    }
+    assert_eq!(each(&world.get(&path).await.ok(), "attempt"), numbers(1, 50));
+    for limit in [1, 26, 52, 104, 105, 1000] {
+        let (mut found, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
+        loop {
+            let page = world.get(&format!("{path}?limit={limit}{cursor}")).await.ok();
+            found.extend(each(&page, "attempt"));
+            pages += 1;
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!((found, pages), (numbers(1, 105), 105_u32.div_ceil(limit)), "limit={limit}");
+    }
+    // The one that is held moves into the past between two pages, and comes once all the same.
+    let page = world.get(&format!("{path}?limit=104")).await.ok();
+    world.on_task(&id, "fail", json!({ "attempt": 105, "kind": "business", "message": "x" })).await.ok();
+    world.act(&format!("/tasks/{id}/retry")).await.ok();
+    world.take_one("q").await;
+    let rest = world.get(&format!("{path}?cursor={}", text(&page, "/next_cursor"))).await.ok();
+    assert_eq!((each(&rest, "attempt"), &rest["next_cursor"]), (numbers(105, 106), &Value::Null));
+    let whole = world.task(&id).await;
+    assert_eq!(each(&json!({ "items": whole["attempts"] }), "attempt"), numbers(7, 106));
+    world.get(&format!("{path}?limit=1001")).await.invalid(&["limit"]);
+    world.get(&format!("{path}?cursor=x")).await.expect(400);
+}
+
 /// A business error is not tried again unless its holder or the queue asks for that.
 #[tokio::test]
 async fn business_errors_are_final_unless_asked() {

@@ -61,7 +61,7 @@ class Verdict:
         id = job["id"]
         job = self.api.call("GET", f"/jobs/{id}")
         events = collections.Counter(event["code"] for event in self.api.call("GET", f"/jobs/{id}/events")["items"])
-        attempts = self.api.call("GET", f"/jobs/{id}/attempts")["items"]
+        attempts = self.api.call("GET", f"/jobs/{id}/attempts?limit=1000")["items"]
         self.expect(job["state"] == "finished", id, "is", job["state"])
         ends = 1 + events["retry_asked"]
         self.expect(events["finished"] == ends, id, "finished", events["finished"], "times instead of", ends, events)

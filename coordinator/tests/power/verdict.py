@@ -127,7 +127,7 @@ def of_jobs(reader, crew):
         expect(found == told, job.id, "is", found, "instead of", told)
         expect(view.get("output") == job.output, job.id, "has another output:", view.get("output"))
         expect(view["labels"] == {"mark": job.mark}, job.id, "has the labels", view["labels"])
-        attempts = reader.get(f"/jobs/{job.id}/attempts").json()["items"]
+        attempts = reader.get(f"/jobs/{job.id}/attempts?limit=1000").json()["items"]
         expect(len(attempts) == job.attempt, job.id, "has", len(attempts), "attempts")
         if job.attempt:
             of_log(reader, job)
