@@ -114,6 +114,9 @@ pub struct TaskFile {
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub sha256: String,
     pub content_type: String,
+    /// What the one who wrote it has noted beside it.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
     pub created_by: String,
     pub created_at: Timestamp,
     pub modified_at: Timestamp,

@@ -946,3 +946,24 @@ async fn files_are_attached_to_tasks() {
     world.collect_garbage().await;
     world.get(&format!("/storages/tasks%2F{id}/files")).await.expect(404);
 }
+
+/// What is noted beside a file of a task is kept, as with every other file.
+#[tokio::test]
+async fn metadata_of_files_is_kept() {
+    let world = World::new().await;
+    world.queue("q", json!({})).await;
+    let id = world.add("q", json!({})).await;
+    let put = async |query: &str| {
+        let path = format!("/tasks/{id}/files/a.txt{query}");
+        world.call(Method::PUT, &path).body("text").send().await
+    };
+    let made = put("?metadata=customer:%D0%9E%D0%9E%D0%9E&metadata=a:b:c").await.created();
+    assert_eq!(made["metadata"], json!({ "customer": "ООО", "a": "b:c" }));
+    assert_eq!(world.task(&id).await["files"][0]["metadata"], made["metadata"]);
+    let read = world.get(&format!("/tasks/{id}/files/a.txt")).await;
+    assert_eq!(read.header("x-drover-metadata"), Some("a=b%3Ac&customer=%D0%9E%D0%9E%D0%9E"));
+    for (bad, name) in [("?metadata=x", "metadata"), ("?metadata=a:1&metadata=a:2", "metadata"), ("?foo=1", "foo")] {
+        put(bad).await.invalid(&[name]);
+    }
+    assert_eq!(put("").await.ok()["metadata"], json!({}));
+}

@@ -22,7 +22,7 @@ use crate::{
     http::{
         Fault,
         content::{self, Digest, Ranges},
-        extract::{ContentConditions, Path, id},
+        extract::{ContentConditions, Path, Query, id},
         file as file_views, once,
         openapi::Binary,
     },
@@ -41,6 +41,7 @@ pub fn view(file: domain::file::File) -> TaskFile {
         size_bytes: file.size_bytes,
         sha256: file.sha256,
         content_type: file.content_type,
+        metadata: file.metadata,
         created_by: file.created_by,
         created_at: file.created_at,
         modified_at: file.modified_at,
@@ -81,20 +82,21 @@ async fn get_task_file(
 #[utoipa::path(put, path = "/tasks/{task}/files/{name}", tag = "Task",
     params(("task" = String, Path, description = "Id of the task"),
         ("name" = String, Path, description = "Name of the file: 1 to 255 bytes, without slashes"),
-        Digest, ContentConditions),
+        PutFileQuery, Digest, ContentConditions),
     request_body(content = inline(Binary), content_type = "application/octet-stream"),
     responses((status = 200, body = TaskFile), (status = 201, body = TaskFile)))]
 async fn put_task_file(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path((task, name)): Path<(String, String)>,
+    Query(query): Query<PutFileQuery>,
     ContentConditions(conditions): ContentConditions,
     headers: HeaderMap,
     body: HttpBody,
 ) -> Result<Response, Fault> {
     let allowed = || -> Result<_, Fault> {
         let id: TaskId = id(&task, "task")?;
-        let described = file_views::described(&headers, &PutFileQuery::default())?;
+        let described = file_views::described(&headers, &query)?;
         let folder = app.db.read(caller.account, |reading| {
             let folder = folder_of(reading, &caller, id, &name)?;
             file::check_put(reading, &caller, &folder, &name, &described, &conditions)?;
