@@ -24,6 +24,7 @@ mod nearest;
 pub mod operations;
 pub mod package;
 pub mod password;
+mod pointer;
 pub mod queue_schemas;
 pub mod secrets;
 pub mod standard_webhooks;

@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    pointer::pointer_of,
+};
 
 /// Robots and groups that may have a value of their own, of one resource.
 pub const MAX_OVERRIDES: u32 = 1_000;
@@ -172,8 +175,7 @@ fn typed<T: DeserializeOwned>(value: &Value, pointer: &str) -> Result<T> {
         return Err(Error::invalid(pointer, "must be an object"));
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let at = if path == "." { String::new() } else { format!("/{}", path.replace('.', "/")) };
+        let at = pointer_of(error.path());
         // What is said of a value that does not fit must not repeat it: it may be a secret.
         let message = error.inner().to_string();
         let detail = match message.split_once('`') {
@@ -261,7 +263,7 @@ mod tests {
             (K::Credential, json!({"username": 5, "password": "p"}), "/value/username"),
             (K::Calendar, json!({"holidays": ["2023-02-29"]}), "/value/holidays/0"),
             (K::Calendar, json!({"holidays": ["2026-1-1"]}), "/value/holidays/0"),
-            (K::Calendar, json!({"rest_days": ["Sunday"]}), "/value/rest_days[0]"),
+            (K::Calendar, json!({"rest_days": ["Sunday"]}), "/value/rest_days/0"),
             (K::Calendar, json!({"free": []}), "/value"),
         ];
         for (kind, value, at) in bad {

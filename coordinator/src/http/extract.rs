@@ -15,6 +15,7 @@ use drover_protocol::{
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_path_to_error::Segment;
 use tokio::time::Instant;
 
 use super::{Fault, objects::Objects};
@@ -27,6 +28,7 @@ use crate::{
     error::Error,
     nearest::{nearest, unknown_name},
     operations::idempotency::{Repeatable, request_digest},
+    pointer::pointer_of,
 };
 
 /// The largest JSON body, in bytes: an input of 1 MiB with room for what is around it.
@@ -301,7 +303,11 @@ pub struct NoFilter {}
 pub fn parse_query<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
     let deserializer = serde_html_form::Deserializer::new(url_pairs(text));
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
-        let at = error.path().to_string();
+        // A parameter that is given several times is one parameter.
+        let at = match error.path().iter().next() {
+            Some(Segment::Map { key }) => key.clone(),
+            _ => String::new(),
+        };
         let message = error.inner().to_string();
         if let Some(name) = missing_name(&message) {
             return field_fault(name, "is required");
@@ -374,15 +380,6 @@ fn take_out(value: &mut Value, pointer: &str) -> bool {
     let Some((parent, name)) = pointer.rsplit_once('/') else { return false };
     let Some(Value::Object(members)) = value.pointer_mut(parent) else { return false };
     members.remove(&name.replace("~1", "/").replace("~0", "~")).is_some()
-}
-
-fn pointer_of(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    path.iter().fold(String::new(), |pointer, segment| match segment {
-        Segment::Seq { index } => format!("{pointer}/{index}"),
-        Segment::Map { key } => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
-        Segment::Enum { .. } | Segment::Unknown => pointer,
-    })
 }
 
 fn data_fault(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldError {

@@ -23,6 +23,7 @@ use crate::{
     },
     error::{Error, Result},
     nearest::{nearest, unknown_name},
+    pointer::pointer_of,
     store::{Reading, Scan, Topic, Tx, key::Kind, table},
 };
 
@@ -158,8 +159,7 @@ pub(super) fn patched<T: Serialize + DeserializeOwned>(
             Some(None) => "there is no such field".to_owned(),
             None => message,
         };
-        let below = error.path().to_string().replace('.', "/");
-        Error::invalid(format!("{pointer}/{below}"), detail)
+        Error::invalid(format!("{pointer}{}", pointer_of(error.path())), detail)
     })
 }
 

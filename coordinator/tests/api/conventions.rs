@@ -242,6 +242,29 @@ async fn conditions_are_held_against_revisions() {
     world.call(Method::DELETE, &format!("/jobs/{job}")).header("if-match", &tag).send().await.done();
 }
 
+/// Whatever refuses a field names it by a JSON pointer, in a patch as in a body, and a parameter by its name.
+#[tokio::test]
+async fn fields_in_lists_are_named_by_their_place() {
+    let world = World::new().await;
+    world.process("p").await;
+    world.queue("q", json!({})).await;
+    let calendar = json!({ "name": "c", "kind": "calendar", "value": { "rest_days": ["monday"] } });
+    world.post("/resources", calendar).await.created();
+    let trigger = json!({ "name": "t", "process": "p", "target": { "group": "all" }, "kind": "queue", "enabled": false,
+        "queue": { "queue": "q", "tags": ["a"] } });
+    world.post("/triggers", trigger).await.created();
+    let days = json!({ "value": { "rest_days": ["sunday", "someday"] } });
+    let put = world.call(Method::PUT, "/resources/c/value").json(&days);
+    put.send().await.invalid(&["/value/rest_days/1"]);
+    let on = json!({ "retry": { "on": ["failed", "sometimes"] } });
+    world.patch("/processes/p", json!({ "defaults": on })).await.invalid(&["/defaults/retry/on/1"]);
+    world.post("/processes", json!({ "name": "p2", "defaults": on })).await.invalid(&["/defaults/retry/on/1"]);
+    world.patch("/triggers/t", json!({ "queue": { "tags": ["a", 5] } })).await.invalid(&["/queue/tags/1"]);
+    let odd = json!({ "defaults": { "a.b/c~d": 1 } });
+    world.patch("/processes/p", odd).await.invalid(&["/defaults/a.b~1c~0d"]);
+    world.get("/tasks?state=new&state=never").await.invalid(&["state"]);
+}
+
 /// A tag stands for the whole answer: what changes it changes the tag, and what changes while the revision stays has none.
 #[tokio::test]
 async fn a_tag_stands_for_the_whole_answer() {

@@ -213,7 +213,7 @@ async fn defaults_are_merged() {
         (json!({ "priority": 4 }), "/defaults/priority"),
         (json!({ "max_parallel": 0 }), "/defaults/max_parallel"),
         (json!({ "retry": { "max_attempts": 0 } }), "/defaults/retry/max_attempts"),
-        (json!({ "retry": { "on": ["never"] } }), "/defaults/retry/on[0]"),
+        (json!({ "retry": { "on": ["never"] } }), "/defaults/retry/on/0"),
         (json!({ "timeout_seconds": "soon" }), "/defaults/timeout_seconds"),
         (json!({ "input": { "x": "y".repeat(40_000) } }), "/defaults/input"),
     ] {
