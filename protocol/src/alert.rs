@@ -110,12 +110,13 @@ pub struct NewAlert {
 #[serde(deny_unknown_fields)]
 pub struct AlertPatch {
     #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 128)]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 128)]
     pub name: Option<String>,
     #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 2048)]
+    #[schema(value_type = String, required = false, max_length = 2048)]
     pub description: Option<String>,
     #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = bool, required = false)]
     pub enabled: Option<bool>,
     /// Id or name.
     #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
@@ -130,7 +131,7 @@ pub struct AlertPatch {
     #[schema(minimum = 1, maximum = 31536000)]
     pub after_seconds: Option<Option<u64>>,
     #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
-    #[schema(min_items = 1, max_items = 20)]
+    #[schema(value_type = Vec<AlertChannel>, required = false, min_items = 1, max_items = 20)]
     pub channels: Option<Vec<AlertChannel>>,
 }
 

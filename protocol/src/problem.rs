@@ -89,8 +89,6 @@ codes! {
     InvalidPackage = "invalid_package", 422, "Not a valid package";
     /// Too many requests; try again after `Retry-After` seconds.
     TooManyRequests = "too_many_requests", 429, "Too many requests";
-    /// A header is too large.
-    HeadersTooLarge = "headers_too_large", 431, "Headers too large";
     /// A bug of the coordinator. Report it with the request id.
     Internal = "internal", 500, "Internal error";
     /// Not possible right now (starting, stopping, or the outcome of a write is unknown). Try again.

@@ -2,7 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{
+        ObjectBuilder, RefOr,
+        schema::{Schema, SchemaType, Type},
+    },
+};
 
 use crate::{QueueId, Timestamp, robot::Paused};
 
@@ -101,6 +107,19 @@ pub struct Queue {
     pub revision: u64,
 }
 
+/// A JSON Schema, for annotations: an object, or `true` or `false`, which everything and nothing fits.
+pub struct JsonSchema;
+
+impl ToSchema for JsonSchema {}
+
+impl PartialSchema for JsonSchema {
+    fn schema() -> RefOr<Schema> {
+        let types = SchemaType::Array(vec![Type::Object, Type::Boolean]);
+        let text = "A JSON Schema: an object, or `true` or `false`, which everything and nothing fits.";
+        ObjectBuilder::new().schema_type(types).description(Some(text)).into()
+    }
+}
+
 /// `POST /queues`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -127,11 +146,11 @@ pub struct NewQueue {
     pub abandon_new_after_seconds: Option<u64>,
     /// A JSON Schema of at most 32 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<JsonSchema>)]
     pub payload_schema: Option<Value>,
     /// A JSON Schema of at most 32 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<JsonSchema>)]
     pub output_schema: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 315360000)]
@@ -159,7 +178,6 @@ pub struct QueuePatch {
     #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, max_length = 2048)]
     pub description: Option<String>,
-    /// Turned on only while no two of its tasks have the same reference; references of tasks added before are not checked
     /// Turned on only while the queue has no tasks.
     #[serde(default, deserialize_with = "crate::patch::present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = bool, required = false)]
@@ -179,10 +197,10 @@ pub struct QueuePatch {
     pub abandon_new_after_seconds: Option<Option<u64>>,
     /// Holds for tasks that are added from now on.
     #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<JsonSchema>)]
     pub payload_schema: Option<Option<Value>>,
     #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<JsonSchema>)]
     pub output_schema: Option<Option<Value>>,
     #[serde(default, deserialize_with = "crate::patch::nullable", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 315360000)]

@@ -172,7 +172,6 @@ pub struct FileTransfer {
     pub path: String,
     /// Where it goes; left out: within the same folder. Id or name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = String, required = false)]
     pub to_folder: Option<String>,
     pub to_path: String,
     /// Whether a file that is there is replaced; otherwise it is refused with `already_exists`.

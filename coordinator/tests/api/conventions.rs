@@ -5,7 +5,10 @@ use drover_coordinator::app::{Limits, Rules};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Call, World, each, packed, rules, text};
+use crate::{
+    permissions::{Things, described_operations},
+    support::{Answer, Call, World, each, packed, rules, text},
+};
 
 /// A field that does not exist is refused by name, with the one that was probably meant.
 #[tokio::test]
@@ -492,4 +495,35 @@ async fn a_key_that_sends_too_much_has_to_wait() {
     for _ in 0..20 {
         agent.beat(&[]).await;
     }
+}
+/// What is documented as nullable in a patch is taken as null, and what is not is refused.
+#[tokio::test]
+async fn patches_take_null_where_the_document_says_so() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    let (things, _) = Things::make(&world, &agent).await;
+    let document: Value = serde_json::from_str(&drover_coordinator::http::openapi::document_text().unwrap()).unwrap();
+    let (mut wrong, mut asked) = (Vec::new(), 0);
+    for (method, path, operation) in described_operations() {
+        let Some(below) = path.strip_prefix("/api/v1").filter(|_| method == Method::PATCH) else { continue };
+        let body = &operation["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+        let schema = document.pointer(body.as_str().unwrap().trim_start_matches('#')).unwrap();
+        for (name, property) in schema["properties"].as_object().unwrap() {
+            let is_null = |schema: &Value| schema["type"] == "null";
+            let nullable = property["type"].as_array().is_some_and(|types| types.contains(&json!("null")))
+                || ["oneOf", "anyOf"]
+                    .iter()
+                    .any(|all| property[all].as_array().is_some_and(|all| all.iter().any(is_null)))
+                || property.get("type").is_none() && property.get("$ref").is_none() && property.get("oneOf").is_none();
+            let answer = world.patch(&things.path(below), json!({ name: null })).await;
+            // A rule of the product may refuse null as well, in its own words.
+            let refused = answer.status == 400 || answer.status == 422 && answer.text().contains("invalid type: null");
+            if refused == nullable {
+                wrong.push(format!("{below} {name} is documented as nullable: {nullable}; {}", answer.text()));
+            }
+            asked += 1;
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(asked > 50, "{asked}");
 }

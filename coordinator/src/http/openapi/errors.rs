@@ -87,6 +87,7 @@ const BY_RULE: &[(&str, &[Code])] = &[
     ("create_queue", &[Code::AlreadyExists]),
     ("update_queue", &[Code::AlreadyExists, Code::WrongState]),
     ("delete_queue", &[Code::InUse]),
+    ("list_tasks", &[Code::NotAcceptable]),
     ("add_task", &[Code::AlreadyExists]),
     ("update_task", &[Code::AlreadyExists, Code::WrongState]),
     ("delete_task", &[Code::WrongState]),

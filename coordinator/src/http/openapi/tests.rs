@@ -171,6 +171,19 @@ fn headers_of_repetition_and_condition_are_where_they_must_be() {
     }
 }
 
+/// Where an answer has several forms, one that the caller does not accept is refused.
+#[test]
+fn what_has_several_forms_may_be_not_acceptable() {
+    let document = document();
+    for (.., operation) in operations_of(&document) {
+        let Some(content) = operation["responses"].get("200").and_then(|answer| answer["content"].as_object()) else {
+            continue;
+        };
+        let may_refuse = operation["responses"].get("406").is_some();
+        assert!(content.len() < 2 || may_refuse, "{}: {:?}", id(&operation), content.keys());
+    }
+}
+
 /// Bodies that refuse unknown fields say so; what is said to a webhook is the caller's own.
 #[test]
 fn requests_are_closed() {
