@@ -23,7 +23,9 @@ use crate::{
 };
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(list_join_tokens, create_join_token)).routes(routes!(delete_join_token))
+    OpenApiRouter::new()
+        .routes(routes!(list_join_tokens, create_join_token))
+        .routes(routes!(get_join_token, delete_join_token))
 }
 
 fn view(token: domain::key::JoinToken) -> JoinToken {
@@ -49,6 +51,18 @@ async fn list_join_tokens(
 ) -> Result<Json<Page<JoinToken>>, Fault> {
     let found = app.db.read(caller.account, |reading| join_token::list(reading, &caller, &query))?;
     Ok(page::page(found, view))
+}
+
+/// A join token, without its text
+#[utoipa::path(get, path = "/join-tokens/{id}", tag = "Robot",
+    params(("id" = String, Path, description = "Id of the join token")), responses((status = 200, body = JoinToken)))]
+async fn get_join_token(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(text): Path<String>,
+) -> Result<Json<JoinToken>, Fault> {
+    let id: JoinTokenId = id(&text, "join token")?;
+    Ok(Json(view(app.db.read(caller.account, |reading| join_token::get(reading, &caller, id))?)))
 }
 
 /// Make a join token

@@ -31,7 +31,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(refresh_own_key))
         .routes(routes!(reveal_own_key))
         .routes(routes!(list_keys, create_key))
-        .routes(routes!(delete_key))
+        .routes(routes!(get_key, delete_key))
 }
 
 fn full(record: &ApiKey, text: String) -> FullKey {
@@ -139,6 +139,14 @@ async fn list_keys(
 ) -> Result<Json<Page<Key>>, Fault> {
     let found = app.db.read(caller.account, |reading| key::list_named(reading, &caller, &query))?;
     Ok(page::page(found, view))
+}
+
+/// A named key of the user, without its text
+#[utoipa::path(get, path = "/keys/{id}", tag = "Key", params(("id" = String, Path, description = "Id of the key")),
+    responses((status = 200, body = Key)))]
+async fn get_key(State(app): State<Arc<App>>, caller: Caller, Path(text): Path<String>) -> Result<Json<Key>, Fault> {
+    let id: KeyId = id(&text, "key")?;
+    Ok(Json(view(app.db.read(caller.account, |reading| key::get_named(reading, &caller, id))?)))
 }
 
 /// Make a named key with rights of its own

@@ -145,6 +145,16 @@ pub fn list(reading: &dyn Reading, caller: &Caller, query: &PageQuery) -> Result
     })
 }
 
+/// A join token that the caller may see.
+pub fn get(reading: &dyn Reading, caller: &Caller, id: JoinTokenId) -> Result<JoinToken> {
+    caller.require(Permission::JoinTokenRead)?;
+    let token: JoinToken = table::get(reading, id)?;
+    match reaches(reading, caller, Permission::JoinTokenRead, &token)? {
+        true => Ok(token),
+        false => Err(Error::NotFound("join token")),
+    }
+}
+
 /// Whether the permission reaches the group or the robot that the token is for.
 fn reaches(reading: &dyn Reading, caller: &Caller, permission: Permission, token: &JoinToken) -> Result<bool> {
     match (token.robot_id, token.group_id) {

@@ -446,6 +446,17 @@ pub fn list_named(reading: &dyn Reading, caller: &Caller, query: &PageQuery) -> 
     list::page(reading, scan, Via::Index, query, |key: &ApiKey| key.name.is_some())
 }
 
+/// A named key of the caller.
+pub fn get_named(reading: &dyn Reading, caller: &Caller, id: KeyId) -> Result<ApiKey> {
+    caller.require(Permission::KeyManage)?;
+    let user = caller.user()?;
+    let key: ApiKey = table::get(reading, id)?;
+    match key.owner == Owner::User(user) && key.name.is_some() {
+        true => Ok(key),
+        false => Err(Error::NotFound("key")),
+    }
+}
+
 /// A named key, with at most the caller's own rights.
 pub fn create_named(tx: &mut Tx, caller: &Caller, new: &NewKey, secrets: &Secrets) -> Result<(ApiKey, String)> {
     caller.require(Permission::KeyManage)?;

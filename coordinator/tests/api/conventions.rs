@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     permissions::{Things, described_operations},
-    support::{Answer, Call, World, each, packed, rules, text},
+    support::{Answer, Call, World, each, package, packed, rules, text},
 };
 
 /// A field that does not exist is refused by name, with the one that was probably meant.
@@ -526,4 +526,34 @@ async fn patches_take_null_where_the_document_says_so() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(asked > 50, "{asked}");
+}
+
+/// Where the answer to what was made says that it lies, there it is.
+#[tokio::test]
+async fn what_is_made_is_found_at_its_location() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    let (things, _) = Things::make(&world, &agent).await;
+    let mut made = 0;
+    for (method, path, operation) in described_operations() {
+        let Some(below) = path.strip_prefix("/api/v1") else { continue };
+        if method != Method::POST || operation["responses"].get("201").is_none() || below.starts_with("/agent/") {
+            continue;
+        }
+        let call = world.call(method, &things.path(below));
+        let call = match things.body(&format!("POST {below}")) {
+            Some(body) => call.json(&body),
+            None if below.ends_with("/versions") => {
+                call.header("content-type", "application/zip").body(package(&[("main.sh", "true")]))
+            }
+            None => call,
+        };
+        let answer = call.send().await;
+        assert_eq!(answer.status, 201, "{below}: {}", answer.text());
+        let location = answer.header("location").unwrap_or_else(|| panic!("{below} has no location")).to_owned();
+        let found = world.get(&format!("/{location}")).await;
+        assert_eq!(found.status, 200, "{below}: {location}: {}", found.text());
+        made += 1;
+    }
+    assert!(made > 15, "{made}");
 }

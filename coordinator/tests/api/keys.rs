@@ -280,3 +280,21 @@ async fn me_tells_who_is_asking() {
         "{permissions:?}"
     );
 }
+
+/// A named key is found by its id as it stands in the list, by its own user alone, and without what it opens.
+#[tokio::test]
+async fn a_named_key_is_found_by_its_id() {
+    let world = World::new().await;
+    let made = world.post("/keys", json!({ "name": "n", "permissions": ["job:read"] })).await.created();
+    let path = format!("/keys/{}", text(&made, "/id"));
+    let found = world.get(&path).await.ok();
+    assert_eq!(found, world.get("/keys").await.ok()["items"][0]);
+    assert!(found.get("key").is_none() && !found.to_string().contains(&text(&made, "/key")), "{found}");
+    let ann = world.post("/users", json!({ "login": "ann", "roles": ["admin"] })).await.created();
+    world.call(Method::GET, &path).key(&text(&ann, "/key")).send().await.expect(404);
+    world.call(Method::GET, &path).key(&text(&made, "/key")).send().await.refused("forbidden");
+    // The user's own key, which no list names, has an address of its own.
+    let own = world.get("/account/key").await.ok();
+    world.get(&format!("/keys/{}", text(&own, "/id"))).await.expect(404);
+    world.get("/keys/x").await.expect(404);
+}

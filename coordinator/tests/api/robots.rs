@@ -411,3 +411,26 @@ async fn a_deleted_robot_leaves_no_events() {
     world.delete("/robots/r").await.done();
     assert_eq!(world.mentions(b"robot_created"), 0);
 }
+
+/// A join token is found by its id as it stands in the list, and only by those who reach what it is for.
+#[tokio::test]
+async fn a_join_token_is_found_by_its_id() {
+    let world = World::new().await;
+    for group in ["fin", "hr"] {
+        world.post("/robot-groups", json!({ "name": group })).await.created();
+    }
+    let role = json!({ "name": "finance", "permissions": ["join_token:read"], "limits": { "robot_groups": ["fin"] } });
+    world.post("/roles", role).await.created();
+    let ann = world.post("/users", json!({ "login": "ann", "roles": ["finance"] })).await.created();
+    for (token, status) in [(json!({ "group": "fin" }), 200), (json!({ "group": "hr" }), 404), (json!({}), 404)] {
+        let made = world.post("/join-tokens", token).await.created();
+        let path = format!("/join-tokens/{}", text(&made, "/id"));
+        let found = world.get(&path).await.ok();
+        assert_eq!(found, world.get("/join-tokens").await.ok()["items"][0]);
+        assert!(found.get("token").is_none() && !found.to_string().contains(&text(&made, "/token")), "{found}");
+        world.call(Method::GET, &path).key(&text(&ann, "/key")).send().await.expect(status);
+        let other = world.key_with(&["join_token:create"]).await;
+        world.call(Method::GET, &path).key(&other).send().await.refused("forbidden");
+    }
+    world.get("/join-tokens/x").await.expect(404);
+}
