@@ -13,7 +13,7 @@ use axum::{
 };
 use drover_protocol::{AccountId, KeyId};
 
-use super::Fault;
+use super::{Fault, query};
 use crate::{
     app::App,
     error::Error,
@@ -48,6 +48,7 @@ impl FromRequestParts<Arc<App>> for Caller {
         if let Some(key) = stale {
             write_last_use(app, caller.account, key);
         }
+        query::require_known(parts)?;
         Ok(caller)
     }
 }
@@ -122,6 +123,7 @@ impl FromRequestParts<Arc<App>> for Replacing {
             operations::key::authenticate_for_replacing(reading, key, &app.secrets, &app.manifests)
         })?;
         caller.address = address_of(parts);
+        query::require_known(parts)?;
         Ok(Self { caller, is_replaced })
     }
 }

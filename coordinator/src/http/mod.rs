@@ -30,6 +30,7 @@ mod problem;
 mod process;
 mod process_version;
 mod proxies;
+mod query;
 mod queue;
 pub mod rate;
 mod resource;
@@ -48,9 +49,10 @@ mod webhook;
 
 use std::sync::Arc;
 
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 
+use self::query::WithoutQuery;
 pub use self::{
     problem::Fault,
     proxies::Proxies,
@@ -97,11 +99,13 @@ fn routes() -> OpenApiRouter<Arc<App>> {
 /// The whole service.
 pub fn router(app: Arc<App>) -> Router {
     let (router, document) = routes().split_for_parts();
+    let without_query = WithoutQuery::of(&document);
     let document = openapi::finish(document);
     router
         .merge(openapi::pages(&document))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(Extension(without_query))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), problem::complete))
         .with_state(app)
 }

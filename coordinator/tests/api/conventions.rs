@@ -496,6 +496,43 @@ async fn a_key_that_sends_too_much_has_to_wait() {
         agent.beat(&[]).await;
     }
 }
+/// What a call does not know in its query is refused by name, also where it knows nothing at all.
+#[tokio::test]
+async fn unknown_parameters_are_refused_everywhere() {
+    let world = World::new().await;
+    let agent = world.agent("r").await;
+    let (things, _) = Things::make(&world, &agent).await;
+    // These are called from outside, each in its own way, and what comes along is not ours to judge.
+    let open = |operation: &Value| operation["security"] == json!([{}]);
+    let mut asked = 0;
+    for (method, path, operation) in described_operations() {
+        let Some(below) = path.strip_prefix("/api/v1").filter(|_| !open(&operation)) else { continue };
+        let key = if below.starts_with("/agent/") { &agent.key } else { &world.admin };
+        let operation = format!("{method} {below}");
+        let mut call = world.call(method, &format!("{}?foo=1", things.path(below))).key(key);
+        call = match (things.body(&operation), operation.as_str()) {
+            (Some(body), _) => call.json(&body),
+            (None, "POST /queues/{queue}/tasks/bulk") => call.header("content-type", "application/x-ndjson"),
+            (None, "POST /processes/{process}/versions") => call.header("content-type", "application/zip"),
+            (None, _) => call,
+        };
+        let answer = call.send().await;
+        assert_eq!(answer.status, 422, "{operation}: {}", answer.text());
+        let problem = answer.json();
+        assert!(
+            problem["errors"].as_array().is_some_and(|errors| errors[0]["pointer"] == "foo"),
+            "{operation}: {problem}"
+        );
+        asked += 1;
+    }
+    assert!(asked > 150, "{asked}");
+    // What is refused has not been done.
+    for empty in ["", "?", "?&"] {
+        world.get(&things.path(&format!("/queues/{{queue}}{empty}"))).await.ok();
+    }
+    world.call(Method::GET, "//healthz?foo=1").send().await.ok();
+}
+
 /// What is documented as nullable in a patch is taken as null, and what is not is refused.
 #[tokio::test]
 async fn patches_take_null_where_the_document_says_so() {

@@ -182,8 +182,8 @@ pub fn possible(id: &str, nature: &Nature) -> Vec<Code> {
         (Code::TooLarge, nature.has_body),
         (Code::UnsupportedMediaType, nature.has_body),
         (Code::RangeNotSatisfiable, nature.takes(RANGE)),
-        // Where no body is taken one is refused.
-        (Code::Invalid, nature.has_body || nature.in_query || nature.takes(IDEMPOTENCY_KEY)),
+        // Where no body is taken one is refused, and so is a query.
+        (Code::Invalid, !nature.open || nature.has_body || nature.in_query || nature.takes(IDEMPOTENCY_KEY)),
         (Code::IdempotencyKeyReused, nature.takes(IDEMPOTENCY_KEY)),
         (Code::TooManyRequests, !nature.open),
         (Code::Internal, true),
