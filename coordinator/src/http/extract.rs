@@ -40,6 +40,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const MIN_BYTES_PER_SECOND: u64 = 1024;
 /// What a call without a body may have as one, blanks included.
 const MAX_EMPTY_BODY_BYTES: usize = 1024;
+/// How serde begins its refusal of what is no value at all.
+const NO_WORD: &str = "expected value";
 /// So many faults of one body are told at once.
 const MAX_FAULTS: usize = 20;
 /// Of a larger body only the first fault is told: each further one costs reading it again.
@@ -336,12 +338,21 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
         Err(error) => {
             return Err(match error.inner().classify() {
                 serde_json::error::Category::Data => faults_of::<T>(bytes, data_fault(&error)).into(),
+                // The reader of words calls it no JSON if null, a number or a list stands where one of some words is meant.
+                _ if is_json(bytes) && error.inner().to_string().starts_with(NO_WORD) => {
+                    let fault = field_error(&pointer_of(error.path()), "must be a text, one of some words");
+                    faults_of::<T>(bytes, fault).into()
+                }
                 _ => Fault::bad_request(format!("The body is not JSON: {}.", error.inner())),
             });
         }
     };
     deserializer.end().map_err(|error| Fault::bad_request(format!("The body is not JSON: {error}.")))?;
     without_too_long_number(bytes, value)
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
 }
 
 fn without_too_long_number<T>(bytes: &[u8], value: T) -> Result<T, Fault> {
