@@ -197,7 +197,7 @@ fn write(
     }
     place.count(tx, old.as_ref().as_slice(), &[&file])?;
     settle(tx, old.as_ref(), &file)?;
-    tell(tx, &file)?;
+    tell(tx, &file, by)?;
     garbage::keep(tx, &BlobName::file(file.id).to_string())?;
     Ok((file, old.is_none()))
 }
@@ -210,10 +210,11 @@ fn settle(tx: &mut Tx, old: Option<&File>, file: &File) -> Result<()> {
     table::insert(tx, file)
 }
 
-/// Files of folders that people made are news; artifacts of jobs and attachments of tasks belong to those.
-fn tell(tx: &mut Tx, file: &File) -> Result<()> {
+/// Files of folders that people made are news; artifacts of jobs and attachments of tasks belong to those. Who has put a
+/// file there may be another one than who has made it: a file that is moved stays that of its maker.
+fn tell(tx: &mut Tx, file: &File, by: &str) -> Result<()> {
     match file.made_folder() {
-        Some(folder) => news::tell(tx, NewsType::FileAdded, |tx| Ok(news::of_file(file, &table::get(tx, folder)?))),
+        Some(folder) => news::tell(tx, NewsType::FileAdded, |tx| Ok(news::of_file(file, by, &table::get(tx, folder)?))),
         None => Ok(()),
     }
 }
@@ -303,7 +304,7 @@ pub fn transfer(
     }
     to.count(tx, &removed, &[&file])?;
     settle(tx, old.as_ref(), &file)?;
-    tell(tx, &file)?;
+    tell(tx, &file, &caller.by())?;
     write_down(tx, caller, if transfer == Transfer::Move { "move" } else { "copy" }, &to, &file)?;
     Ok(file)
 }

@@ -197,11 +197,12 @@ pub fn of_robot(robot: &Robot, more: Value) -> Facts {
     Facts { subject: Subject::new("robot", robot.id.uuid(), Some(&robot.name)), data }
 }
 
-/// What is told of a file in a folder that people made.
-pub fn of_file(file: &File, folder: &StorageFolder) -> Facts {
+/// What is told of a file in a folder that people made, and of who has put it there.
+pub fn of_file(file: &File, by: &str, folder: &StorageFolder) -> Facts {
     let data = json!({
         "folder_id": folder.id, "folder": folder.name, "path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256,
         "content_type": file.content_type, "created_by": file.created_by, "modified_at": file.modified_at,
+        "added_by": by,
     });
     Facts { subject: Subject::new("file", file.id.uuid(), Some(&file.path)), data }
 }

@@ -170,6 +170,68 @@ async fn a_trigger_does_not_fire_on_its_own_jobs_unless_asked() {
     assert_eq!(inputs(&world, "job").await.len(), 3);
 }
 
+/// A file that is moved stays that of its maker, and is added by whoever moves it: a job that clears its inbox by moving
+/// files does not start its own trigger, and what a job has made is new where a person puts it.
+#[tokio::test]
+async fn who_moves_a_file_has_added_it() {
+    let world = with_processes().await;
+    world.post("/storages", json!({ "name": "f" })).await.created();
+    let agent = world.agent("r").await;
+    make(&world, "t", json!({ "on": "file_added", "folder": "f" }), json!({})).await;
+    world.put_file("f", "a.csv", "1;2").await.created();
+    settle_events(&world).await;
+    let (job, assignment) = agent.take().await;
+    agent.accept(&job, 1).await.ok();
+    let key = text(&assignment, "/key");
+    let moved = json!({ "path": "a.csv", "to_path": "done/a.csv" });
+    world.call(Method::POST, "/storages/f/move").key(&key).json(&moved).send().await.created();
+    world.call(Method::PUT, "/storages/f/files/res.csv").key(&key).body("3").send().await.created();
+    agent.finish(&job, 1, json!({})).await.done();
+    settle_events(&world).await;
+    assert_eq!(inputs(&world, "t").await.len(), 1, "only for what a person has put there");
+
+    world.move_clock(1);
+    let moved = json!({ "path": "res.csv", "to_path": "new/res.csv" });
+    let moved = world.post("/storages/f/move", moved).await.created();
+    assert_eq!(text(&moved, "/created_by"), format!("job:{job}"));
+    settle_events(&world).await;
+    let inputs = inputs(&world, "t").await;
+    assert_eq!(inputs.len(), 2, "a person has moved it");
+    let event = &inputs[1]["event"];
+    assert_eq!((text(event, "/path"), text(event, "/created_by")), ("new/res.csv".to_owned(), format!("job:{job}")));
+    assert!(text(event, "/added_by").starts_with("user:"), "{event}");
+}
+
+/// Two triggers that move files to each other come to an end like those that fire on each other's jobs.
+#[tokio::test]
+async fn files_that_jobs_move_to_and_fro_come_to_an_end() {
+    let world = with_processes().await;
+    let manifest = "[run]\ncommand = [\"sh\", \"main.sh\"]\n[requires]\nstorages = [\"f\", \"g\"]";
+    world.process_with("mover", json!({}), &[("main.sh", "true"), ("process.toml", manifest)]).await;
+    let agent = world.agent("r").await;
+    for folder in ["f", "g"] {
+        world.post("/storages", json!({ "name": folder })).await.created();
+        let event = json!({ "on": "file_added", "folder": folder });
+        make(&world, folder, event, json!({ "process": "mover" })).await;
+    }
+    world.put_file("f", "a", "x").await.created();
+    settle_events(&world).await;
+    for round in 0..10 {
+        let (from, to) = if round % 2 == 0 { ("f", "g") } else { ("g", "f") };
+        let (job, assignment) = agent.take().await;
+        agent.accept(&job, 1).await.ok();
+        let moved = json!({ "path": "a", "to_path": "a", "to_folder": to });
+        let call = world.call(Method::POST, &format!("/storages/{from}/move")).key(&text(&assignment, "/key"));
+        call.json(&moved).send().await.created();
+        agent.finish(&job, 1, json!({})).await.done();
+        settle_events(&world).await;
+        world.move_clock(1);
+    }
+    let rows = world.get("/triggers/f/history").await.ok();
+    assert_eq!(rows["items"][0]["decision"], "skipped", "{rows}");
+    assert!(text(&rows, "/items/0/reason").contains("10 times in a row"), "{rows}");
+}
+
 /// Two triggers that fire on each other's jobs do not go on for ever: the history says where they ended, and why. What a
 /// person starts begins anew.
 #[tokio::test]

@@ -12,7 +12,7 @@ words! {
         JobFinished,
         /// A task has failed and is not tried again by itself.
         TaskFailed,
-        /// A file was added to a storage folder that people made, or replaced there.
+        /// A file was added to a storage folder that people made, or replaced there, be it written, copied or moved.
         FileAdded,
         /// Nothing was heard of a robot for a minute.
         RobotOffline,
@@ -40,8 +40,8 @@ pub struct ByEvent {
     /// Of `robot_offline`: only robots of this group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Whether it also fires on what its own jobs do: that they finish, fail a task or add a file, or that jobs do so which
-    /// they have started. False if absent, lest it should go on for ever. Triggers that fire on each other's jobs go on for
+    /// Whether it also fires on what its own jobs do: that they finish, fail a task, add or move a file, or that jobs do so
+    /// which they have started. False if absent, lest it should go on for ever. Triggers that fire on each other's jobs go on for
     /// ten fires in a row; the next is skipped, and the history says why.
     #[serde(default)]
     pub own_jobs: bool,

@@ -159,7 +159,11 @@ fn behind(reading: &dyn Reading, news: &News) -> Result<Behind> {
             if is_there { Some(id) } else { text("parent_job_id").and_then(|id| id.parse().ok()) }
         }
         NewsType::TaskFailed => text("job_id").and_then(|id| id.parse().ok()),
-        NewsType::FileAdded => text("created_by").and_then(|by| by.strip_prefix("job:")).and_then(|id| id.parse().ok()),
+        NewsType::FileAdded => {
+            // News from before the time when who adds a file was told apart from who has made it wait for a moment only.
+            let by = text("added_by").or_else(|| text("created_by"));
+            by.and_then(|by| by.strip_prefix("job:")).and_then(|id| id.parse().ok())
+        }
         _ => None,
     };
     let mut next = id;
