@@ -197,7 +197,7 @@ pub fn divide(tx: &mut Tx, blob: LogBlockId, block: &LogBlock, parts: &[Sealed])
 }
 
 /// Puts blocks in the place of the chunks that a kept blob now holds. A job that was deleted meanwhile is passed over;
-/// the blob is discarded if nothing of it is needed. A log of more than `cap_bytes` loses its middle.
+/// the blob is discarded if nothing of it is needed. The log of an attempt loses its middle if it has more than `cap_bytes`.
 pub fn seal(tx: &mut Tx, blob: LogBlockId, sealed: &[Sealed], cap_bytes: u64) -> Result<()> {
     let mut used = false;
     for of_log in sealed.chunk_by(|a, b| (a.run.job_id, a.run.attempt) == (b.run.job_id, b.run.attempt)) {
@@ -223,7 +223,11 @@ fn seal_log(tx: &mut Tx, blob: LogBlockId, sealed: &[Sealed], cap_bytes: u64) ->
         count_sealed(&mut head, &block, sealed.run.chunks, tx.now(), cap_bytes);
     }
     if used {
-        leave_middle_out(tx, &mut head, cap_bytes)?;
+        // The lines that somebody writes without a job are one log that never ends, and are read line by line by nobody:
+        // nothing would say that some were left out. They go when they are old.
+        if head.attempt != 0 {
+            leave_middle_out(tx, &mut head, cap_bytes)?;
+        }
         table::update(tx, &mut head)?;
     }
     Ok(used)

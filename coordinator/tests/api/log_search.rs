@@ -621,6 +621,23 @@ async fn lines_of_no_job_are_retained_and_deleted() {
     assert_eq!(search(&world, "").await, ["another"]);
 }
 
+/// The limit is that of a job's log. What somebody writes without a job is one log for ever, in which nothing would say that
+/// its middle is missing: all of it is there until it is too old.
+#[tokio::test]
+async fn lines_of_no_job_have_no_limit() {
+    let mut rules = rules();
+    rules.limits.job_log_bytes = 1 << 20;
+    let world = World::with_rules(rules).await;
+    let long = "y".repeat(48_000);
+    for n in 0..60 {
+        world.post("/logs", json!({ "level": "info", "message": format!("{n} {long}") })).await.created();
+    }
+    world.move_clock(700);
+    world.seal_logs().await;
+    assert!(blobs(&world).await > 0);
+    assert_eq!(page_through(&world, "limit=100", async |_| ()).await.len(), 60);
+}
+
 /// A log over its limit keeps beginning and end, says in one line what is missing between them, and the agent never
 /// learns of it.
 #[tokio::test]
