@@ -37,6 +37,9 @@ pub struct LogHead {
     /// The beginning of the log, which is kept when it becomes too long.
     #[serde(default, skip_serializing_if = "Beginning::is_empty")]
     pub beginning: Beginning,
+    /// The last line of the middle up to which every block after the beginning is gone.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gone_to: u64,
     /// Who writes here, if it is no job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<Author>,
@@ -162,6 +165,7 @@ impl LogHead {
             unsealed: None,
             kept_bytes: 0,
             beginning: Beginning::default(),
+            gone_to: 0,
             author: None,
         }
     }

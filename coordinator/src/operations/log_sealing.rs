@@ -12,8 +12,10 @@ use crate::{
     store::{Reading, Scan, Tx, blob::BlobName, engine::Pair, ids::first_id_of, key::Kind, lines, table},
 };
 
-/// Blocks that one transaction leaves out of a log that is too long: many more than it has sealed.
-const MAX_LEFT_OUT: usize = 64;
+/// Looks for blocks to leave out that one transaction makes in a log that is too long: many more than it has sealed blocks.
+const MAX_LOOKS: usize = 64;
+/// Blocks that are passed by in one look, because they are gone already.
+const LOOK: usize = 15;
 /// Chunks that are sealed together. A quiet job makes one of each line; they are read under one view and deleted in one
 /// transaction.
 const MAX_CHUNKS: u32 = 1_000;
@@ -251,20 +253,32 @@ fn count_sealed(head: &mut LogHead, block: &LogBlock, chunks: u32, now: Timestam
     }
 }
 
-/// Deletes the oldest blocks after the beginning until what is left is within the cap. The newest one always stays.
+/// Deletes the oldest blocks after the beginning until what is left is within the cap. The newest one always stays. However
+/// many blocks are gone in the middle, for whatever reasons, each is passed by once: the head keeps how far it has come.
 fn leave_middle_out(tx: &mut Tx, head: &mut LogHead, cap_bytes: u64) -> Result<()> {
-    for _ in 0..MAX_LEFT_OUT {
-        if head.kept_bytes <= cap_bytes {
+    let of_log = (head.job_id, head.attempt);
+    let newest = Scan::of(tx, Kind::LogBlock, of_log).newest_first().records::<LogBlock>(tx, 1)?.pop();
+    let Some((_, newest)) = newest else { return Ok(()) };
+    let below = table::index_start(tx, Kind::LogBlock, (head.job_id, head.attempt, newest.first_seq));
+    for _ in 0..MAX_LOOKS {
+        let gone_to = head.gone_to.max(head.beginning.last_seq);
+        if head.kept_bytes <= cap_bytes || gone_to >= newest.first_seq {
             break;
         }
-        let after = table::index_start(tx, Kind::LogBlock, (head.job_id, head.attempt, head.beginning.last_seq + 1));
-        // What was left out before is one block.
-        let blocks = Scan::of(tx, Kind::LogBlock, (head.job_id, head.attempt)).from(after);
-        let mut live = blocks.records::<LogBlock>(tx, 32)?.into_iter().map(|(_, block)| block).filter(|b| !b.expired);
-        let (Some(oldest), Some(_)) = (live.next(), live.next()) else { return Ok(()) };
-        drop(live);
-        head.kept_bytes = head.kept_bytes.saturating_sub(oldest.bytes);
-        empty(tx, oldest, Gone::Cap)?;
+        let from = table::index_start(tx, Kind::LogBlock, (head.job_id, head.attempt, gone_to + 1));
+        let blocks = Scan::of(tx, Kind::LogBlock, of_log).from(from).below(below.clone());
+        let mut blocks = blocks.records::<LogBlock>(tx, LOOK)?.into_iter().map(|(_, block)| block);
+        let mut passed = None;
+        let oldest = blocks.by_ref().find(|block| {
+            passed = Some(block.last_seq);
+            !block.expired
+        });
+        let Some(last_seq) = passed else { break };
+        head.gone_to = last_seq;
+        if let Some(oldest) = oldest {
+            head.kept_bytes = head.kept_bytes.saturating_sub(oldest.bytes);
+            empty(tx, oldest, Gone::Cap)?;
+        }
     }
     Ok(())
 }

@@ -638,6 +638,42 @@ async fn lines_of_no_job_have_no_limit() {
     assert_eq!(page_through(&world, "limit=100", async |_| ()).await.len(), 60);
 }
 
+/// However many pieces of it are gone, and for whatever reasons, a log goes on to keep to its limit.
+#[tokio::test]
+async fn a_log_of_many_gaps_keeps_to_its_limit() {
+    const YOUNG: i64 = 3_600_000;
+    let mut rules = rules();
+    rules.limits.job_log_bytes = 1 << 20;
+    let Two { world, agents: [agent, _], jobs: [job, _] } = two_in(World::with_rules(rules).await).await;
+    let long = "y".repeat(1_000);
+    let mut next = 1;
+    let mut say = async |lines: Vec<Value>| {
+        let count = lines.len() as u64;
+        send(&agent, &job, next, lines).await;
+        next += count;
+    };
+    for _ in 0..5 {
+        say((0..1_000).map(|_| at(YOUNG, "info", &long)).collect()).await;
+    }
+    world.seal_logs().await;
+    say((0..120).map(|n| at(YOUNG * (n % 2), "info", "short")).collect()).await;
+    world.move_clock(2 * YOUNG / 1_000);
+    world.delete(&format!("/logs?before={}", Timestamp::from_millis(START + YOUNG))).await.done();
+    let page = world.get(&format!("/jobs/{job}/logs?from_seq=5001&limit=1000")).await.ok();
+    assert_eq!(each(&page, "message").iter().filter(|message| **message == "short").count(), 60);
+    for _ in 0..15 {
+        say((0..1_000).map(|_| at(YOUNG, "info", &long)).collect()).await;
+        world.seal_logs().await;
+    }
+    agent.finish(&job, 1, json!({})).await.done();
+    world.seal_logs().await;
+    let call = world.call(Method::GET, &format!("/jobs/{job}/logs")).header("accept", "text/plain");
+    let kept = call.send().await.expect(200).text().len();
+    assert!(kept < 2 << 20, "{kept} bytes are kept");
+    let tail = world.get(&format!("/jobs/{job}/logs?direction=backward&limit=1")).await.ok();
+    assert_eq!(tail["items"][0]["seq"], 20_120, "the newest lines stay");
+}
+
 /// A log over its limit keeps beginning and end, says in one line what is missing between them, and the agent never
 /// learns of it.
 #[tokio::test]
