@@ -418,7 +418,7 @@ async fn get_assigned_package(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(sha256): Path<String>,
-    headers: HeaderMap,
+    Ranges(headers): Ranges,
 ) -> Result<Response, Fault> {
     app.db.read(caller.account, |reading| operations::agent::check_package(reading, &caller, &sha256))?;
     let name = BlobName::package(&sha256)?;

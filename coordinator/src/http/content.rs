@@ -1,10 +1,11 @@
 //! Content of blobs as answers: digests, conditions, ranges; and content that is received.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    extract::FromRequestParts,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -21,8 +22,21 @@ use crate::{
 /// So much of a refused body is read for the sake of its answer.
 const READ_OFF_BYTES: usize = 64 * 1024 * 1024;
 
-/// For annotations: the call sends a blob, or a range of it, or 304.
-pub struct Ranges;
+/// The headers of a call that sends a blob, or a range of it, or 304. A range is asked for with GET alone: with other methods
+/// the header means nothing (RFC 9110, 14.2).
+pub struct Ranges(pub HeaderMap);
+
+impl<S: Sync> FromRequestParts<S> for Ranges {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let mut headers = parts.headers.clone();
+        if parts.method != Method::GET {
+            headers.remove(header::RANGE);
+        }
+        Ok(Self(headers))
+    }
+}
 
 /// For annotations: the call checks what it receives against `Content-Digest`.
 pub struct Digest;

@@ -126,7 +126,7 @@ async fn get_file(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path((folder, path)): Path<(String, String)>,
-    headers: HeaderMap,
+    Ranges(headers): Ranges,
 ) -> Result<Response, Fault> {
     send(&app, &caller, &folder, &path, &headers).await
 }

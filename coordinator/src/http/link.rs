@@ -87,7 +87,7 @@ fn open(app: &App, grant: Grant, verb: LinkVerb) -> OperationResult<(Grant, Call
 async fn read_by_link(
     State(app): State<Arc<App>>,
     Path(token): Path<String>,
-    headers: HeaderMap,
+    Ranges(headers): Ranges,
 ) -> Result<Response, Fault> {
     let (grant, caller) = open(&app, link::read(&token, &app.secrets)?, LinkVerb::Get)?;
     file::send(&app, &caller, &grant.folder, &grant.path, &headers).await

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{Request, State},
-    http::HeaderMap,
     response::Response,
 };
 use drover_protocol::{
@@ -224,7 +223,7 @@ async fn get_package(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path((process, version)): Path<(String, String)>,
-    headers: HeaderMap,
+    Ranges(headers): Ranges,
 ) -> Result<Response, Fault> {
     let (process, version) =
         app.db.read(caller.account, |reading| process_version::get(reading, &caller, &process, &version))?;

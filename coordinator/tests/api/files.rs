@@ -164,6 +164,11 @@ async fn parts_are_read_and_conditions_hold() {
     assert_eq!((part.text(), part.header("content-range")), ("234".to_owned(), Some("bytes 2-4/10")));
     assert_eq!(get(&[("range", "bytes=2-4"), ("if-range", "\"old\"")]).await.expect(200).text(), "0123456789");
     get(&[("range", "bytes=10-")]).await.expect(416).refused("range_not_satisfiable");
+    // Nobody asks for a part of what he does not read.
+    for range in ["bytes=2-4", "bytes=10-"] {
+        let head = world.call(Method::HEAD, path).header("range", range).send().await.expect(200);
+        assert_eq!((head.header("content-length"), head.header("content-range")), (Some("10"), None), "{range}");
+    }
     get(&[("if-none-match", &tag)]).await.expect(304);
     get(&[("if-match", &tag), ("range", "bytes=0-0")]).await.expect(206);
     get(&[("if-match", "\"old\""), ("range", "bytes=0-0")]).await.expect(412).refused("precondition_failed");

@@ -67,7 +67,7 @@ async fn get_task_file(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path((task, name)): Path<(String, String)>,
-    headers: HeaderMap,
+    Ranges(headers): Ranges,
 ) -> Result<Response, Fault> {
     let id: TaskId = id(&task, "task")?;
     let folder = app.db.read(caller.account, |reading| folder_of(reading, &caller, id, &name))?;
