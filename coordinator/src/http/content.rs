@@ -143,19 +143,30 @@ fn wanted(headers: &HeaderMap, tag: &str, total: u64) -> Wanted {
     if start < end { Wanted::Part(start, end) } else { Wanted::Impossible }
 }
 
-/// What is allowed before the body is received, and the body. That of a refused call is read off for the sake of the answer.
+/// What is allowed before content is received, and the body. That of a refused call is read off for the sake of the answer.
+/// A part of content is refused wherever content is received: it would take the place of the whole.
 pub async fn admit<T, E: Into<Fault>>(
     allowed: Result<T, E>,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<(T, Body), Fault> {
+    let allowed = allowed.map_err(Into::into).and_then(|allowed| refuse_part(headers).map(|()| allowed));
     match allowed {
         Ok(allowed) => Ok((allowed, body)),
-        Err(refusal) => {
-            let fault = refusal.into();
+        Err(fault) => {
             read_off(headers, body).await;
             Err(fault)
         }
+    }
+}
+
+/// RFC 9110, 14.5.
+fn refuse_part(headers: &HeaderMap) -> Result<(), Fault> {
+    match headers.contains_key(header::CONTENT_RANGE) {
+        true => Err(Fault::bad_request(
+            "Content is not taken in parts: send all of it in one call, without the header Content-Range.",
+        )),
+        false => Ok(()),
     }
 }
 

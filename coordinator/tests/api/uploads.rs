@@ -13,7 +13,7 @@ use http::Method;
 use parking_lot::{Condvar, Mutex};
 use serde_json::json;
 
-use crate::support::{Agent, Call, World, package, rules};
+use crate::support::{Agent, Call, World, package, rules, text};
 
 struct Gate {
     /// So many commits are let through; the others wait.
@@ -175,4 +175,73 @@ async fn an_artifact_whose_sender_went_away_is_there_with_its_record() {
         world.collect_garbage().await;
         assert_eq!(blobs(&world).await, before + 1);
     }
+}
+
+/// A world in which everything can be uploaded: a folder `f` with the file `a`, a queue, a process `p` with a running job,
+/// and a resource.
+struct Targets {
+    world: World,
+    agent: Agent,
+    job: String,
+    task: String,
+}
+
+async fn targets() -> Targets {
+    let world = World::new().await;
+    let (agent, job) = running(&world).await;
+    world.post("/storages", json!({ "name": "f" })).await.created();
+    world.put_file("f", "a", "the whole content").await.created();
+    world.queue("q", json!({})).await;
+    let task = world.add("q", json!({})).await;
+    world.post("/resources", json!({ "name": "days", "kind": "text", "value": "old" })).await.created();
+    Targets { world, agent, job, task }
+}
+
+impl Targets {
+    /// The link by which `a` is written, made with this key.
+    async fn link(&self, key: &str) -> String {
+        let new = json!({ "path": "a", "verb": "put", "expires_in_seconds": 60 });
+        let made = self.world.call(Method::POST, "/storages/f/links").key(key).json(&new).send().await.created();
+        text(&made, "/url").split("/api/v1").nth(1).unwrap().to_owned()
+    }
+
+    /// What is there of all that the tests try to write.
+    async fn state(&self) -> Vec<String> {
+        let Self { world, job, task, .. } = self;
+        let mut state = Vec::new();
+        for path in [
+            "/storages/f/files/a".to_owned(),
+            format!("/tasks/{task}/files/a"),
+            format!("/storages/jobs%2F{job}/files/a"),
+            "/processes/p/versions".to_owned(),
+            "/resources/days/value".to_owned(),
+            "/resources/days".to_owned(),
+        ] {
+            let answer = world.get(&path).await;
+            state.push(if answer.status == 404 { "nothing".to_owned() } else { answer.text() });
+        }
+        state
+    }
+}
+
+/// Nothing is written in parts: what was sent as one would take the place of the whole (RFC 9110, 14.5).
+#[tokio::test]
+async fn a_part_never_takes_the_place_of_the_whole() {
+    let targets = targets().await;
+    let Targets { world, agent, job, task } = &targets;
+    let put = |path: &str| world.call(Method::PUT, path).body("abc");
+    let link = targets.link(&world.admin).await;
+    let before = targets.state().await;
+    for call in [
+        put("/storages/f/files/a"),
+        put("/storages/f/files/b"),
+        put(&format!("/tasks/{task}/files/a")),
+        Call::new(world.router.clone(), Method::PUT, &link).body("abc"),
+        agent.put_call(job, "a", b"abc"),
+        upload(world, &package(&[("main.sh", "false")])),
+    ] {
+        let refusal = call.header("content-range", "bytes 0-2/100").send().await.expect(400).refused("bad_request");
+        assert!(text(&refusal, "/detail").contains("Content-Range"), "{refusal}");
+    }
+    assert_eq!(targets.state().await, before);
 }
