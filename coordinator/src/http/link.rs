@@ -10,6 +10,7 @@ use axum::{
 };
 use drover_protocol::{
     API_BASE,
+    problem::Code,
     storage::{Link, LinkVerb, NewLink, PutFileQuery, StoredFile},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     app::App,
-    error::Result as OperationResult,
+    error::{Error, Result as OperationResult},
     operations::{
         Caller,
         link::{self, Grant},
@@ -112,5 +113,10 @@ async fn write_by_link(
     let grant = link::read(&token, &app.secrets)?;
     let allowed = || Ok::<_, Fault>((open(&app, grant, LinkVerb::Put)?, file::described(&headers, &query)?));
     let (((grant, caller), described), body) = content::admit(allowed(), &headers, body).await?;
-    file::receive(&app, caller, grant.folder, grant.path, described, conditions, &headers, body).await
+    let written = file::receive(&app, caller, grant.folder, grant.path, described, conditions, &headers, body).await;
+    // Its key may end while the content comes.
+    written.map_err(|fault| match fault.code() {
+        Code::Unauthenticated => Error::Forbidden(link::ENDED.to_owned()).into(),
+        _ => fault,
+    })
 }

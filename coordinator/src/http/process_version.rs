@@ -26,7 +26,7 @@ use crate::{
     domain,
     error::Result as OperationResult,
     operations::{
-        Caller,
+        Caller, key,
         process_version::{self, Package},
     },
     package,
@@ -120,6 +120,7 @@ async fn upload_version(
     // The fields of a form are part of what is asked.
     let asked = format!("{} {query:?}", staged.sha256);
     let call = repeatable(&parts, asked.as_bytes())?;
+    let caller = app.db.read(caller.account, |reading| key::renewed(reading, &caller))?;
     if let Some(first) = once::replay(&app, &caller, call.as_ref())? {
         return Ok(first);
     }

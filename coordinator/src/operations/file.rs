@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     Actor, Caller,
     audit::{self, Act},
-    garbage,
+    garbage, key,
     list::{self, Page, Via},
     news,
     storage::{self, Place},
@@ -85,6 +85,7 @@ pub fn put_artifact(
     path: &str,
     content: &Content,
 ) -> Result<File> {
+    let caller = &key::renewed(tx, caller)?;
     check_artifact(tx, caller, job, attempt, path)?;
     if let Some(old) = find(tx, &job_folder(job), path)?
         && old.sha256 == content.sha256
@@ -134,10 +135,20 @@ pub fn put(
     described: &Described,
     conditions: &Conditions,
 ) -> Result<(File, bool)> {
+    let caller = &still_good(tx, caller)?;
     let mut place = check_put(tx, caller, folder, path, described, conditions)?;
     let (file, is_new) = write(tx, &caller.by(), &mut place, path, content, described)?;
     write_down(tx, caller, if is_new { "create" } else { "update" }, &place, &file)?;
     Ok((file, is_new))
+}
+
+/// The caller as it is now that the content has come, which may have taken hours. A job may write while its attempt runs, be
+/// it with its key or by a link, which [`Place::check_change`] asks.
+fn still_good(reading: &dyn Reading, caller: &Caller) -> Result<Caller> {
+    match caller.actor {
+        Actor::Job { .. } => key::open_account(reading).map(|_| caller.clone()),
+        Actor::User { .. } | Actor::Robot { .. } => key::renewed(reading, caller),
+    }
 }
 
 /// The same for what the coordinator puts away by itself, into a folder that people made.

@@ -41,6 +41,8 @@ pub struct Grant {
     job: Option<(JobId, u32, RobotId)>,
 }
 
+/// Why nothing is read or written any more by a link.
+pub const ENDED: &str = "the key that made this link has ended, and so has it";
 const UNKNOWN: &str = "this link is not one of this coordinator's, or its key file has been replaced";
 
 /// Makes the token of a link, and says until when it holds.
@@ -103,9 +105,7 @@ pub fn open(reading: &Reader, grant: Grant, verb: LinkVerb, manifests: &Manifest
     }
     let own = Reader { view: reading.view, account: grant.account, now: reading.now };
     let ended = |error| match error {
-        Error::Unauthenticated(_) => {
-            Error::Forbidden("the key that made this link has ended, and so has it".to_owned())
-        }
+        Error::Unauthenticated(_) => Error::Forbidden(ENDED.to_owned()),
         other => other,
     };
     let caller = match grant.job {

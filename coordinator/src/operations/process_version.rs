@@ -11,7 +11,7 @@ use drover_protocol::{
 use super::{
     Caller,
     audit::{self, Act},
-    event, garbage,
+    event, garbage, key,
     list::{self, Page, Via},
     news::{self, Facts},
     process,
@@ -185,6 +185,8 @@ pub fn create(
     query: &UploadQuery,
     package: &Package,
 ) -> Result<(Process, ProcessVersion)> {
+    // The package has taken its time to come.
+    let caller = &key::renewed(tx, caller)?;
     check_upload(tx, caller, process, query)?;
     let mut process = process::resolve(tx, process)?;
     if Scan::of(tx, Kind::ProcessVersionByNumber, process.id).pairs(tx, MAX_VERSIONS)?.len() >= MAX_VERSIONS {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::{
     Actor, Caller,
     audit::{self, Act},
-    event,
+    event, key,
     list::{self, Page, Via},
     reach,
     resource::{people_only, resolve, within_reach},
@@ -344,6 +344,8 @@ pub fn set(
     revision: Option<u64>,
     secrets: &Secrets,
 ) -> Result<Found> {
+    // A value may be long, and its sender slow.
+    let caller = &key::renewed(tx, caller)?;
     caller.require(Permission::ResourceWriteValue)?;
     let mut resource = within_reach(tx, caller, text)?;
     table::check_revision(resource.revision, revision)?;
@@ -396,6 +398,7 @@ pub fn set_override(
     revision: Option<u64>,
     secrets: &Secrets,
 ) -> Result<Found> {
+    let caller = &key::renewed(tx, caller)?;
     caller.require(Permission::ResourceWriteValue)?;
     people_only(caller)?;
     let mut resource = resolve(tx, text)?;

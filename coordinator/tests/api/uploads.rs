@@ -1,7 +1,9 @@
 //! Blobs that come and go while the world changes: callers that go away, a disk that is full, others who delete.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
+use axum::body::Body;
+use bytes::Bytes;
 use drover_coordinator::store::{
     Db,
     blob::BlobKind,
@@ -13,7 +15,7 @@ use http::Method;
 use parking_lot::{Condvar, Mutex};
 use serde_json::json;
 
-use crate::support::{Agent, Call, World, package, rules, text};
+use crate::support::{Agent, Call, World, package, rules, settle, text};
 
 struct Gate {
     /// So many commits are let through; the others wait.
@@ -244,4 +246,70 @@ async fn a_part_never_takes_the_place_of_the_whole() {
         assert!(text(&refusal, "/detail").contains("Content-Range"), "{refusal}");
     }
     assert_eq!(targets.state().await, before);
+}
+
+/// A call whose body is half sent.
+struct Half {
+    rest: Bytes,
+    pieces: futures::channel::mpsc::UnboundedSender<Result<Bytes, io::Error>>,
+    call: tokio::task::JoinHandle<crate::support::Answer>,
+}
+
+impl Half {
+    async fn of(call: Call, content: impl Into<Bytes>) -> Self {
+        let mut first = content.into();
+        let rest = first.split_off(first.len() / 2);
+        let (pieces, body) = futures::channel::mpsc::unbounded();
+        let call = tokio::spawn(call.streamed(Body::from_stream(body)).send());
+        pieces.unbounded_send(Ok(first)).unwrap();
+        settle().await;
+        Self { rest, pieces, call }
+    }
+
+    async fn end(self) -> crate::support::Answer {
+        self.pieces.unbounded_send(Ok(self.rest)).unwrap();
+        drop(self.pieces);
+        self.call.await.unwrap()
+    }
+}
+
+/// Whoever was let in when an upload began is asked for anew when it has come: a key that was revoked meanwhile writes
+/// nothing, whatever the upload is of.
+#[tokio::test]
+async fn what_comes_after_its_key_has_ended_is_not_kept() {
+    let targets = targets().await;
+    let Targets { world, agent, task, job } = &targets;
+    let made = world.post("/keys", json!({ "name": "k" })).await.created();
+    let key = text(&made, "/key");
+    let link = targets.link(&key).await;
+    let before = targets.state().await;
+    let put = |path: &str| world.call(Method::PUT, path).key(&key);
+    let value = br#"{"value":"new"}"#.as_slice();
+    let json = |path: &str| put(path).header("content-type", "application/json");
+    let zip = package(&[("main.sh", "false")]);
+    let mut begun = Vec::new();
+    for (call, content, status) in [
+        (put("/storages/f/files/a"), b"abc".as_slice().into(), 401),
+        (put(&format!("/tasks/{task}/files/a")), b"abc".as_slice().into(), 401),
+        (Call::new(world.router.clone(), Method::PUT, &link), b"abc".as_slice().into(), 403),
+        (upload(world, b"").key(&key), Bytes::from(zip.clone()), 401),
+        (upload(world, b"").key(&key).header("idempotency-key", "once"), zip.into(), 401),
+        (json("/resources/days/value"), value.into(), 401),
+        (json(&format!("/resources/days/overrides/robot/{}", agent.id)), value.into(), 401),
+    ] {
+        begun.push((Half::of(call, content).await, status));
+    }
+    let artifact = Half::of(agent.put_call(job, "a", b""), b"abc".as_slice()).await;
+    world.delete(&format!("/keys/{}", text(&made, "/id"))).await.done();
+    // The robot joins again, and its old key ends with the first use of the new one.
+    let again = world.agent("r").await;
+    assert_eq!(again.id, agent.id);
+    again.beat(&[(job, 1)]).await;
+    begun.push((artifact, 401));
+    for (half, status) in begun {
+        half.end().await.expect(status);
+    }
+    assert_eq!(targets.state().await, before);
+    world.collect_garbage().await;
+    assert_eq!(blobs(world).await, 2, "the package and the file that were there");
 }
