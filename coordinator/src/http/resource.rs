@@ -330,9 +330,9 @@ async fn get_value(
 /// that its attempt was given, whatever groups its robot is in by now (`wrong_state` if that is gone).
 ///
 /// With `Content-Type: text/calendar` the holidays of a calendar are set from an iCalendar file (at most 1 MiB): each event
-/// of whole days is one, and its other days stay as they are unless the file has them. Yearly events on a fixed date are
-/// written out up to the tenth year from now. What is not understood for certain (times of day, other repetitions) is refused
-/// with the name of the event.
+/// of whole days is one, and its other days stay as they are unless the file has them (those of the value that counted for the
+/// robot or group, if it had none of its own). Yearly events on a fixed date are written out up to the tenth year from now.
+/// What is not understood for certain (times of day, other repetitions) is refused with the name of the event.
 #[utoipa::path(put, path = "/resources/{resource}/value", tag = "Resource", operation_id = "set_resource_value",
     request_body(content((NewResourceValue = "application/json"), (String = "text/calendar"))),
     params(("resource" = String, Path, description = "Id or name"), ValueFor, IfMatch),

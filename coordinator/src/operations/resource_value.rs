@@ -77,6 +77,15 @@ fn of_group(reading: &dyn Reading, resource: &Resource, group: &RobotGroup) -> R
     }
 }
 
+/// The value that counts for a scope: its own, or the one that is found in place of it.
+fn counting(reading: &dyn Reading, resource: &Resource, scope: Scope) -> Result<Option<ResourceValue>> {
+    match scope {
+        Scope::Default => current(reading, resource.id, scope),
+        Scope::Group(id) => of_group(reading, resource, &table::get(reading, id)?),
+        Scope::Robot(id) => of_robot(reading, resource, &table::get(reading, id)?),
+    }
+}
+
 /// Name of the robot or group, as far as it is there.
 pub fn scope_name(reading: &dyn Reading, scope: Scope) -> Result<Option<String>> {
     Ok(match scope {
@@ -314,11 +323,12 @@ pub enum Given {
     Calendar(Imported),
 }
 
-/// A calendar with what a file says; the rest of it stays.
+/// The calendar that counts for a scope with what a file says; the rest of it stays. A robot or group without one of its own
+/// goes by another one until then, whose rest days hold for it.
 fn merged(
     reading: &dyn Reading,
     resource: &Resource,
-    old: Option<&ResourceValue>,
+    scope: Scope,
     imported: &Imported,
     secrets: &Secrets,
 ) -> Result<Vec<u8>> {
@@ -326,8 +336,8 @@ fn merged(
         return Err(Error::invalid("", "only a resource of the kind calendar is set from an iCalendar file"));
     }
     let unreadable = |error| Error::Internal(format!("a calendar cannot be read: {error}"));
-    let before = match old {
-        Some(old) => serde_json::from_slice(&content(reading, old, secrets)?).map_err(unreadable)?,
+    let before = match counting(reading, resource, scope)? {
+        Some(counts) => serde_json::from_slice(&content(reading, &counts, secrets)?).map_err(unreadable)?,
         None => Calendar::default(),
     };
     let calendar = serde_json::to_value(imported.clone().onto(before)).map_err(unreadable)?;
@@ -431,7 +441,7 @@ fn write(
     let old = current(tx, resource.id, scope)?;
     let json = match given {
         Given::Value(value) => checked(resource.kind, value, "/value")?,
-        Given::Calendar(imported) => merged(tx, resource, old.as_ref(), imported, secrets)?,
+        Given::Calendar(imported) => merged(tx, resource, scope, imported, secrets)?,
     };
     let scope_name = scope_name(tx, scope)?;
     // The same again is no new version. Of sealed values this would tell whoever may not read them that a guess is right.

@@ -718,3 +718,29 @@ async fn values_of_robots_and_groups_out_of_reach_are_not_told() {
     let whole = get("/resources/limit").await;
     assert_eq!(names(&json!({ "items": whole["overrides"] })), ["fin", "fin-robot", "hr-robot"]);
 }
+
+/// A robot or group without a calendar of its own goes by another one: what a file does not say stays as it counted for it.
+#[tokio::test]
+async fn an_imported_calendar_keeps_the_rest_days_that_counted() {
+    let world = World::new().await;
+    let robot = text(&world.post("/robots", json!({ "name": "r" })).await.created(), "/id");
+    for group in ["g1", "g2"] {
+        world.post("/robot-groups", json!({ "name": group })).await.created();
+    }
+    world.call(Method::PUT, &format!("/robot-groups/g2/robots/{robot}")).send().await.done();
+    let days = json!({ "rest_days": ["saturday", "sunday"], "holidays": ["2026-01-01"] });
+    make(&world, "days", "calendar", days).await;
+    let of_group = json!({ "value": { "rest_days": ["friday"], "working_days": ["2026-11-06"] } });
+    world.call(Method::PUT, "/resources/days/overrides/group/g2").json(&of_group).send().await.expect(200);
+    let file = "BEGIN:VCALENDAR\nBEGIN:VEVENT\nDTSTART;VALUE=DATE:20270101\nEND:VEVENT\nEND:VCALENDAR\n";
+    let import = async |path: &str| {
+        world.call(Method::PUT, path).header("content-type", "text/calendar").body(file).send().await
+    };
+    import("/resources/days/overrides/group/g1").await.ok();
+    let found = value(&world, "/resources/days/value?group=g1").await;
+    assert_eq!((&found["rest_days"], &found["holidays"]), (&json!(["saturday", "sunday"]), &json!(["2027-01-01"])));
+    import("/resources/days/value?robot=r").await.ok();
+    let found = value(&world, "/resources/days/value?robot=r").await;
+    assert_eq!((&found["rest_days"], &found["working_days"]), (&json!(["friday"]), &json!(["2026-11-06"])));
+    assert_eq!(found["holidays"], json!(["2027-01-01"]));
+}
