@@ -4,7 +4,7 @@
 //! runs a payment on it. Yearly events on a fixed date are written out as dates, for as many years as is said here.
 
 use drover_protocol::resource::{Calendar, Weekday};
-use icalendar::parser::{Property, unfold};
+use icalendar::parser::Property;
 use jiff::{ToSpan, civil::Date};
 
 /// The largest file, in bytes.
@@ -47,12 +47,32 @@ impl Imported {
     }
 }
 
-/// Reads a file; the reason if it cannot be read for certain. `year` is the current one.
+/// The text of a file with its folded lines joined; absent if it is not UTF-8. Lines may be folded within a letter, so that
+/// only what is joined is text (RFC 5545, 3.1). Every line ends with a line feed: files that went through several hands have
+/// lines of several ends.
+pub fn unfolded(bytes: &[u8]) -> Option<String> {
+    let mut joined = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((byte, after)) = rest.split_first() {
+        let ends = [b"\r\r\n".as_slice(), b"\r\n", b"\r", b"\n"];
+        match ends.iter().find_map(|end| rest.strip_prefix(*end)) {
+            Some([b' ' | b'\t', folded @ ..]) => rest = folded,
+            Some(next) => {
+                joined.push(b'\n');
+                rest = next;
+            }
+            None => {
+                joined.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(joined).ok()
+}
+
+/// Reads the unfolded text of a file; the reason if it cannot be read for certain. `year` is the current one.
 pub fn read(text: &str, year: i16) -> Result<Imported, String> {
-    // Files that went through several hands have lines of several ends.
-    let text = text.trim_start_matches('\u{feff}').replace("\r\r\n", "\n").replace("\r\n", "\n").replace('\r', "\n");
-    let unfolded = unfold(&text);
-    let contents = Contents::of(&unfolded)?;
+    let contents = Contents::of(text.trim_start_matches('\u{feff}'))?;
     let mut found = Imported { rest_days: contents.rest_days()?, ..Imported::default() };
     if contents.events.is_empty() && found.rest_days.is_none() {
         return Err(format!("it has no {EVENT}, and would leave no holiday"));
@@ -240,15 +260,18 @@ fn date(text: &str) -> Result<Date, String> {
     Date::new(number(0..4)?, part(month)?, part(day)?).ok().filter(|date| date.year() >= 1970).ok_or_else(wrong)
 }
 
-/// `P1D` or `P2W`.
+/// `P1D` or `P2W`, with a plus before it or without.
 fn whole_days(text: &str) -> Result<i32, String> {
     let wrong = || format!("its DURATION {text} is not one of whole days");
-    let number = text.strip_prefix('P').ok_or_else(wrong)?;
+    let number = text.strip_prefix('+').unwrap_or(text).strip_prefix('P').ok_or_else(wrong)?;
     let (number, factor) = match (number.strip_suffix('D'), number.strip_suffix('W')) {
         (Some(number), _) => (number, 1),
         (_, Some(number)) => (number, 7),
         _ => return Err(wrong()),
     };
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
     number.parse::<i32>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(wrong)
 }
 
@@ -374,6 +397,10 @@ mod tests {
         file(&format!("BEGIN:VEVENT\r\nUID:1\r\nSUMMARY:New Year\r\n{}\r\nEND:VEVENT\r\n", lines.replace('\n', "\r\n")))
     }
 
+    fn read(file: &str, year: i16) -> Result<Imported, String> {
+        super::read(&unfolded(file.as_bytes()).expect("it is text"), year)
+    }
+
     fn holidays(lines: &str) -> Result<Vec<String>, String> {
         read(&event(lines), 2026).map(|found| found.holidays)
     }
@@ -384,6 +411,7 @@ mod tests {
         let two = Ok(vec!["2026-12-25".to_owned(), "2026-12-26".to_owned()]);
         assert_eq!(holidays("DTSTART;VALUE=DATE:20261225\nDTEND;VALUE=DATE:20261227"), two);
         assert_eq!(holidays("DTSTART;VALUE=DATE:20261225\nDURATION:P2D"), two);
+        assert_eq!(holidays("DTSTART;VALUE=DATE:20261225\nDURATION:+P2D"), two);
         assert_eq!(holidays("DTSTART;VALUE=DATE:20261225\nDTEND;VALUE=DATE:20261225").map(|days| days.len()), Ok(1));
         assert_eq!(holidays("DTSTART;VALUE=DATE:20260101\nSTATUS:CANCELLED"), Ok(vec![]));
         let over_months = holidays("DTSTART;VALUE=DATE:20261230\nDTEND;VALUE=DATE:20270202").map(|days| days.len());
@@ -414,6 +442,10 @@ mod tests {
             "DTSTART;VALUE=DATE:20260102\nDTEND;VALUE=DATE:20260101",
             "DTSTART;VALUE=DATE:20260101\nDTEND;VALUE=DATE:20290101",
             "DTSTART;VALUE=DATE:20260101\nDURATION:PT8H",
+            "DTSTART;VALUE=DATE:20260101\nDURATION:-P2D",
+            "DTSTART;VALUE=DATE:20260101\nDURATION:++P2D",
+            "DTSTART;VALUE=DATE:20260101\nDURATION:P+2D",
+            "DTSTART;VALUE=DATE:20260101\nDURATION:PD",
             "DTSTART;VALUE=DATE:20261126\nRRULE:FREQ=YEARLY;BYMONTH=11;BYDAY=4TH",
             "DTSTART;VALUE=DATE:20261126\nRRULE:FREQ=YEARLY;BYMONTH=12",
             "DTSTART;VALUE=DATE:20261126\nRRULE:FREQ=YEARLY;BYMONTHDAY=26",
@@ -479,6 +511,39 @@ mod tests {
         ] {
             assert_eq!(read(&written, 2026).map(|found| found.holidays), both, "{written:?}");
         }
+    }
+
+    /// Lines are counted in bytes and may be folded within a letter: what is joined is text or not, and no byte is dropped
+    /// or made up for that.
+    #[test]
+    fn lines_are_joined_before_they_are_text() {
+        let text = "SUMMARY:День Победы\nX: €\n";
+        for end in ["\n", "\r\n", "\r", "\r\r\n"] {
+            for blank in [" ", "\t"] {
+                for at in 1..text.len() {
+                    let (begin, rest) = text.as_bytes().split_at(at);
+                    // Where a line ends anyway, the next one would be part of it.
+                    if begin.ends_with(b"\n") || rest.starts_with(b"\n") {
+                        continue;
+                    }
+                    let folded = [begin, end.as_bytes(), blank.as_bytes(), rest].concat();
+                    assert_eq!(unfolded(&folded).as_deref(), Some(text), "{end:?} {blank:?} at {at}");
+                }
+            }
+        }
+        let letter = "Д".as_bytes();
+        for never in [
+            b"\xff".to_vec(),
+            letter[..1].to_vec(),
+            [&letter[..1], b"\r\n"].concat(),
+            [&letter[..1], b"\r\n ".as_slice()].concat(),
+            [&letter[..1], b"\r\n".as_slice(), &letter[1..]].concat(),
+            [&letter[..1], b"\r\n  ".as_slice(), &letter[1..]].concat(),
+            [&letter[1..], b"\r\n ".as_slice(), &letter[..1]].concat(),
+        ] {
+            assert_eq!(unfolded(&never), None, "{never:?}");
+        }
+        assert_eq!(unfolded(b"a\r\n").as_deref(), Some("a\n"));
     }
 
     /// What is written is read as the same calendar.

@@ -144,12 +144,15 @@ impl FromRequest<Arc<App>> for ValueBody {
             let text = format!("the calendar is over the limit of {} bytes; leave out past years", ical::MAX_BYTES);
             return Err(Error::TooLarge(text).into());
         }
-        let text = String::from_utf8(bytes.into()).map_err(|_| Fault::bad_request("The calendar is not UTF-8."))?;
         let now = app.db.read(SYSTEM_ACCOUNT, |reading| Ok(reading.now()))?;
         let year = now.to_string().get(..4).and_then(|year| year.parse().ok()).unwrap_or(i16::MAX);
-        let read = tokio::task::spawn_blocking(move || ical::read(&text, year)).await;
+        let read = move || -> Result<_, Fault> {
+            let text = ical::unfolded(&bytes).ok_or_else(|| Fault::bad_request("The calendar is not UTF-8."))?;
+            ical::read(&text, year).map_err(|reason| Error::invalid("", reason).into())
+        };
+        let read = tokio::task::spawn_blocking(read).await;
         let read = read.map_err(|error| Error::Internal(format!("a calendar was not read to its end: {error}")))?;
-        Ok(Self(Given::Calendar(read.map_err(|reason| Error::invalid("", reason))?)))
+        Ok(Self(Given::Calendar(read?)))
     }
 }
 

@@ -744,3 +744,23 @@ async fn an_imported_calendar_keeps_the_rest_days_that_counted() {
     assert_eq!((&found["rest_days"], &found["working_days"]), (&json!(["friday"]), &json!(["2026-11-06"])));
     assert_eq!(found["holidays"], json!(["2027-01-01"]));
 }
+
+/// Programs fold a line after 75 bytes, in the middle of a letter if need be: only what is joined again is text.
+#[tokio::test]
+async fn a_calendar_may_be_folded_within_a_letter() {
+    let world = World::new().await;
+    make(&world, "days", "calendar", json!({ "holidays": ["2026-01-01"] })).await;
+    let file = |summary: &[u8]| {
+        let begin: &[u8] = b"BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nDTSTART;VALUE=DATE:20260509\r\nSUMMARY:";
+        [begin, summary, b"\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"].concat()
+    };
+    let import = async |body: Vec<u8>| {
+        let call = world.call(Method::PUT, "/resources/days/value").header("content-type", "text/calendar");
+        call.body(body).send().await
+    };
+    let (begin, end) = "День Победы".as_bytes().split_at(12);
+    import(file(&[begin, b"\r\n ", end].concat())).await.ok();
+    assert_eq!(value(&world, "/resources/days/value").await["holidays"], json!(["2026-05-09"]));
+    import(file(begin)).await.expect(400).refused("bad_request");
+    import(file(&[begin, b"\r\n", end].concat())).await.expect(400).refused("bad_request");
+}
