@@ -8,7 +8,6 @@ use drover_protocol::{
     page::Page,
     storage::StoredFile,
 };
-use serde::Deserialize;
 
 use crate::{
     client::Answer,
