@@ -256,6 +256,9 @@ fn count_sealed(head: &mut LogHead, block: &LogBlock, chunks: u32, now: Timestam
 /// Deletes the oldest blocks after the beginning until what is left is within the cap. The newest one always stays. However
 /// many blocks are gone in the middle, for whatever reasons, each is passed by once: the head keeps how far it has come.
 fn leave_middle_out(tx: &mut Tx, head: &mut LogHead, cap_bytes: u64) -> Result<()> {
+    if head.kept_bytes <= cap_bytes {
+        return Ok(());
+    }
     let of_log = (head.job_id, head.attempt);
     let newest = Scan::of(tx, Kind::LogBlock, of_log).newest_first().records::<LogBlock>(tx, 1)?.pop();
     let Some((_, newest)) = newest else { return Ok(()) };
