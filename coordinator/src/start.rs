@@ -23,6 +23,7 @@ use crate::{
         account::{self, Bootstrap},
         key, rotation,
         session::SessionRules,
+        task,
     },
     password,
     secrets::Secrets,
@@ -83,6 +84,7 @@ pub async fn start(config: &Config) -> anyhow::Result<Running> {
         true => first_account(&db, config, &secrets, &*randomness).await?,
         false => {
             check_fingerprint(&db, &secrets, &config.key_file())?;
+            renew_indexes(&db).await.context("the store cannot be brought into the form of this version")?;
             None
         }
     };
@@ -102,6 +104,16 @@ pub async fn start(config: &Config) -> anyhow::Result<Running> {
     let background = background::start(&app, ages).await.context("the periodic loops cannot be started")?;
     let patience = Duration::from_secs(config.http.shutdown_seconds);
     Ok(Running { app, server, background, engine, new_key, patience })
+}
+
+/// Brings what older versions have written into the form in which it is read. Nothing is left to do the next time.
+async fn renew_indexes(db: &Db) -> anyhow::Result<()> {
+    let accounts =
+        db.read(SYSTEM_ACCOUNT, |reading| Ok([account::all(reading)?, account::deleted(reading)?].concat()))?;
+    for account in accounts {
+        while db.write(account, |tx| task::renew_lateness_page(tx, RENEWED_PAGE)).await? == RENEWED_PAGE {}
+    }
+    Ok(())
 }
 
 const NOT_ENCRYPTED: &str =
@@ -392,6 +404,8 @@ pub async fn new_key(config: &Config, login: &str) -> anyhow::Result<String> {
 }
 
 /// Records that are sealed anew together.
+/// Entries of an index that one transaction writes anew.
+const RENEWED_PAGE: usize = 1_000;
 const RESEAL_PAGE: usize = 200;
 
 /// Changes the sealing key of a stopped coordinator, and seals everything anew; how many secrets that were.

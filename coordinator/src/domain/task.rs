@@ -113,9 +113,9 @@ pub struct Attempt {
     /// The task that was taken in the call that ended this attempt, and its attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<(TaskId, u32)>,
-    /// A refused late result is kept as one event, however often it is repeated.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub late_result_kept: bool,
+    /// Of the late results that were refused and kept: each is one event, however often it is repeated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub late_digests: Vec<u64>,
 }
 
 /// Where the task stands, with what only this state needs.
@@ -401,7 +401,7 @@ fn take(mut task: Task, holder: Holder, rules: &Rules<'_>, now: Timestamp) -> Re
         ended_by_holder: false,
         end_digest: None,
         next: None,
-        late_result_kept: false,
+        late_digests: Vec::new(),
     };
     let history = task.newest.replace(attempt);
     Ok(Step { task, note: None, history })

@@ -36,7 +36,7 @@ fn task(state: State) -> Task {
         ended_by_holder: false,
         end_digest: None,
         next: None,
-        late_result_kept: false,
+        late_digests: Vec::new(),
     });
     Task {
         id: TaskId::from_uuid(Uuid::from_u128(7)),

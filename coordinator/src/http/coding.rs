@@ -24,7 +24,7 @@ use tower_http::{
     },
 };
 
-use super::Fault;
+use super::{Fault, content::read_off};
 use crate::error::Error;
 
 /// Answers a request, however its body is coded, in a coding that it accepts.
@@ -50,22 +50,29 @@ fn accepted(headers: &HeaderMap) -> Request<()> {
 const CODINGS: &str = "gzip, zstd, br";
 
 async fn decoded(request: Request, next: Next) -> Response {
-    if request.headers().contains_key("content-digest") {
+    let (mut parts, body) = request.into_parts();
+    let codings = parts.headers.get_all(header::CONTENT_ENCODING);
+    let codings: Vec<&str> = codings.iter().map(|value| value.to_str().unwrap_or_default().trim()).collect();
+    let coding = codings.join(", ").to_ascii_lowercase();
+    if coding == "identity" {
+        parts.headers.remove(header::CONTENT_ENCODING);
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    if parts.headers.contains_key("content-digest") {
+        read_off(&parts.headers, body).await;
         // It would be of the bytes as they are sent (RFC 9530), which nobody sees behind this layer.
         let detail = "is not checked of content that comes with Content-Encoding; send the content as it is";
         return Fault::from(Error::invalid("Content-Digest", detail)).into_response();
     }
-    let (mut parts, body) = request.into_parts();
-    let codings =
-        parts.headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or_default());
-    let coding = codings.collect::<Vec<_>>().join(", ").to_ascii_lowercase();
-    let coded = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-    let plain = match coding.trim() {
-        "identity" => Body::from_stream(ReaderStream::new(coded)),
-        "gzip" | "x-gzip" => all_members(GzipDecoder::new(coded), GzipDecoder::multiple_members),
-        "zstd" => all_members(ZstdDecoder::new(coded), ZstdDecoder::multiple_members),
-        "br" => all_members(BrotliDecoder::new(coded), BrotliDecoder::multiple_members),
-        _ => return unknown_coding(),
+    let coded = |body: Body| StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    let plain = match coding.as_str() {
+        "gzip" | "x-gzip" => all_members(GzipDecoder::new(coded(body)), GzipDecoder::multiple_members),
+        "zstd" => all_members(ZstdDecoder::new(coded(body)), ZstdDecoder::multiple_members),
+        "br" => all_members(BrotliDecoder::new(coded(body)), BrotliDecoder::multiple_members),
+        _ => {
+            read_off(&parts.headers, body).await;
+            return unknown_coding();
+        }
     };
     parts.headers.remove(header::CONTENT_ENCODING);
     parts.headers.remove(header::CONTENT_LENGTH);

@@ -172,7 +172,7 @@ fn refuse_part(headers: &HeaderMap) -> Result<(), Fault> {
 
 /// Reads a bounded part of a body that is not wanted: a caller that is still sending when the connection ends never sees
 /// the answer. One that waits to be asked for the body is not asked.
-async fn read_off(headers: &HeaderMap, body: Body) {
+pub async fn read_off(headers: &HeaderMap, body: Body) {
     if headers.contains_key(header::EXPECT) {
         return;
     }

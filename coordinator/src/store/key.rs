@@ -114,7 +114,8 @@ kinds! {
     TaskSettling = b"te",
     /// Tasks that an attempt of a job holds now: job, attempt.
     TaskByJob = b"tj",
-    /// Ready tasks with a deadline: queue, tag (also the empty one), deadline.
+    /// Ready tasks with a deadline: queue, tag (also the empty one), deadline. Read no more: [`Kind::TaskByLateness`] took its
+    /// place, and what is left of it is written anew at the start.
     TaskByDeadline = b"td",
     /// Attempts before the newest: task, attempt.
     TaskAttempt = b"ta",
@@ -227,6 +228,8 @@ kinds! {
     LogsExported = b"ol",
     /// What has happened in the account, in numbers.
     Totals = b"ut",
+    /// Ready tasks with a deadline: queue, tag (also the empty one), deadline, phase.
+    TaskByLateness = b"tf",
 }
 
 /// Accounts, hashes of keys and the like lie in this account of their own.
@@ -396,7 +399,7 @@ mod tests {
             "ac kh jh us ul ky ko jt rb rn rm rg hs gr gn pr pn vr vn vs jb js jp jv jr jo ja jq jd at do ev lh lu lc \
              lb lt ls fi fp id ix bg sy qu qn qc qh tk ts tr tg to te tj td ta \
              rs ra rx rv ro rh rr au aa an ao ah ft sf sn sr sd su lg lr lw la li zt zn zd zh zf zp zg zc zj za \
-             tb tx nw no nl nh nn nf nd nv nt na nb nr ns nu np nm ne zq zo zw zm zl ze zv ng ur un uc ot ol ut"
+             tb tx nw no nl nh nn nf nd nv nt na nb nr ns nu np nm ne zq zo zw zm zl ze zv ng ur un uc ot ol ut tf"
         );
         let mut unique = letters.clone();
         unique.sort();

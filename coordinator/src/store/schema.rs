@@ -557,7 +557,7 @@ impl Record for Task {
         if let Some(deadline) = self.deadline.filter(|_| phase.is_ready()) {
             for tag in std::iter::once("").chain(self.tags.iter().map(String::as_str)) {
                 let place = ((self.queue_id, tag), deadline, phase as u8);
-                entries.push(IndexEntry::many(Kind::TaskByDeadline, place));
+                entries.push(IndexEntry::many(Kind::TaskByLateness, place));
             }
         }
         entries.extend(self.due_at().map(|at| IndexEntry::many(Kind::TaskDue, at)));
@@ -1028,6 +1028,7 @@ pub const RECORDS: &[RecordKind] = &[
         Kind::TaskDue,
         Kind::TaskByJob,
         Kind::TaskByDeadline,
+        Kind::TaskByLateness,
     ]),
     records::<Settling>(&[]),
     records::<PastAttempt>(&[]),

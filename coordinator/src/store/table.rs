@@ -243,6 +243,12 @@ pub fn delete<R: Record>(tx: &mut Tx, id: R::Id) -> Result<()> {
     Ok(())
 }
 
+/// Puts the index entries of a record again, for an index that has not had them before.
+pub fn put_indexes<R: Record>(tx: &mut Tx, record: &R) -> Result<()> {
+    let (account, id) = (tx.account(), record.id().to_bytes());
+    record.indexes().iter().try_for_each(|entry| tx.put(entry.key(account, &id), id.clone()))
+}
+
 fn write<R: Record>(tx: &mut Tx, record: &R, old: Option<&R>) -> Result<()> {
     let account = tx.account();
     let id = record.id().to_bytes();

@@ -405,6 +405,12 @@ async fn every_packed_piece_counts() {
     let call = world.call(Method::PUT, "/storages/f/files/a").header("content-encoding", "gzip");
     let call = call.header("content-digest", "sha-256=:AAEC:").body(packed("gzip", "x").await);
     call.send().await.invalid(&["Content-Digest"]);
+    // As it is sent it can be checked.
+    let call = world.call(Method::PUT, "/storages/f/files/a").header("content-encoding", "identity");
+    call.header("content-digest", "sha-256=:AAEC:").body("x").send().await.invalid(&["Content-Digest"]);
+    let call = world.call(Method::PUT, "/storages/f/files/a").header("content-encoding", "identity");
+    let digest = "sha-256=:LXEWQrcmsEQBYnyp+6wy9chTD7GQPMTbAiWHF5IaSIE=:";
+    call.header("content-digest", digest).body("x").send().await.expect(200);
 }
 
 /// At no depth are the items of an array taken for the fields of an object: a filter by tags would be one by reference, and

@@ -1,6 +1,12 @@
 //! Tasks: the order of taking, the fence of attempts, and every way in which an attempt ends.
 
-use drover_coordinator::store::Db;
+use drover_coordinator::{
+    operations::task,
+    store::{
+        Db,
+        engine::{Engine as _, KeyRange, Order, WriteSet},
+    },
+};
 use futures::FutureExt;
 use http::Method;
 use serde_json::{Value, json};
@@ -528,18 +534,68 @@ async fn another_end_of_an_ended_attempt_is_refused_and_kept() {
     }
 }
 
-/// Whoever asks for the next task only when it repeats the end gets one, and the same one if it asks once more.
+/// A repetition takes nothing that the first call did not take: nobody may be there any more to work on it.
 #[tokio::test]
-async fn a_repetition_may_take_the_next_task() {
+async fn a_repetition_takes_no_task() {
     let world = world().await;
-    let ids = [world.add("q", json!({})).await, world.add("q", json!({})).await, world.add("q", json!({})).await];
+    let ids = [world.add("q", json!({})).await, world.add("q", json!({})).await];
     world.take_one("q").await;
     world.on_task(&ids[0], "succeed", json!({ "attempt": 1 })).await.ok();
-    for _ in 0..2 {
-        let answer = world.on_task(&ids[0], "succeed", json!({ "attempt": 1, "take_next": true })).await.ok();
-        assert_eq!((&answer["next"]["id"], &answer["next"]["attempt"]), (&json!(ids[1]), &json!(1)));
+    let answer = world.on_task(&ids[0], "succeed", json!({ "attempt": 1, "take_next": true })).await.ok();
+    assert_eq!(answer["next"], Value::Null);
+    assert_eq!(world.task(&ids[1]).await["state"], "new");
+}
+
+/// Each different result that comes late is kept, and it is said when no more are.
+#[tokio::test]
+async fn every_other_result_is_kept_up_to_a_bound() {
+    let world = world().await;
+    let id = world.add("q", json!({})).await;
+    world.take_one("q").await;
+    world.on_task(&id, "succeed", json!({ "attempt": 1, "output": "first" })).await.ok();
+    for (number, kept) in (0..12).map(|number| (number, number.min(9) + 1)) {
+        for _ in 0..2 {
+            let other = json!({ "attempt": 1, "output": number });
+            let refused = world.on_task(&id, "succeed", other).await.expect(409).refused("stale_attempt");
+            assert_eq!(text(&refused, "/detail").contains("is kept as an event"), number < 10, "{refused}");
+        }
+        let late = world.task_events(&id).await.iter().filter(|event| *event == "late_result").count();
+        assert_eq!(late, kept, "after {number}");
     }
-    assert_eq!(world.task(&ids[2]).await["state"], "new");
+}
+
+/// Entries of the index of deadlines as older versions wrote them, without the priority, are written anew.
+#[tokio::test]
+async fn an_older_index_of_deadlines_is_renewed() {
+    let world = world().await;
+    let deadline = world.now();
+    world.move_clock(60);
+    let mut ids = Vec::new();
+    for priority in [1, 3] {
+        ids.push(world.add("q", json!({ "priority": priority, "deadline": deadline, "tags": ["t"] })).await);
+    }
+    world
+        .engine
+        .exclusive(&mut |view| {
+            let all = KeyRange { start: Vec::new(), end: vec![0xff; 64] };
+            let entries = view.scan(&all, Order::Ascending, usize::MAX).unwrap();
+            let mut writes = WriteSet::new();
+            for (key, id) in entries.into_iter().filter(|(key, _)| key.starts_with(b"tf")) {
+                let (head, tail) = (&key[2..key.len() - 17], &key[key.len() - 16..]);
+                writes.insert([&b"td"[..], head, tail].concat(), Some(id));
+                writes.insert(key, None);
+            }
+            assert_eq!(writes.len(), 8);
+            writes
+        })
+        .unwrap();
+    let renewed = world.app.db.write(world.account, |tx| task::renew_lateness_page(tx, 100)).await.unwrap();
+    let again = world.app.db.write(world.account, |tx| task::renew_lateness_page(tx, 100)).await.unwrap();
+    assert_eq!((renewed, again), (4, 0));
+    world.check();
+    let taken: Vec<Value> = world.take("q", 2).await.iter().map(|task| task["id"].clone()).collect();
+    assert_eq!(taken, [json!(ids[1]), json!(ids[0])]);
+    world.check();
 }
 
 /// End one and take the next in one call; should the answer be lost, the same call gives the same next task.

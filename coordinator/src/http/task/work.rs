@@ -309,7 +309,7 @@ async fn retry_task(
 ///
 /// The same call again is success and changes nothing; one with another result is refused, and that result is kept as an
 /// event. With `take_next` the next task of the same queue is taken in the same transaction; a repetition gives the same next
-/// task, as long as it is held, or the next one if there was none.
+/// task, as long as it is held, and takes none itself.
 #[utoipa::path(post, path = "/tasks/{task}/succeed", tag = "Task", request_body = SucceedTask,
     params(("task" = String, Path, description = "Id of the task"), Call), responses((status = 200, body = EndedTask)))]
 async fn succeed_task(

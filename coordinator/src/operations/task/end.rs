@@ -34,6 +34,8 @@ use crate::{
 const MAX_MESSAGE_BYTES: usize = 8 * 1024;
 const MAX_CODE_BYTES: usize = 256;
 const MAX_PROGRESS_CHARS: usize = 512;
+/// So many different results of one attempt are kept that came after its end.
+const MAX_LATE_RESULTS: usize = 10;
 /// So often a task that nobody takes is handed on, at the most.
 const MAX_ORIGINS: usize = 16;
 
@@ -263,20 +265,24 @@ fn repeated_or_late(tx: &mut Tx, caller: &Caller, task: Task, end: &End) -> Resu
         return Err(not_own());
     }
     if is_repeated(&attempt, end) {
-        let next = if end.take_next { next_again(tx, caller, &task, &attempt)? } else { None };
-        let task = table::get(tx, task.id)?;
+        let next = if end.take_next { next_again(tx, &attempt)? } else { None };
         return Ok(Ended::Again { task: Box::new(task), next: next.map(Box::new) });
     }
-    let refusal = match attempt.ended_by_holder {
-        true => "the attempt has ended with another result; this one is kept as an event",
-        false => "the attempt had ended before this result came; the result is kept as an event",
+    let ended = match attempt.ended_by_holder {
+        true => "the attempt has ended with another result",
+        false => "the attempt had ended before this result came",
     };
-    if !attempt.late_result_kept {
+    let is_kept = attempt.late_digests.contains(&end.digest);
+    if !is_kept && attempt.late_digests.len() >= MAX_LATE_RESULTS {
+        let text = format!("{ended}; this one is not kept, for {MAX_LATE_RESULTS} others of it are");
+        return Err(Error::stale_attempt(text));
+    }
+    if !is_kept {
         keep_late_result(tx, caller, &task, &attempt, &end.ending)?;
-        attempt.late_result_kept = true;
+        attempt.late_digests.push(end.digest);
         keep_attempt(tx, &task, attempt)?;
     }
-    Ok(Ended::Late(Error::stale_attempt(refusal)))
+    Ok(Ended::Late(Error::stale_attempt(format!("{ended}; this one is kept as an event"))))
 }
 
 /// Whether the holder has ended its attempt in just this way. Of attempts that ended before digests were kept only the
@@ -287,16 +293,12 @@ fn is_repeated(attempt: &Attempt, end: &End) -> bool {
         && attempt.end_digest.is_none_or(|digest| digest == end.digest)
 }
 
-/// What was taken when the attempt ended, if it is still held; if nothing was, what there is now.
-fn next_again(tx: &mut Tx, caller: &Caller, task: &Task, attempt: &Attempt) -> Result<Option<Task>> {
-    if let Some((id, number)) = attempt.next {
-        let next = table::find::<Task>(tx, id)?;
-        return Ok(next.filter(|next| matches!(next.state, State::InProgress { .. }) && next.attempt == number));
-    }
-    let mut tallies = Tallies::default();
-    let next = take_after(tx, &mut tallies, caller, task, attempt.number)?;
-    tallies.close(tx)?;
-    Ok(next)
+/// What was taken when the attempt ended, if it is still held. A repetition takes nothing: it may be one that went round in
+/// the network, whose answer nobody reads.
+fn next_again(reading: &dyn Reading, attempt: &Attempt) -> Result<Option<Task>> {
+    let Some((id, number)) = attempt.next else { return Ok(None) };
+    let next = table::find::<Task>(reading, id)?;
+    Ok(next.filter(|next| matches!(next.state, State::InProgress { .. }) && next.attempt == number))
 }
 
 fn keep_late_result(tx: &mut Tx, caller: &Caller, task: &Task, attempt: &Attempt, ending: &Ending) -> Result<()> {

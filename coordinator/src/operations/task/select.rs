@@ -158,13 +158,13 @@ fn choose_late(
     let Some(earliest) = counters.earliest_deadline.filter(|at| *at <= reading.now()) else { return Ok(()) };
     // The index has all tasks under an empty tag as well.
     let tag = wanted.with.first().map_or("", String::as_str);
-    let start = table::index_start(reading, Kind::TaskByDeadline, (counters.queue_id, tag, earliest));
+    let start = table::index_start(reading, Kind::TaskByLateness, (counters.queue_id, tag, earliest));
     let next_millis = Timestamp::from_millis(reading.now().millis() + 1);
-    let end = table::index_start(reading, Kind::TaskByDeadline, (counters.queue_id, tag, next_millis));
-    let mut scan = Scan::of(reading, Kind::TaskByDeadline, (counters.queue_id, tag)).from(start).below(end);
+    let end = table::index_start(reading, Kind::TaskByLateness, (counters.queue_id, tag, next_millis));
+    let mut scan = Scan::of(reading, Kind::TaskByLateness, (counters.queue_id, tag)).from(start).below(end);
     if let Some(Position::Late { deadline, phase, after }) = from {
         let parts = (((counters.queue_id, tag), deadline, phase as u8), after);
-        scan = scan.after(&table::index_start(reading, Kind::TaskByDeadline, parts));
+        scan = scan.after(&table::index_start(reading, Kind::TaskByLateness, parts));
     }
     while !chosen.is_full(max) {
         let wish = (max - chosen.tasks.len()).max(if wanted.is_any() { 1 } else { 16 });
@@ -299,8 +299,8 @@ pub fn advance(tx: &Tx, tally: &mut Tally, taken: &[Task]) -> Result<()> {
         // The late ones come first: what was taken of them is gone from the index.
         let queue = counters.queue_id;
         let start =
-            table::index_start(tx, Kind::TaskByDeadline, (queue, "", counters.earliest_deadline.unwrap_or_default()));
-        let first = Scan::of(tx, Kind::TaskByDeadline, (queue, "")).from(start).indexed::<Task>(tx, 1)?;
+            table::index_start(tx, Kind::TaskByLateness, (queue, "", counters.earliest_deadline.unwrap_or_default()));
+        let first = Scan::of(tx, Kind::TaskByLateness, (queue, "")).from(start).indexed::<Task>(tx, 1)?;
         counters.earliest_deadline = first.first().and_then(|(_, task)| task.deadline);
     }
     Ok(())
