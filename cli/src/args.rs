@@ -19,10 +19,10 @@ Exit codes:
   14   the job was lost           (with --follow)
   130  left by Ctrl-C, the job goes on
 
-Where a command writes a file, - means standard output: nothing but the file goes
-there then, and what the command says goes to standard error. A file appears under
-its name only when it is whole; links are followed, devices and pipes written as
-they are.
+Where a command downloads or exports, - means standard output: nothing but the file
+goes there then, and what the command says goes to standard error. A file appears
+under its name only when it is whole; links are followed, devices and pipes written
+as they are.
 
 The coordinator is found by --server and --key, else by DROVER_URL and DROVER_KEY,
 else by the login saved by 'drover login'. Certificates of a private authority:

@@ -27,6 +27,17 @@ pub fn is_standard_output(target: &Path) -> bool {
     ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| target.as_os_str() == *name)
 }
 
+/// A file of this name in the current folder, also if the name would mean standard output.
+pub fn named(name: &str) -> PathBuf {
+    let path = PathBuf::from(name);
+    if is_standard_output(&path) { Path::new(".").join(path) } else { path }
+}
+
+/// Whether it names what this process has open, of which a link tells where it lies.
+fn is_open_already(target: &Path) -> bool {
+    ["/dev/fd", "/proc/self/fd", "/dev/stderr"].iter().any(|open| target.starts_with(open))
+}
+
 impl Place {
     /// Prepares to write to `target`. Of a link it is the file to which it leads, though that may not be there yet.
     pub fn open(target: &Path) -> Result<Self, Error> {
@@ -37,6 +48,10 @@ impl Place {
             Ok(there) if !there.is_file() => {
                 let file = OpenOptions::new().write(true).open(target).map_err(Error::file("write", target))?;
                 Ok(Self::Direct(Box::new(file)))
+            }
+            Ok(_) if is_open_already(target) => {
+                let text = format!("{} is a file that is open already; name the file itself, or -", target.display());
+                Err(Error::Usage(text))
             }
             _ => {
                 let file = behind_links(target)?;
@@ -140,6 +155,7 @@ mod tests {
         for name in ["./-", "/dev/null", "x"] {
             assert!(!is_standard_output(Path::new(name)), "{name}");
         }
+        assert_eq!((named("-"), named("x")), (PathBuf::from("./-"), PathBuf::from("x")));
     }
 
     #[cfg(unix)]

@@ -13,7 +13,7 @@ use crate::{
     commands::{ListArgs, list, simple, storage::NOUN},
     error::Error,
     output::{Tone, moment, note, number, size, toned},
-    place::is_standard_output,
+    place::{self, is_standard_output},
     session::Session,
     transfer, values,
 };
@@ -185,6 +185,8 @@ async fn put(session: &Session, args: PutArgs) -> Result<(), Error> {
         return put_one(session, &args, &args.source, &path).await;
     }
     let files = files_below(&args.source)?;
+    // A folder that cannot be one is no fault of its files.
+    session.client.put(&address(&args.folder, "file"))?;
     let (all, mut failed) = (files.len(), 0);
     note(&format!("{all} files"));
     for file in files {
@@ -204,8 +206,16 @@ async fn put(session: &Session, args: PutArgs) -> Result<(), Error> {
 
 /// Whether others may fare better.
 fn is_of_one_file(error: &Error) -> bool {
-    matches!(error, Error::Usage(_) | Error::File { .. } | Error::Damaged { .. })
-        || matches!(error.code(), Some(Code::BadRequest | Code::Invalid | Code::TooLarge))
+    match error {
+        Error::Usage(_) | Error::File { .. } | Error::Damaged { .. } => true,
+        Error::Refused(refused) => match refused.problem.code {
+            Code::BadRequest | Code::TooLarge => true,
+            // Metadata, say, are the same for all.
+            Code::Invalid => refused.problem.errors.iter().all(|fault| fault.pointer == "path"),
+            _ => false,
+        },
+        _ => false,
+    }
 }
 
 /// Writes a file under the path that it has in the source.
@@ -258,7 +268,7 @@ async fn put_one(session: &Session, args: &PutArgs, source: &Path, path: &str) -
 
 async fn get(session: &Session, folder: &str, path: &str, output: Option<PathBuf>) -> Result<(), Error> {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let target = output.unwrap_or_else(|| PathBuf::from(name));
+    let target = output.unwrap_or_else(|| place::named(name));
     let target = if target.is_dir() && !is_standard_output(&target) { target.join(name) } else { target };
     let address = address(folder, path);
     let downloaded = transfer::download("downloading", || session.client.get(&address), &target, None).await?;

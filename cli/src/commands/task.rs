@@ -14,6 +14,7 @@ use crate::{
     },
     error::Error,
     output::note,
+    place,
     session::Session,
     transfer, values,
 };
@@ -225,7 +226,7 @@ pub async fn run(session: &Session, command: TaskCommand) -> Result<u8, Error> {
         TaskCommand::Export(args) => task_export::export(session, &args).await?,
         TaskCommand::Attach { task, file, name } => attach(session, &task, file, name).await?,
         TaskCommand::Download { task, name, output } => {
-            let target = output.unwrap_or_else(|| PathBuf::from(name.replace(['/', '\\'], "_")));
+            let target = output.unwrap_or_else(|| place::named(&name.replace(['/', '\\'], "_")));
             let call = || client.get(&[NOUN, &task, "files", &name]);
             transfer::download("downloading", call, &target, None).await?;
             session.out.about(&target).line(&target.display().to_string())?;

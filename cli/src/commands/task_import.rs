@@ -43,6 +43,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 const RETRY_DELAYS_SECONDS: [u64; 6] = [1, 2, 4, 8, 15, 30];
 /// So many wrong rows are told at once; all are in the file of errors.
 const SHOWN_ERRORS: u64 = 10;
+/// The first line of the list of rows that could not be added.
+const ERROR_COLUMNS: [&str; 2] = ["line", "error"];
 /// Stands in for a row that is no task, so that the others keep their numbers.
 const PLACEHOLDER: &[u8] = b"null\n";
 
@@ -80,7 +82,7 @@ enum FileKind {
 
 pub async fn import(session: &Session, args: ImportArgs) -> Result<u8, Error> {
     let args = Arc::new(args);
-    args.forget_errors()?;
+    args.check_errors_path()?;
     if args.dry_run {
         return dry_run(session, &args);
     }
@@ -131,8 +133,13 @@ impl ImportArgs {
             return Ok((Box::new(io::stdin()), None));
         }
         let file = File::open(&self.file).map_err(Error::file("read", &self.file))?;
-        let size_bytes = file.metadata().map_err(Error::file("read", &self.file))?.len();
-        Ok((Box::new(file), Some(size_bytes)))
+        let facts = file.metadata().map_err(Error::file("read", &self.file))?;
+        if !facts.is_file() {
+            // It is opened several times, and what was read of a pipe is gone.
+            let text = format!("{} is no file: give it as standard input, with - in its place", self.file.display());
+            return Err(Error::Usage(text));
+        }
+        Ok((Box::new(file), Some(facts.len())))
     }
 
     /// Refuses a file whose beginning says already that it cannot be read. Answers what was read of standard input for it.
@@ -147,21 +154,19 @@ impl ImportArgs {
 
     fn rows<'a>(&'a self, source: impl Read + Send + 'a) -> Result<Rows<'a>, Error> {
         match (self.format, Format::of_name(&self.file)) {
-            (Some(FileKind::Ndjson), _) | (None, Some(Format::Ndjson)) => Ok(Rows::ndjson(&self.rows, source)),
+            (Some(FileKind::Ndjson), _) | (None, Some(Format::Ndjson)) => Rows::ndjson(&self.rows, source),
             (Some(FileKind::Csv), _) | (None, Some(Format::Csv) | None) => Rows::csv(&self.rows, source),
         }
     }
 
-    /// What an earlier import found wrong is not true of this one.
-    fn forget_errors(&self) -> Result<(), Error> {
+    fn check_errors_path(&self) -> Result<(), Error> {
         let path = self.errors_path();
+        if path.as_os_str() == "-" {
+            return Err(Error::Usage("--errors needs the name of a file".to_owned()));
+        }
         let is_same = |file: PathBuf| path.canonicalize().is_ok_and(|path| path == file);
         if self.file.canonicalize().is_ok_and(is_same) {
             return Err(Error::Usage("--errors names the very file that is to be imported".to_owned()));
-        }
-        // Devices and links, which only --errors can name, are nothing that an import has left.
-        if fs::symlink_metadata(&path).is_ok_and(|there| there.is_file()) {
-            fs::remove_file(&path).map_err(Error::file("remove", &path))?;
         }
         Ok(())
     }
@@ -379,11 +384,21 @@ impl<'a> Report<'a> {
             Some(file) => file,
             None => {
                 let mut file = csv::Writer::from_path(path).map_err(|error| unwritable(path, error))?;
-                file.write_record(["line", "error"]).map_err(|error| unwritable(path, error))?;
+                file.write_record(ERROR_COLUMNS).map_err(|error| unwritable(path, error))?;
                 self.file.insert(file)
             }
         };
         file.write_record([&line.to_string(), why]).map_err(|error| unwritable(path, error))
+    }
+
+    /// What an earlier import found wrong is not true any more, now that one has found nothing. Only a list is removed.
+    fn forget_errors(&self) -> Result<(), Error> {
+        let is_file = fs::symlink_metadata(&self.path).is_ok_and(|there| there.is_file());
+        let is_list = |mut file: csv::Reader<File>| file.headers().is_ok_and(|columns| columns == ERROR_COLUMNS[..]);
+        if is_file && csv::Reader::from_path(&self.path).is_ok_and(is_list) {
+            fs::remove_file(&self.path).map_err(Error::file("remove", &self.path))?;
+        }
+        Ok(())
     }
 
     fn close(&mut self) -> Result<(), Error> {
@@ -397,6 +412,9 @@ impl<'a> Report<'a> {
 
     fn end(mut self) -> Result<u8, Error> {
         self.close()?;
+        if self.sum.failed == 0 {
+            self.forget_errors()?;
+        }
         let BulkSum { added, duplicates, failed } = self.sum;
         if self.session.out.is_json() {
             self.json(&BulkLine::Sum(self.sum))?;

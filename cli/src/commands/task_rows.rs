@@ -126,9 +126,15 @@ impl<'a> Rows<'a> {
         Ok(Self::Csv(Box::new(CsvRows::open(args, source)?)))
     }
 
-    pub fn ndjson(args: &'a RowArgs, source: impl Read + Send + 'a) -> Self {
+    pub fn ndjson(args: &'a RowArgs, source: impl Read + Send + 'a) -> Result<Self, Error> {
+        if let Some(column) = args.named_columns().next().filter(|_| !args.payload_lines) {
+            let text = format!(
+                "lines that are whole tasks have no columns such as \"{column}\"; with --payload-lines they do"
+            );
+            return Err(Error::Usage(text));
+        }
         let reader: Box<dyn Read + Send + 'a> = Box::new(source);
-        Self::Ndjson(LineRows { args, reader: BufReader::with_capacity(64 * 1024, reader), line: 0 })
+        Ok(Self::Ndjson(LineRows { args, reader: BufReader::with_capacity(BEGINNING_BYTES, reader), line: 0 }))
     }
 
     /// The next row; `None` at the end. Only a file that cannot be read is an error.
@@ -360,31 +366,37 @@ fn task(args: &RowArgs, payload: Value, cell: impl Fn(&str) -> Option<String>) -
 /// A row of an export as a new task: what only the coordinator says of a task is left out, and what is given for all wins.
 fn exported(args: &RowArgs, cell: impl Fn(&str) -> Option<String>) -> Result<NewTask, String> {
     let text = |name: &str| cell(name).filter(|text| !text.is_empty());
-    let time = |name: &str, all: Option<Timestamp>| match (all, text(name)) {
-        (None, Some(text)) => values::fixed_moment(&text).map(Some),
-        (all, _) => Ok(all),
-    };
-    let priority = match (args.priority, text("priority")) {
-        (None, Some(text)) => Some(text.parse().map_err(|_| format!("\"{text}\" is not a priority: 1, 2 or 3"))?),
-        (all, _) => all,
-    };
+    let time = |name: &str| text(name).map(|text| values::fixed_moment(&text)).transpose();
+    let priority =
+        text("priority").map(|text| text.parse().map_err(|_| format!("\"{text}\" is not a priority: 1, 2 or 3")));
     let payload = text("payload").unwrap_or_default();
-    let mut tags = args.tags.clone();
-    tags.extend(text("tags").iter().flat_map(|tags| tags.split(',')).map(str::to_owned));
-    Ok(NewTask {
+    Ok(args.for_all(NewTask {
         reference: text("reference"),
         name: text("name"),
         payload: values::exact_json(payload.as_bytes()).map_err(|why| format!("payload: {why}"))?,
-        priority,
-        deadline: time("deadline", args.deadline)?,
-        postponed_until: time("postponed_until", args.not_before)?,
-        tags,
+        priority: priority.transpose()?,
+        deadline: time("deadline")?,
+        postponed_until: time("postponed_until")?,
+        tags: text("tags").iter().flat_map(|tags| tags.split(',')).map(str::to_owned).collect(),
         comment: text("comment"),
-        max_attempts: args.max_attempts,
-    })
+        max_attempts: None,
+    }))
 }
 
 impl RowArgs {
+    /// A task that the file has as a whole, with what is given for all: that wins, and tags come to its own.
+    fn for_all(&self, task: NewTask) -> NewTask {
+        let more = self.tags.iter().filter(|tag| !task.tags.contains(tag)).cloned();
+        NewTask {
+            priority: self.priority.or(task.priority),
+            deadline: self.deadline.or(task.deadline),
+            postponed_until: self.not_before.or(task.postponed_until),
+            tags: more.chain(task.tags.iter().cloned()).collect(),
+            max_attempts: self.max_attempts.or(task.max_attempts),
+            ..task
+        }
+    }
+
     /// Every column that an option names.
     fn named_columns(&self) -> impl Iterator<Item = &String> {
         let single = [
@@ -492,7 +504,7 @@ impl LineRows<'_> {
         let value = values::exact_json(text)?;
         if !self.args.payload_lines {
             let new: NewTask = serde_json::from_value(as_new(value)).map_err(|error| error.to_string())?;
-            return to_line(&new);
+            return to_line(&self.args.for_all(new));
         }
         let members = value.as_object().cloned().unwrap_or_default();
         let cell = |name: &str| match members.get(name)? {
@@ -521,7 +533,8 @@ mod tests {
         Line::parse_from([&["x"], arguments].concat()).rows
     }
 
-    fn all(mut rows: Rows) -> Vec<(u64, Result<Value, String>)> {
+    fn all(rows: Result<Rows, Error>) -> Vec<(u64, Result<Value, String>)> {
+        let mut rows = rows.expect("it begins well");
         let mut found = Vec::new();
         while let Some(row) = rows.next().expect("it is readable") {
             found.push((row.line, row.task.map(|line| serde_json::from_slice(&line).expect("JSON"))));
@@ -531,7 +544,7 @@ mod tests {
 
     fn csv(arguments: &[&str], text: &str) -> Vec<(u64, Result<Value, String>)> {
         let args = args(arguments);
-        all(Rows::csv(&args, text.as_bytes()).expect("a header"))
+        all(Rows::csv(&args, text.as_bytes()))
     }
 
     #[test]
@@ -546,7 +559,7 @@ mod tests {
     fn the_separator_is_found_however_the_first_line_comes() {
         let (first, rest) = b"invoice;amount\r\n1;2,5\r\n".split_at(7);
         let args = args(&[]);
-        let found = all(Rows::csv(&args, first.chain(rest)).expect("a header"));
+        let found = all(Rows::csv(&args, first.chain(rest)));
         assert_eq!(found, [(2, Ok(json!({"payload": {"invoice": "1", "amount": "2,5"}})))]);
     }
 

@@ -316,14 +316,44 @@ fn standard_input_is_imported_whole() {
 /// A list of faults beside a file is one of its last import.
 #[test]
 fn faults_of_an_earlier_import_are_forgotten() {
-    let server = Server::scripted(vec![(BULK, vec![ndjson(added(1))])]);
+    let server = Server::scripted(vec![(BULK, vec![ndjson(added(1)), ndjson(added(1))])]);
     let files = [("in.csv", "a\n1\n"), ("in.csv.errors.csv", "line,error\n2,old\n"), ("other.errors.csv", "")];
     let (output, folder) = run_with(&server, &files, &["task", "import", "invoices", "in.csv"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(!folder.path().join("in.csv.errors.csv").exists() && folder.path().join("other.errors.csv").exists());
+    // Nothing was added, and what is no list of faults is not an import's to remove.
+    let dry_run = ["task", "import", "invoices", "in.csv", "--dry-run"];
+    let (output, folder) = run_with(&server, &files, &dry_run);
+    assert!(output.status.success() && folder.path().join("in.csv.errors.csv").exists(), "{}", stderr(&output));
+    let notes = ["task", "import", "invoices", "in.csv", "--errors", "notes.csv"];
+    let (output, folder) = run_with(&server, &[("in.csv", "a\n1\n"), ("notes.csv", "mine\n")], &notes);
+    assert!(output.status.success() && folder.path().join("notes.csv").exists(), "{}", stderr(&output));
     let same = ["task", "import", "invoices", "in.csv", "--errors", "./in.csv"];
     let (output, folder) = run_with(&server, &files, &same);
     assert_eq!((output.status.code(), read(folder.path(), "in.csv").as_str()), (Some(2), "a\n1\n"));
+}
+
+/// What is given for all tasks holds for whole tasks as well; names of columns are none of theirs.
+#[test]
+fn what_is_given_for_all_holds_for_lines_of_ndjson() {
+    let server = Server::scripted(vec![(BULK, vec![ndjson(added(1))])]);
+    let import = ["task", "import", "invoices", "in.ndjson"];
+    let file = [("in.ndjson", "{\"payload\": 1, \"priority\": 2, \"tags\": [\"own\"]}\n")];
+    let all = ["--priority", "3", "--tag", "all", "--tag", "own", "--max-attempts", "4"];
+    let (output, _folder) = run_with(&server, &file, &[&import[..], &all].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let sent = server.seen()[0].json();
+    assert_eq!(sent, json!({"payload": 1, "priority": 3, "tags": ["all", "own"], "max_attempts": 4}));
+    let (output, _folder) = run_with(&server, &file, &[&import[..], &["--reference-column", "no"]].concat());
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("--payload-lines"), "{}", stderr(&output));
+}
+
+/// A file is read several times. What is there only once is refused by any name but that of standard input.
+#[test]
+fn a_pipe_is_not_taken_for_a_file() {
+    let server = Server::start(|_| None);
+    let output = run(&server, &["task", "import", "invoices", "/dev/null"]);
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("with - in its place"), "{}", stderr(&output));
 }
 
 /// An export is added as the tasks that it holds, not as rows of columns.
