@@ -138,8 +138,7 @@ impl LineReader {
             line.pop();
         }
         let structured = self.pieces == 0 && self.origin == Origin::Stdout;
-        let parsed = || parse_structured(&line).or_else(|| parse_structured(&with_masks_quoted(&line)?));
-        match structured.then(parsed).flatten() {
+        match structured.then(|| parse_structured(&line)).flatten() {
             Some(parsed) => parsed.records(redactor, now, out),
             None => self.plain(&line, self.pieces > 0, now, out),
         }
@@ -228,6 +227,10 @@ fn parse_structured(line: &[u8]) -> Option<Structured> {
     if line.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }
+    structured_of(line).or_else(|| structured_of(&with_masks_quoted(line)?))
+}
+
+fn structured_of(line: &[u8]) -> Option<Structured> {
     // Its fields travel inside of other documents, whose readers have a limit of their own. And a number that would lose
     // digits, of an account say, is kept in the line as it was printed.
     let keeps_all = |parsed: &Value| !is_too_deep(parsed) && too_long_number(line).is_none();
