@@ -74,14 +74,8 @@ fn refused_for_references(
 ) -> Result<usize, Fault> {
     let BulkChange::Move(queue) = change else { return Ok(0) };
     let fitting: HashSet<TaskId> = fitting.iter().map(|(id, _)| *id).collect();
-    let refused = app.db.read(caller.account, |reading| {
-        let mut refused = 0;
-        for task in found.iter().filter(|task| fitting.contains(&task.id)) {
-            refused += usize::from(references.refuse(reading, queue, task)?);
-        }
-        Ok(refused)
-    })?;
-    Ok(refused)
+    let moved = found.iter().filter(|task| fitting.contains(&task.id));
+    Ok(app.db.read(caller.account, |reading| references.count_refused(reading, queue, moved))?)
 }
 
 /// Do the same to all tasks that a filter matches

@@ -106,15 +106,21 @@ pub struct References {
 }
 
 impl References {
-    /// Whether the queue will not take this task; the tasks come in the order in which they would be moved.
-    pub fn refuse(&mut self, reading: &dyn Reading, queue: QueueId, task: &Task) -> Result<bool> {
+    /// How many of these tasks the queue will not take; they come in the order in which they would be moved.
+    pub fn count_refused<'a>(
+        &mut self,
+        reading: &dyn Reading,
+        queue: QueueId,
+        tasks: impl Iterator<Item = &'a Task>,
+    ) -> Result<usize> {
         let queue: Queue = table::get(reading, queue)?;
-        let Some(reference) = task.reference.as_ref().filter(|_| queue.unique_references) else { return Ok(false) };
-        if with_reference(reading, &queue, reference)?.is_some() {
-            return Ok(true);
+        let mut refused = 0;
+        for reference in tasks.filter_map(|task| task.reference.as_ref()).filter(|_| queue.unique_references) {
+            let is_free = with_reference(reading, &queue, reference)?.is_none()
+                && (self.coming.len() >= MAX_COMING || self.coming.insert(self.hasher.hash_one(reference)));
+            refused += usize::from(!is_free);
         }
-        let is_new = self.coming.len() >= MAX_COMING || self.coming.insert(self.hasher.hash_one(reference));
-        Ok(!is_new)
+        Ok(refused)
     }
 }
 
